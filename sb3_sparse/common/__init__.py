@@ -1,0 +1,6 @@
+"""What the policies of all algorithms have in common. Knows SB3 and the floors below."""
+
+from sb3_sparse.common.hyperparameters import hyperparameters
+from sb3_sparse.common.sparsify import sparsify
+
+__all__ = ["hyperparameters", "sparsify"]

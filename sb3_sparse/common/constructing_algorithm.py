@@ -1,0 +1,78 @@
+"""Who builds a policy: SB3 does not tell it, but two mistakes can only be seen from there."""
+
+import inspect
+import warnings
+
+from gymnasium import spaces
+from sb3_contrib import QRDQN, TQC
+from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+_POLICY_FOR: dict[type[BaseAlgorithm], str] = {
+    SAC: "SparseSimBaPolicy",
+    TD3: "SparseSimBaTD3Policy",
+    TQC: "a stock policy and sparsify(model, sparsity)",
+    DQN: "a stock policy and sparsify(model, sparsity)",
+    QRDQN: "a stock policy and sparsify(model, sparsity)",
+    OnPolicyAlgorithm: "a stock policy and sparsify(model, sparsity)",
+}
+
+
+def constructing_algorithm() -> BaseAlgorithm | None:
+    """
+    Find the algorithm in whose ``_setup_model`` the caller runs.
+
+    SB3 hands a policy its spaces and nothing else, so the only way to it is up the call stack.
+
+    :return: The algorithm, or None for a policy that is built by hand or loaded alone
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        candidate = frame.f_locals.get("self")
+        if frame.f_code.co_name == "_setup_model" and isinstance(candidate, BaseAlgorithm):
+            return candidate
+        frame = frame.f_back
+    return None
+
+
+def check_algorithm(algorithm: BaseAlgorithm | None, expected: type[BaseAlgorithm], policy_name: str) -> None:
+    """
+    Refuse an algorithm that a policy does not fit, which would otherwise end in an AttributeError somewhere inside SB3.
+
+    :param algorithm: Algorithm that builds the policy, or None
+    :param expected: Algorithm (or base class) that the policy is for; unknown algorithms are let through
+    :param policy_name: The policy's name, for the error
+    :raises ValueError: if the algorithm is a stock one of another kind.
+    """
+    if algorithm is None or isinstance(algorithm, expected):
+        return
+    for known, remedy in _POLICY_FOR.items():
+        if isinstance(algorithm, known):
+            given = type(algorithm).__name__
+            raise ValueError(f"{policy_name} is a policy for {expected.__name__}, not for {given}: use {remedy}.")
+
+
+def normalizes_already(algorithm: BaseAlgorithm | None) -> bool:
+    """
+    Tell whether the environment's observations reach the policy normalised by ``VecNormalize``, and say so.
+
+    :param algorithm: Algorithm that builds the policy, or None
+    """
+    wrapper = None if algorithm is None else algorithm.get_vec_normalize_env()
+    if wrapper is None or not wrapper.norm_obs:
+        return False
+    space, keys = wrapper.observation_space, wrapper.norm_obs_keys
+    if isinstance(space, spaces.Dict) and keys is not None and set(keys) != set(space.spaces):
+        warnings.warn(
+            f"VecNormalize normalises the observations {sorted(keys)} and the policy all of them: set norm_obs=False in "
+            "VecNormalize, or normalize_observations=False in policy_kwargs.",
+            stacklevel=2,
+        )
+        return False
+    warnings.warn(
+        "The environment is wrapped in VecNormalize, which normalises observations already: the policy's own normalisation is "
+        "switched off. Set norm_obs=False in VecNormalize to use the policy's instead.",
+        stacklevel=2,
+    )
+    return True

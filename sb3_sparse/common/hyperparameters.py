@@ -1,0 +1,65 @@
+"""The paper's constructor arguments for SB3's algorithms, which a policy cannot set."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_sparse.envs import discount_heuristic, episode_length
+
+UPDATES_PER_STEP = 2  # replay ratio, per agent step
+EXPLORATION_STD = 0.1  # Table 3
+DEFAULT_DISCOUNT = 0.99  # for tasks without a time limit, of which the heuristic knows nothing
+ALGORITHMS = ("sac", "tqc", "td3", "ddpg")
+
+
+def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv) -> dict[str, Any]:
+    """
+    The constructor arguments that the paper uses with its networks (Tables 2 and 3)::
+
+        model = SAC(SparseSimBaPolicy, env, policy_kwargs=dict(sparsity=0.8), **hyperparameters("sac", env))
+
+    The discount follows the heuristic of TD-MPC2 (Hansen et al., 2024) from the episode's length in agent steps. There are two
+    updates per agent step, also with several environments. TD3 and TQC, which the paper does not use, get the shared values.
+
+    :param algo: "sac", "ddpg", "td3" or "tqc", or the algorithm's class
+    :param env: Environment that will be trained on: an id, a gymnasium environment or a vectorised one
+    :return: Keyword arguments for the algorithm's constructor
+    :raises ValueError: for another algorithm, or if actions are not continuous.
+    """
+    name = algo if isinstance(algo, str) else algo.__name__
+    if name.lower() not in ALGORITHMS:
+        raise ValueError(f"No hyperparameters for {name!r}: choose one of {', '.join(map(repr, ALGORITHMS))}.")
+    action_dim = _action_dim(env)
+    length = episode_length(env)
+    arguments: dict[str, Any] = {
+        "learning_rate": 1e-4,
+        "buffer_size": 1_000_000,
+        "learning_starts": 5_000,
+        "batch_size": 256,
+        "tau": 0.005,
+        "gamma": DEFAULT_DISCOUNT if length is None else discount_heuristic(length),
+        "train_freq": 1,
+        "gradient_steps": UPDATES_PER_STEP * (env.num_envs if isinstance(env, VecEnv) else 1),
+    }
+    if name.lower() in ("sac", "tqc"):
+        arguments.update(ent_coef="auto_0.01", target_entropy=-action_dim / 2)
+    else:
+        arguments["action_noise"] = NormalActionNoise(np.zeros(action_dim), np.full(action_dim, EXPLORATION_STD))
+    return arguments
+
+
+def _action_dim(env: str | gym.Env | VecEnv) -> int:
+    if isinstance(env, str):
+        made = gym.make(env)
+        space = made.action_space
+        made.close()
+    else:
+        space = env.action_space
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"The paper's algorithms need continuous actions (a Box), got {space}.")
+    return int(np.prod(space.shape))

@@ -1,0 +1,116 @@
+"""What SimBa actors and critics of all algorithms have in common."""
+
+from collections import OrderedDict
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_sparse.common.architecture import SimBaSize
+from sb3_sparse.common.observations import ObservationNormalizer
+from sb3_sparse.networks import SimBaEncoder
+from sb3_sparse.networks.initializers import orthogonal_linear
+
+
+class NormalizesObservations(BaseModel):
+    """Mixin for SB3 networks: observations pass the policy's normaliser on their way to the features extractor."""
+
+    normalizer: ObservationNormalizer
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """
+        :param obs: (batch, *shape) observations, or a dictionary of them
+        :param features_extractor: Extractor that takes normalised observations
+        :return: (batch, features_dim)
+        """
+        return features_extractor(self.normalizer(self._preprocess(obs)))
+
+    def _preprocess(self, obs: PyTorchObs) -> PyTorchObs:
+        return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)  # type: ignore[return-value]
+
+
+class SimBaCritic(NormalizesObservations, ContinuousCritic):
+    """
+    Q-functions of SAC, DDPG and TD3: SimBa encoders on observation and action, each with a linear head.
+
+    The normalisation statistics move here, because every off-policy algorithm shows each batch of stored actions to the online
+    critic exactly once per gradient step.
+
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param features_extractor: Flattens observations
+    :param features_dim: Size of the flattened observation
+    :param normalizer: Statistics shared by all networks of the policy
+    :param size: Size of each network
+    :param n_critics: Number of independent networks
+    :param share_features_extractor: Whether the extractor is the actor's
+    :param normalize_images: As in SB3; observations here are vectors
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        normalizer: ObservationNormalizer,
+        size: SimBaSize,
+        n_critics: int = 1,
+        share_features_extractor: bool = False,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            net_arch=[],
+            features_extractor=features_extractor,
+            features_dim=features_dim,
+            n_critics=n_critics,
+            share_features_extractor=share_features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.normalizer = normalizer
+        self.q_networks = [simba_network(features_dim + get_action_dim(action_space), size, 1) for _ in range(n_critics)]
+        for i, q_network in enumerate(self.q_networks):
+            setattr(self, f"qf{i}", q_network)
+
+    def forward(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        :param obs: (batch, *shape) raw observations
+        :param actions: (batch, action_dim) actions in [-1, 1]
+        :return: One (batch, 1) tensor of Q-values per critic
+        """
+        q_values = super().forward(obs, actions)
+        # Actions without gradient come from the buffer, those with one from the actor whose loss this is. After the forward
+        # pass, so that target and prediction of one loss are made with the same statistics.
+        if self.training and th.is_grad_enabled() and not actions.requires_grad:
+            self.normalizer.update(self._preprocess(obs))
+        return q_values
+
+
+def simba_network(input_dim: int, size: SimBaSize, output_dim: int) -> nn.Sequential:
+    """
+    Build an encoder with one linear head.
+
+    :param input_dim: Size of the input
+    :param size: Size of the encoder
+    :param output_dim: Size of the output
+    """
+    encoder = SimBaEncoder(input_dim, size.hidden_dim, size.num_blocks)
+    return nn.Sequential(OrderedDict(encoder=encoder, head=linear_head(size.hidden_dim, output_dim)))
+
+
+def linear_head(hidden_dim: int, output_dim: int) -> nn.Linear:
+    """
+    Build a linear output layer, orthogonally initialised.
+
+    :param hidden_dim: Size of the features
+    :param output_dim: Size of the output
+    """
+    head = nn.Linear(hidden_dim, output_dim)
+    orthogonal_linear(head)
+    return head

@@ -1,0 +1,67 @@
+"""Normalisation of what an environment returns, flat or a dictionary."""
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+
+from sb3_sparse.networks import RunningNormalizer
+
+Observations = th.Tensor | dict[str, th.Tensor]
+
+
+class ObservationNormalizer(RunningNormalizer):
+    """
+    Running normalisation of preprocessed observations (float, discrete parts one-hot): one vector of statistics over all
+    entries, those of a dictionary one after the other in the space's order.
+
+    :param observation_space: Space of the observations
+    :param frozen: Start with statistics that never move, which passes observations through
+    """
+
+    def __init__(self, observation_space: spaces.Space, frozen: bool = False):
+        super().__init__(get_flattened_obs_dim(observation_space), frozen=frozen)
+
+    def forward(self, observations: Observations) -> Observations:  # type: ignore[override]
+        """
+        :param observations: Preprocessed observations, (batch, *shape) each
+        :return: The same structure, standardised
+        """
+        return _unflatten(super().forward(_flatten(observations)), observations)
+
+    def update(self, observations: Observations) -> None:  # type: ignore[override]
+        """
+        Move the statistics towards those of a batch.
+
+        :param observations: Preprocessed observations, (batch, *shape) each
+        """
+        super().update(_flatten(observations))
+
+
+def check_observation_space(observation_space: spaces.Space) -> None:
+    """
+    Refuse observations that an encoder of vectors cannot take.
+
+    :param observation_space: Space of the observations
+    :raises ValueError: if it is, or contains, an image.
+    """
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    for key, space in parts.items():
+        if is_image_space(space):
+            where = f"entry {key!r} of the observation space" if key else "the observation space"
+            raise ValueError(
+                f"SimBa takes vectors, but {where} is an image ({space}): prune a stock CnnPolicy with "
+                "sparsify(model, sparsity), or flatten the image (gymnasium.wrappers.FlattenObservation)."
+            )
+
+
+def _flatten(observations: Observations) -> th.Tensor:
+    if isinstance(observations, dict):
+        return th.cat([value.flatten(1) for value in observations.values()], dim=1)
+    return observations.flatten(1)
+
+
+def _unflatten(flat: th.Tensor, like: Observations) -> Observations:
+    if not isinstance(like, dict):
+        return flat.view_as(like)
+    parts = flat.split([value[0].numel() for value in like.values()], dim=1)
+    return {key: part.reshape(value.shape) for (key, value), part in zip(like.items(), parts, strict=True)}

@@ -1,0 +1,254 @@
+"""What makes any SB3 policy a statically sparse one: its networks are pruned once, when it is built."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from sb3_sparse.common.architecture import PruningConfig
+from sb3_sparse.sparsity import SparseLayer, allocate, prune, share_topology
+from sb3_sparse.sparsity.topology import Topology
+
+# Parts of a network that are not pruned with it: normalisation statistics belong to all networks.
+_NOT_PRUNED = ("normalizer",)
+_TARGETS = {"actor": "actor_target", "critic": "critic_target", "q_net": "q_net_target", "quantile_net": "quantile_net_target"}
+
+
+class PrunedPolicy(BasePolicy):
+    """
+    Mixin for SB3 policies: prunes actor and critics after they were built, gives target networks the topology of their online
+    network, and lets the optimizers hold the active weights.
+
+    :param args: Positional arguments of the policy
+    :param sparsity: Fraction of each network's parameters to remove, in [0, 1), or a mapping with the keys "actor", "critic"
+    :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
+    :param budget: What the sparsity is a fraction of: "all" parameters of each network or its "weights"
+    :param mask_seed: Seed of the masks; drawn from torch's generator, which SB3 seeds with the model's seed, if None
+    :param skip: Names of submodules of the policy that stay dense
+    :param kwargs: Keyword arguments of the policy
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        sparsity: float | Mapping[str, float] = 0.0,
+        distribution: str = "erdos_renyi",
+        budget: str = "all",
+        mask_seed: int | None = None,
+        skip: Iterable[str] = (),
+        **kwargs: Any,
+    ):
+        # The policy's constructor builds the networks, so all this must be known before it runs.
+        self.sparsity = dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
+        self.pruning = PruningConfig.create(sparsity, distribution, budget)
+        self.mask_seed = draw_mask_seed() if mask_seed is None else check_mask_seed(mask_seed)
+        self.skip = (skip,) if isinstance(skip, str) else tuple(skip)
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)  # type: ignore[misc]
+        prune_policy(self, self.pruning, self.mask_seed, self.skip)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(pruning_parameters(self))
+        return data
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """
+        Load parameters, masks and statistics.
+
+        :param state_dict: What ``state_dict()`` of a policy with the same sparsity and size returned; its masks replace the
+            present ones
+        :param strict: Whether the keys must match exactly
+        :param assign: See ``torch.nn.Module.load_state_dict``
+        :raises RuntimeError: if the topology does not fit: other layers are sparse, or a shape or a number of active weights
+            differs.
+        :raises ValueError: if the masks differ, the optimizers already hold moments for the present ones, and ``strict`` is
+            off, as SB3's ``set_parameters(..., exact_match=False)`` sets it: the moments would be applied to other weights.
+            With ``strict`` the optimizer's state may follow; until it does, an update raises.
+        """
+        self._refuse_other_sparse_layers(state_dict)
+        stale = self._optimizers_with_moments() if self._moves_topology(state_dict) else []
+        if stale and not strict:
+            raise ValueError(_STALE_MOMENTS)
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        for optimizer in stale:
+            _block_until_loaded(optimizer)
+        return result
+
+    def _refuse_other_sparse_layers(self, state_dict: Mapping[str, Any]) -> None:
+        suffix = ".topology.indices"
+        here = {name for name in self.state_dict() if name.endswith(suffix)}
+        there = {name for name in state_dict if name.endswith(suffix)}
+        if here != there:
+            name = sorted(here ^ there)[0].removesuffix(suffix)
+            where = "the model only" if name + suffix in here else "the checkpoint only"
+            raise RuntimeError(
+                f"The checkpoint's topology does not fit: {len(there)} layers are sparse in the checkpoint, {len(here)} in the "
+                f"model ({name!r} is sparse in {where}). Build the model with the sparsity, distribution, budget and network "
+                f"size that the checkpoint was made with; this model has sparsity={self.sparsity}."
+            )
+
+    def _moves_topology(self, state_dict: Mapping[str, Any]) -> bool:
+        for name, module in self.named_modules():
+            indices = state_dict.get(f"{name}.indices") if isinstance(module, Topology) else None
+            if indices is not None and not th.equal(indices.to(module.indices), module.indices):  # type: ignore[arg-type]
+                return True
+        return False
+
+    def _optimizers_with_moments(self) -> list[th.optim.Optimizer]:
+        return [optimizer for optimizer in optimizers_of(self) if optimizer.state]
+
+
+_STALE_MOMENTS = (
+    "The loaded masks differ from those that the optimizers' moments belong to. Load everything at once "
+    "(model.set_parameters(path_or_dict) with exact_match=True, or Algorithm.load(path)), load into a fresh model, or clear "
+    "the moments (optimizer.state.clear())."
+)
+
+
+def pruning_parameters(policy: PrunedPolicy) -> dict[str, Any]:
+    """
+    Constructor arguments that reproduce a policy's pruning.
+
+    :param policy: Pruned policy
+    :return: Keyword arguments of :class:`PrunedPolicy`
+    """
+    config = policy.pruning
+    return {
+        "sparsity": policy.sparsity,
+        "distribution": config.distribution,
+        "budget": config.budget,
+        "mask_seed": policy.mask_seed,
+        "skip": policy.skip,
+    }
+
+
+def draw_mask_seed() -> int:
+    """Draw a mask seed from torch's default generator, which SB3 seeds with the model's seed."""
+    return int(th.randint(2**31, ()))
+
+
+def check_mask_seed(mask_seed: int) -> int:
+    """
+    Validate a mask seed.
+
+    :param mask_seed: Integer of at least 0
+    :raises ValueError: if it is none.
+    """
+    if isinstance(mask_seed, bool) or not isinstance(mask_seed, int) or mask_seed < 0:
+        raise ValueError(f"mask_seed must be an integer >= 0, or None to draw it from the model's seed; got {mask_seed!r}.")
+    return mask_seed
+
+
+def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip: Iterable[str] = ()) -> None:
+    """
+    Prune the networks of a policy in place. Either all of it happens or, on an error, nothing.
+
+    :param policy: Any SB3 policy with actor and critics, Q-networks, or policy and value networks
+    :param config: Sparsities and how they are allocated
+    :param mask_seed: Seed of the masks
+    :param skip: Names of submodules of the policy that stay dense
+    """
+    kept = [policy.get_submodule(name) for name in skip]
+    trees = [(tree, getattr(config, role)) for role, tree in _trees(policy)]
+    options: dict[str, Any] = {"distribution": config.distribution, "budget": config.budget, "skip": kept}
+    for tree, sparsity in trees:
+        allocate(tree, sparsity, **options)
+    generator = th.Generator().manual_seed(mask_seed)
+    with _optimizers_follow(policy):
+        for tree, sparsity in trees:
+            prune(tree, sparsity, generator=generator, **options)
+        for online, target in _TARGETS.items():
+            if online in policy._modules and target in policy._modules:
+                share_topology(policy.get_submodule(online), policy.get_submodule(target))
+
+
+def optimizers_of(policy: BasePolicy) -> list[th.optim.Optimizer]:
+    """
+    Find the optimizers of a policy's networks.
+
+    :param policy: Any SB3 policy
+    """
+    found = [getattr(module, "optimizer", None) for module in policy.modules()]
+    return [optimizer for optimizer in found if isinstance(optimizer, th.optim.Optimizer)]
+
+
+def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what is pruned as one network each, with its role: the actor, each critic, and a features extractor of its own."""
+    if isinstance(policy, ActorCriticPolicy):
+        yield from _actor_critic_trees(policy)
+        return
+    modules = policy._modules
+    critic = modules.get("critic", modules.get("q_net", modules.get("quantile_net")))
+    if critic is None:
+        raise ValueError(f"Don't know the networks of {type(policy).__name__}: prune them with sb3_sparse.sparsity.prune.")
+    actor = modules.get("actor")
+    if actor is not None:
+        yield "actor", _tree(actor._modules)
+    actor_modules = set() if actor is None else set(actor.modules())
+    for name, child in critic._modules.items():
+        # An extractor shared with the actor is pruned with it, and one without weights is nothing to prune.
+        if child is not None and child not in actor_modules and any(p.ndim >= 2 for p in child.parameters()):
+            yield "critic", _tree({name: child})
+
+
+def _actor_critic_trees(policy: ActorCriticPolicy) -> Iterator[tuple[str, nn.Module]]:
+    actor = {"extractor": policy.pi_features_extractor, "latent": policy.mlp_extractor.policy_net, "head": policy.action_net}
+    critic = {"latent": policy.mlp_extractor.value_net, "head": policy.value_net}
+    if policy.vf_features_extractor is not policy.pi_features_extractor:
+        critic["extractor"] = policy.vf_features_extractor
+    yield "actor", _tree(actor)
+    yield "critic", _tree(critic)
+
+
+def _tree(children: Mapping[str, nn.Module | None]) -> nn.Module:
+    return nn.ModuleDict({name: child for name, child in children.items() if child is not None and name not in _NOT_PRUNED})
+
+
+@contextmanager
+def _optimizers_follow(policy: BasePolicy) -> Iterator[None]:
+    """Let optimizers hold the parameters that replace the pruned ones, in place and with their share of any moments."""
+    name_of = {id(parameter): name for name, parameter in policy.named_parameters()}
+    optimizers = optimizers_of(policy)
+    yield
+    layers = {name: module for name, module in policy.named_modules() if isinstance(module, SparseLayer)}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["params"] = [_successor(p, layers.get(_owner(name_of[id(p)])), optimizer) for p in group["params"]]
+
+
+def _owner(parameter_name: str) -> str:
+    prefix, _, name = parameter_name.rpartition(".")
+    return prefix if name == "weight" else ""
+
+
+def _successor(parameter: th.Tensor, layer: SparseLayer | None, optimizer: th.optim.Optimizer) -> th.Tensor:
+    if layer is None:
+        return parameter
+    state = optimizer.state.pop(parameter, None)
+    if state:
+        fits = {k: th.is_tensor(v) and v.shape == layer.topology.shape for k, v in state.items()}
+        optimizer.state[layer.values] = {k: layer.topology.gather(v) if fits[k] else v for k, v in state.items()}
+    return layer.values
+
+
+def _block_until_loaded(optimizer: th.optim.Optimizer) -> None:
+    """Refuse updates with moments of other weights until the optimizer's own state was loaded or cleared."""
+
+    def refuse(optimizer: th.optim.Optimizer, *_: Any) -> None:
+        if optimizer.state:
+            raise ValueError(_STALE_MOMENTS)
+        release(optimizer)
+
+    def release(*_: Any) -> None:
+        step_hook.remove()
+        load_hook.remove()
+
+    step_hook = optimizer.register_step_pre_hook(refuse)
+    load_hook = optimizer.register_load_state_dict_post_hook(release)

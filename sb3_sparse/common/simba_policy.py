@@ -1,0 +1,140 @@
+"""What the SimBa policies of all algorithms have in common."""
+
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_sparse.common.architecture import simba_sizes
+from sb3_sparse.common.constructing_algorithm import check_algorithm, constructing_algorithm, normalizes_already
+from sb3_sparse.common.networks import SimBaCritic
+from sb3_sparse.common.observations import ObservationNormalizer, check_observation_space
+from sb3_sparse.common.pruned_policy import PrunedPolicy
+
+# Paper, Tables 2 and 3; betas (0.9, 0.999) are torch's default. The fused implementation is the fastest one on CPU and GPU.
+OPTIMIZER_KWARGS: dict[str, Any] = {"weight_decay": 1e-2, "fused": True}
+# Arguments of stock SB3 policies that SimBa has no use for, and what to use instead.
+_NO_USE = {
+    "net_arch": "SimBa's size is set by width_scale and depth_scale",
+    "activation_fn": "SimBa's blocks use ReLU",
+    "use_sde": "state-dependent exploration (gSDE) is not supported; leave use_sde=False",
+    "log_std_init": "it belongs to gSDE, which is not supported",
+    "use_expln": "it belongs to gSDE, which is not supported",
+    "clip_mean": "it belongs to gSDE, which is not supported",
+}
+
+
+class SimBaPolicy(PrunedPolicy):
+    """
+    Mixin for SB3's actor-critic policies: SimBa networks (Lee et al., 2024) with running observation normalisation, pruned at
+    random before training (Ma et al., 2025).
+
+    :param observation_space: Observation space: a Box of vectors, or a Dict
+    :param action_space: Action space: a Box
+    :param lr_schedule: Learning rate schedule
+    :param width_scale: Multiplies the hidden dimensions, 128 (actor) and 512 (critic)
+    :param depth_scale: Multiplies the numbers of residual blocks, 1 (actor) and 2 (critic)
+    :param normalize_observations: Whether to standardise observations with running statistics
+    :param features_extractor_class: What makes a vector of the normalised observation; flattens it if None
+    :param features_extractor_kwargs: Its keyword arguments
+    :param optimizer_class: Optimizer
+    :param optimizer_kwargs: Its keyword arguments, excluding the learning rate; for AdamW by default weight decay 0.01 and
+        the fused implementation
+    :param kwargs: ``sparsity``, ``distribution``, ``budget``, ``mask_seed`` (see :class:`PrunedPolicy`) and further arguments
+        of the SB3 policy
+    :raises ValueError: for image observations, actions that are no Box, gSDE, and an algorithm that the policy is not for.
+    """
+
+    algorithm_class: ClassVar[type[BaseAlgorithm]]
+    # Set by the SB3 policy.
+    critic_kwargs: dict[str, Any]
+    share_features_extractor: bool
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        width_scale: float = 1.0,
+        depth_scale: float = 1.0,
+        normalize_observations: bool = True,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        algorithm = constructing_algorithm()
+        check_algorithm(algorithm, self.algorithm_class, type(self).__name__)
+        check_observation_space(observation_space)
+        if not isinstance(action_space, spaces.Box):
+            raise ValueError(f"{type(self).__name__} needs continuous actions (a Box), got {action_space}.")
+        _refuse_useless(type(self).__name__, kwargs)
+        self.width_scale, self.depth_scale = width_scale, depth_scale
+        self.actor_size, self.critic_size = simba_sizes(width_scale, depth_scale)
+        self.normalize_observations = normalize_observations and not normalizes_already(algorithm)
+        if optimizer_kwargs is None:
+            optimizer_kwargs = OPTIMIZER_KWARGS if optimizer_class is th.optim.AdamW else {}
+        if features_extractor_class is None:
+            is_dict = isinstance(observation_space, spaces.Dict)
+            features_extractor_class = CombinedExtractor if is_dict else FlattenExtractor
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs=features_extractor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=dict(optimizer_kwargs),
+            **kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.normalizer = ObservationNormalizer(self.observation_space, frozen=not self.normalize_observations)
+        super()._build(lr_schedule)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        for name in (*_NO_USE, "skip"):
+            data.pop(name, None)
+        data.update(
+            width_scale=self.width_scale,
+            depth_scale=self.depth_scale,
+            normalize_observations=self.normalize_observations,
+            share_features_extractor=self.share_features_extractor,
+        )
+        return data
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> SimBaCritic:
+        """
+        Build the critics, dense.
+
+        :param features_extractor: Extractor to share; a new one if None
+        """
+        return SimBaCritic(
+            **self._network_kwargs(features_extractor),
+            size=self.critic_size,
+            n_critics=self.critic_kwargs["n_critics"],
+            share_features_extractor=self.share_features_extractor,
+        ).to(self.device)
+
+    def _network_kwargs(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
+        kwargs: dict[str, Any] = {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "normalizer": self.normalizer,
+            "normalize_images": self.normalize_images,
+        }
+        return self._update_features_extractor(kwargs, features_extractor)
+
+
+def _refuse_useless(policy_name: str, kwargs: dict[str, Any]) -> None:
+    for name in list(kwargs):
+        if name in _NO_USE:
+            value = kwargs.pop(name)
+            # SB3 itself passes use_sde=False.
+            if value is not None and not (name == "use_sde" and value is False):
+                raise ValueError(f"{policy_name} got {name}={value!r}, which it has no use for: {_NO_USE[name]}.")

@@ -1,0 +1,71 @@
+"""Pruning a model that exists already."""
+
+import functools
+import types
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_sparse.common.architecture import PruningConfig
+from sb3_sparse.common.pruned_policy import PrunedPolicy, check_mask_seed, draw_mask_seed, prune_policy, pruning_parameters
+
+ModelT = TypeVar("ModelT", bound=BaseAlgorithm)
+
+
+def sparsify(
+    model: ModelT,
+    sparsity: float | Mapping[str, float],
+    *,
+    distribution: str = "erdos_renyi",
+    budget: str = "all",
+    mask_seed: int | None = None,
+    skip: Iterable[str] = (),
+) -> ModelT:
+    """
+    Prune the networks of a stock SB3 model in place, before or in the middle of training: actor and each critic by themselves,
+    target networks with the topology of their online network. Optimizers then hold the active weights and keep their moments.
+    The model saves and loads as before, without this having to be called again.
+
+    :param model: Model of any SB3 or sb3-contrib algorithm with actor and critics, Q-networks, or policy and value networks
+    :param sparsity: Fraction of each network's parameters to remove, in [0, 1), or a mapping with the keys "actor" and
+        "critic" (which stands for value and Q-networks of all kinds)
+    :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
+    :param budget: What the sparsity is a fraction of: "all" parameters of each network or its "weights"
+    :param mask_seed: Seed of the masks; drawn from torch's generator, which SB3 seeds with the model's seed, if None
+    :param skip: Names of submodules of ``model.policy`` that stay dense, e.g. "actor.mu"
+    :return: The same model
+    :raises ValueError: for a policy of this package, which takes ``sparsity`` in its ``policy_kwargs``, a model pruned before,
+        and whatever :func:`sb3_sparse.sparsity.prune` refuses. The model has not changed then.
+    """
+    policy = model.policy
+    if isinstance(policy, PrunedPolicy):
+        raise ValueError(
+            f"{type(policy).__name__} prunes its networks itself, once, when it is built: give sparsity in policy_kwargs, or "
+            "sparsify a fresh stock model."
+        )
+    config = PruningConfig.create(sparsity, distribution, budget)
+    mask_seed = draw_mask_seed() if mask_seed is None else check_mask_seed(mask_seed)
+    skip = (skip,) if isinstance(skip, str) else tuple(skip)
+    prune_policy(policy, config, mask_seed, skip)
+    policy.__class__ = pruned_policy_class(type(policy))
+    assert isinstance(policy, PrunedPolicy)
+    policy.sparsity = dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
+    policy.pruning, policy.mask_seed, policy.skip = config, mask_seed, skip
+    # What load() builds the policy from.
+    model.policy_class = type(policy)
+    model.policy_kwargs = {**model.policy_kwargs, **pruning_parameters(policy)}
+    return model
+
+
+@functools.cache
+def pruned_policy_class(policy_class: type[BasePolicy]) -> type[PrunedPolicy]:
+    """
+    Derive the policy class that prunes what a stock one builds.
+
+    :param policy_class: Stock SB3 policy
+    """
+    body = {"__module__": __name__, "__doc__": f"Statically sparse {policy_class.__name__}."}
+    bases = (PrunedPolicy, policy_class)
+    return types.new_class(f"Pruned{policy_class.__name__}", bases, exec_body=lambda namespace: namespace.update(body))

@@ -1,0 +1,1 @@
+"""Runs that measure or show something: benchmarks and the quickstart."""

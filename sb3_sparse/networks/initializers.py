@@ -1,0 +1,42 @@
+"""Weight initialisations of the SimBa reference; they work on dense and on sparse layers."""
+
+import math
+
+import torch as th
+from torch import nn
+
+from sb3_sparse.sparsity import initialize_weight
+
+# Standard deviation of a unit normal distribution truncated at +-2.
+_TRUNCATED_STD = 0.87962566103423978
+
+
+def orthogonal_linear(layer: nn.Module) -> None:
+    """
+    Orthogonal weight with gain 1, zero bias (input projections and heads).
+
+    :param layer: Linear layer, dense or sparse
+    """
+    initialize_weight(layer, nn.init.orthogonal_)
+    _zero_bias(layer)
+
+
+def he_normal_linear(layer: nn.Module) -> None:
+    """
+    He-normal weight over the dense fan-in, drawn from a normal distribution truncated at two standard deviations and scaled to
+    variance 2 / fan-in as in JAX; zero bias (residual blocks).
+
+    :param layer: Linear layer, dense or sparse
+    """
+    initialize_weight(layer, _he_normal)
+    _zero_bias(layer)
+
+
+def _he_normal(weight: th.Tensor) -> None:
+    std = math.sqrt(2.0 / weight.shape[1]) / _TRUNCATED_STD
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def _zero_bias(layer: nn.Module) -> None:
+    if isinstance(layer.bias, nn.Parameter):
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,239 @@
+"""Layers in which only the active weights are parameters."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch as th
+import torch.nn.functional as F
+from torch import nn
+
+from sb3_sparse.sparsity.products import compressed_linear, prefers_compressed_rows
+from sb3_sparse.sparsity.topology import Topology
+
+SelfSparseLayer = TypeVar("SelfSparseLayer", bound="SparseLayer")
+
+
+class SparseLayer(nn.Module):
+    """
+    Base class: a layer that stores the values of its active weights (the parameter ``values``) and where they sit
+    (``topology``). Nothing else is a parameter, so an optimizer, a target network or a checkpoint only ever meets active
+    weights, and an inactive one cannot come back.
+
+    The dense matrix is rebuilt from the values in every forward pass and never cached: SB3's ``polyak_update`` writes through
+    ``.data`` and fused optimizers write in place without raising the tensor's version, so a cache would go stale unnoticed.
+
+    Layers are made by :meth:`convert`, which turns a dense layer into a sparse one in place (it changes the object's class),
+    so that hooks and every reference to the layer stay valid.
+    """
+
+    dense_type: ClassVar[type[nn.Module]]
+    values: nn.Parameter
+    topology: Topology
+    dense_gradient: th.Tensor | None
+    _records_dense_gradient: bool
+
+    @classmethod
+    @th.no_grad()
+    def convert(
+        cls: type[SelfSparseLayer], layer: nn.Module, topology: Topology, values: nn.Parameter | None = None
+    ) -> SelfSparseLayer:
+        """
+        Turn a dense layer into a sparse one in place, keeping its weights at the topology's positions.
+
+        :param layer: Layer of exactly ``dense_type``
+        :param topology: Positions of the active weights; moved to the layer's device
+        :param values: Existing parameter to use, where several layers are to share one; made from the weight if None
+        :return: The same object
+        """
+        weight = layer._parameters["weight"]
+        assert weight is not None and type(layer) is cls.dense_type and weight.shape == topology.shape
+        topology.to(weight.device)
+        del layer.weight
+        layer.__class__ = cls
+        assert isinstance(layer, cls)
+        layer.topology = topology
+        bias = layer._parameters.pop("bias")
+        layer.values = nn.Parameter(topology.gather(weight), requires_grad=weight.requires_grad) if values is None else values
+        layer.register_parameter("bias", bias)  # after the values, as a dense layer has it after its weight
+        layer.dense_gradient = None
+        layer._records_dense_gradient = False
+        return layer
+
+    @th.no_grad()
+    def densify(self, weight: nn.Parameter | None = None) -> nn.Module:
+        """
+        Turn this layer into the dense one in place, with zeros at inactive positions. Inverse of :meth:`convert`.
+
+        :param weight: Existing parameter to use, where several layers are to share one; made from the values if None
+        :return: The same object
+        """
+        if weight is None:
+            weight = nn.Parameter(self.topology.scatter(self.values), requires_grad=self.values.requires_grad)
+        bias = self._parameters.pop("bias")
+        del self.values, self.topology, self.dense_gradient, self._records_dense_gradient
+        self.__class__ = self.dense_type  # type: ignore[assignment]
+        self.register_parameter("weight", weight)
+        self.register_parameter("bias", bias)
+        return self
+
+    @property
+    def indices(self) -> th.Tensor:
+        """(active,) flat row-major positions of the active weights."""
+        return self.topology.indices
+
+    @property
+    def weight(self) -> th.Tensor:
+        """The dense weight, built anew and differentiable; writing into it changes nothing (see :meth:`copy_weight`)."""
+        weight = self.topology.scatter(self.values)
+        if self._records_dense_gradient and weight.requires_grad:
+            weight.register_hook(self._accumulate_dense_gradient)
+        return weight
+
+    @th.no_grad()
+    def set_topology(self, indices: th.Tensor, values: th.Tensor) -> None:
+        """
+        Move the active weights, in place; their number stays. Layers that share the topology move along.
+
+        :param indices: (active,) flat row-major positions, strictly increasing
+        :param values: (active,) values at these positions
+        :raises ValueError: if a shape does not fit or the indices are no valid positions.
+        """
+        if values.shape != self.values.shape:
+            expected, given = tuple(self.values.shape), tuple(values.shape)
+            raise ValueError(f"The values of this layer's active weights have shape {expected}, got {given}.")
+        self.topology.assign(indices)
+        self.values.copy_(values)
+
+    @th.no_grad()
+    def copy_weight(self, weight: th.Tensor) -> None:
+        """
+        Take the active entries of a dense weight; the others are dropped.
+
+        :param weight: Tensor of the dense weight's shape
+        """
+        self.values.copy_(self.topology.gather(weight))
+
+    def record_dense_gradient(self, mode: bool = True) -> None:
+        """
+        Keep the gradient with respect to all weights, inactive ones included, in ``dense_gradient`` (summed over backward
+        passes until set to None). It makes the layer multiply with the dense matrix.
+
+        :param mode: Whether to record; False also drops what was recorded.
+        """
+        self._records_dense_gradient = mode
+        if not mode:
+            self.dense_gradient = None
+
+    @th.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw weights and bias anew from the dense layer's own initialisation; the topology stays."""
+        twin = self._dense_twin()
+        twin.reset_parameters()  # type: ignore[operator]
+        self.copy_weight(twin.weight)  # type: ignore[arg-type]
+        if self._parameters["bias"] is not None:
+            self._parameters["bias"].copy_(twin.bias)  # type: ignore[arg-type]
+
+    def _dense_twin(self) -> nn.Module:
+        """A dense layer of this configuration, with parameters of its own and unset values."""
+        twin = self.dense_type.__new__(self.dense_type)
+        twin.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in self.__dict__.items()})
+        twin._modules.clear()
+        twin._parameters.clear()
+        twin.register_parameter("weight", nn.Parameter(self.values.new_empty(self.topology.shape)))
+        bias = self._parameters["bias"]
+        twin.register_parameter("bias", None if bias is None else nn.Parameter(th.empty_like(bias)))
+        return twin
+
+    def _accumulate_dense_gradient(self, gradient: th.Tensor) -> None:
+        gradient = gradient.detach()
+        self.dense_gradient = gradient.clone() if self.dense_gradient is None else self.dense_gradient + gradient
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):  # type: ignore[no-untyped-def]
+        if prefix + "weight" in state_dict and prefix + "values" not in state_dict:
+            error_msgs.append(
+                f"layer {prefix.rstrip('.')!r} is sparse ({self.topology.active} of {self.topology.numel} weights active), "
+                "but the checkpoint holds a dense weight: build the model with sparsity 0 to load it, then prune."
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
+
+    def extra_repr(self) -> str:
+        return f"{self.dense_type.extra_repr(self)}, sparsity={1 - self.topology.density:.4f}"
+
+
+class SparseLinear(SparseLayer):
+    """
+    Linear layer with a fixed set of active weights, made from ``torch.nn.Linear``.
+
+    On a CPU with MKL it multiplies compressed rows where that is faster than rebuilding the dense matrix.
+    """
+
+    dense_type = nn.Linear
+    bias: nn.Parameter | None
+
+    def forward(self, input: th.Tensor) -> th.Tensor:
+        """
+        :param input: (..., in_features)
+        :return: (..., out_features)
+        """
+        if not self._records_dense_gradient and prefers_compressed_rows(input, self.values, self.topology):
+            return compressed_linear(input, self.values, self.bias, self.topology)
+        return F.linear(input, self.weight, self.bias)
+
+
+class SparseConv2d(SparseLayer):
+    """Two-dimensional convolution with a fixed set of active weights, made from ``torch.nn.Conv2d``."""
+
+    dense_type = nn.Conv2d
+    bias: nn.Parameter | None
+
+    def forward(self, input: th.Tensor) -> th.Tensor:
+        """
+        :param input: (batch, in_channels, height, width) or without batch
+        :return: (batch, out_channels, height', width')
+        """
+        return nn.Conv2d._conv_forward(self, input, self.weight, self.bias)  # type: ignore[arg-type]
+
+
+_SPARSE_TYPES: dict[type[nn.Module], type[SparseLayer]] = {}
+
+
+def register_sparse_layer(sparse_type: type[SparseLayer]) -> type[SparseLayer]:
+    """
+    Make a layer type prunable: from now on ``prune`` turns layers of exactly ``sparse_type.dense_type`` into ``sparse_type``.
+
+    :param sparse_type: Sparse layer class
+    :return: The same class, so that this can be used as a decorator.
+    """
+    _SPARSE_TYPES[sparse_type.dense_type] = sparse_type
+    return sparse_type
+
+
+def sparse_type_of(layer: nn.Module) -> type[SparseLayer] | None:
+    """
+    Find the sparse counterpart of a layer.
+
+    :param layer: Any module
+    :return: The registered sparse class, or None. Subclasses do not count, because their forward pass may read ``weight``.
+    """
+    return _SPARSE_TYPES.get(type(layer))
+
+
+@th.no_grad()
+def initialize_weight(layer: nn.Module, initializer: Callable[..., Any], **kwargs: Any) -> None:
+    """
+    Initialise the weight of a dense or sparse layer; a sparse one keeps the active entries of a full draw, without rescaling.
+
+    :param layer: Layer with a ``weight``
+    :param initializer: In-place initialiser such as ``torch.nn.init.orthogonal_``
+    :param kwargs: Its further arguments
+    """
+    if isinstance(layer, SparseLayer):
+        weight = layer.values.new_empty(layer.topology.shape)
+        initializer(weight, **kwargs)
+        layer.copy_weight(weight)
+    else:
+        initializer(layer.weight, **kwargs)
+
+
+register_sparse_layer(SparseLinear)
+register_sparse_layer(SparseConv2d)

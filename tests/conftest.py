@@ -1,0 +1,21 @@
+import pytest
+import torch as th
+
+# The networks of the tests are so small that more threads only wait for each other.
+th.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skips = {}
+    if not config.getoption("--slow"):
+        skips["slow"] = pytest.mark.skip(reason="slow: give --slow to run it")
+    if not th.cuda.is_available():
+        skips["gpu"] = pytest.mark.skip(reason="gpu: needs a CUDA device")
+    for item in items:
+        for name, skip in skips.items():
+            if item.get_closest_marker(name):
+                item.add_marker(skip)
