@@ -1,0 +1,116 @@
+"""The results table: one CSV line per evaluation, to which every session of runs adds."""
+
+import csv
+import datetime
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from sb3_sparse.experiments.training import TrainingResult
+
+COLUMNS = (
+    "commit",
+    "date",
+    "hardware",
+    "algo",
+    "task",
+    "network",
+    "width_scale",
+    "sparsity",
+    "seed",
+    "updates_per_agent_step",
+    "learning_rate",
+    "batch_size",
+    "learning_starts",
+    "env_steps",
+    "return_mean",
+    "return_std",
+    "eval_episodes",
+    "cpu_seconds",
+)
+
+
+def rows(result: TrainingResult, action_repeat: int) -> list[dict[str, Any]]:
+    """
+    Lines of the results table for one run.
+
+    :param result: A finished run
+    :param action_repeat: Environment steps per agent step
+    """
+    run = result.run
+    shared = {
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "hardware": _hardware(),
+        "algo": "sac",
+        "task": run.task,
+        "network": run.network,
+        "width_scale": run.width_scale,
+        "sparsity": run.sparsity,
+        "seed": run.seed,
+        "updates_per_agent_step": run.gradient_steps,
+        # SB3's MlpPolicy runs with SB3's own defaults.
+        "learning_rate": run.learning_rate if run.network == "simba" else 3e-4,
+        "batch_size": run.batch_size if run.network == "simba" else 256,
+        "learning_starts": run.learning_starts,
+        "eval_episodes": run.eval_episodes,
+        "cpu_seconds": round(result.cpu_seconds),
+    }
+    return [
+        {
+            **shared,
+            "env_steps": evaluation.agent_steps * action_repeat,
+            "return_mean": round(evaluation.mean_return, 1),
+            "return_std": round(evaluation.std_return, 1),
+        }
+        for evaluation in result.evaluations
+    ]
+
+
+def append_rows(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """
+    Add lines to a results table, which is made if it does not exist.
+
+    :param path: CSV file
+    :param lines: Lines with the columns of the table
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerows(lines)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """
+    Read a results table.
+
+    :param path: CSV file
+    :return: One dictionary of strings per line
+    """
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _commit() -> str:
+    """The checkout's commit, or "release" for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "release"
+
+
+def _hardware() -> str:
+    cpu = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return f"{cpu}, {th.get_num_threads()} thread"

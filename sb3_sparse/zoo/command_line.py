@@ -1,0 +1,79 @@
+"""The command line: ``sb3-sparse`` and ``python -m sb3_sparse``."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sb3_sparse.experiments.quickstart import Quickstart, quickstart
+from sb3_sparse.experiments.update_cost import format_table, update_cost
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    :param arguments: Command line without the program's name, that of the process if None
+    :return: Exit status; 1 after an error that the user can mend, which is printed without a traceback
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ImportError, ValueError) as error:
+        print(f"sb3-sparse: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sb3-sparse", description="Static network sparsity for Stable-Baselines3.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_quickstart(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _add_quickstart(commands: argparse._SubParsersAction) -> None:
+    defaults = Quickstart()
+    command = commands.add_parser("quickstart", help="train a sparse and a dense agent side by side, in minutes on a CPU")
+    command.add_argument("--env", default=defaults.task, help="environment id (default: %(default)s)")
+    command.add_argument(
+        "--sparsity", type=float, default=defaults.sparsity, help="of the sparse agent (default: %(default)s)"
+    )
+    command.add_argument("--width-scale", type=float, default=defaults.width_scale, help="(default: %(default)s)")
+    command.add_argument("--steps", type=int, default=defaults.agent_steps, help="agent steps (default: %(default)s)")
+    command.add_argument("--seed", type=int, default=defaults.seed)
+    command.add_argument("--output", type=Path, default=defaults.folder, help="folder to write to (default: %(default)s)")
+    command.set_defaults(run=_quickstart)
+
+
+def _quickstart(options: argparse.Namespace) -> None:
+    quickstart(
+        Quickstart(
+            task=options.env,
+            sparsity=options.sparsity,
+            width_scale=options.width_scale,
+            agent_steps=options.steps,
+            seed=options.seed,
+            folder=options.output,
+        )
+    )
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("bench", help="process time of one SAC update on the CPU: plain dense SimBa against ours")
+    command.add_argument("--width-scale", nargs="+", type=float, default=[1.0, 2.0])
+    command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.8, 0.9, 0.95])
+    command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
+    command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
+    command.add_argument("--json", type=Path, help="also write the figures to this file")
+    command.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    costs = [cost for w in options.width_scale for cost in update_cost(w, options.sparsity, options.rounds, options.updates)]
+    print(format_table(costs))
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
