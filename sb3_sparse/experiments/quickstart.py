@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium as gym
 from stable_baselines3 import SAC
 
 from sb3_sparse.envs import env_id
@@ -11,11 +12,12 @@ from sb3_sparse.experiments.extras import import_extra
 from sb3_sparse.experiments.figures import plot_learning_curves
 from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.results import append_rows, read_rows, rows
-from sb3_sparse.experiments.training import TrainingResult, TrainingRun, action_repeat, random_return
+from sb3_sparse.experiments.training import TrainingResult, TrainingRun, action_repeat, make_model, random_return
 from sb3_sparse.sparsity import summary
 
 TASK = env_id("cartpole", "swingup")
 RANDOM_EPISODES = 10
+MIN_STEPS = 100  # agent steps of a run, and between two evaluations
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Quickstart:
             width_scale=self.width_scale,
             seed=self.seed,
             agent_steps=self.agent_steps,
-            eval_freq=max(1, self.agent_steps // 10),
+            eval_freq=max(MIN_STEPS, self.agent_steps // 10),
             eval_episodes=5,
             learning_starts=min(1_000, self.agent_steps // 4),
             gradient_steps=1,
@@ -66,9 +68,10 @@ def quickstart(settings: Quickstart) -> None:
     :param settings: What to train
     :raises ImportError: if an extra is missing, before anything is trained.
     """
-    for module, extra in {"dm_control": "dmc", "matplotlib": "plots", "rich": "progress"}.items():
+    for module, extra in {"matplotlib": "plots", "rich": "progress"}.items():
         import_extra(module, extra)
     runs = settings.runs()
+    _check(settings, runs)
     folders = [settings.folder / run.label for run in runs]
     print(f"Training SAC on {settings.task}, sparse and dense, {settings.agent_steps:,} agent steps each.", flush=True)
     results = train_all(runs, folders)
@@ -81,6 +84,16 @@ def quickstart(settings: Quickstart) -> None:
     plot_learning_curves(read_rows(table), figure, {settings.task: baseline[0]})
     _report(results, folders, baseline, repeat)
     print(f"\nLearning curves: {figure}\nResults table:   {table}")
+
+
+def _check(settings: Quickstart, runs: Sequence[TrainingRun]) -> None:
+    """Build what the processes will build, so that bad settings are refused before they start."""
+    if settings.agent_steps < MIN_STEPS:
+        raise ValueError(f"agent_steps must be at least {MIN_STEPS}, got {settings.agent_steps}.")
+    for run in runs:
+        env = gym.make(run.task)
+        make_model(run, env)
+        env.close()
 
 
 def _report(

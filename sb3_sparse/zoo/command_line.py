@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import gymnasium as gym
+
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
 from sb3_sparse.experiments.update_cost import format_table, update_cost
 
@@ -21,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, gym.error.Error) as error:
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1
     return 0
