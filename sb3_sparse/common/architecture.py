@@ -69,6 +69,7 @@ class PruningConfig:
         :param sparsity: One sparsity for all networks, or a mapping with the keys "actor" and "critic"
         :param distribution: See the class
         :param budget: See the class
+        :raises TypeError: if a sparsity is not a number.
         :raises ValueError: if a value is out of range or unknown.
         """
         get_distribution(distribution)

@@ -4,7 +4,7 @@ import inspect
 import warnings
 
 from gymnasium import spaces
-from sb3_contrib import QRDQN, TQC
+from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -13,6 +13,7 @@ _POLICY_FOR: dict[type[BaseAlgorithm], str] = {
     SAC: "SparseSimBaPolicy",
     TD3: "SparseSimBaTD3Policy",
     TQC: "a stock policy and sparsify(model, sparsity)",
+    CrossQ: "a stock policy and sparsify(model, sparsity)",
     DQN: "a stock policy and sparsify(model, sparsity)",
     QRDQN: "a stock policy and sparsify(model, sparsity)",
     OnPolicyAlgorithm: "a stock policy and sparsify(model, sparsity)",
@@ -29,9 +30,8 @@ def constructing_algorithm() -> BaseAlgorithm | None:
     """
     frame = inspect.currentframe()
     while frame is not None:
-        candidate = frame.f_locals.get("self")
-        if frame.f_code.co_name == "_setup_model" and isinstance(candidate, BaseAlgorithm):
-            return candidate
+        if frame.f_code.co_name == "_setup_model" and isinstance(algorithm := frame.f_locals.get("self"), BaseAlgorithm):
+            return algorithm
         frame = frame.f_back
     return None
 
@@ -71,8 +71,9 @@ def normalizes_already(algorithm: BaseAlgorithm | None) -> bool:
         )
         return False
     warnings.warn(
-        "The environment is wrapped in VecNormalize, which normalises observations already: the policy's own normalisation is "
-        "switched off. Set norm_obs=False in VecNormalize to use the policy's instead.",
+        "The environment is wrapped in VecNormalize, which normalises observations already: a new policy's own normalisation "
+        "is switched off, that of a loaded one stays as it was trained. Set norm_obs=False in VecNormalize to use the "
+        "policy's.",
         stacklevel=2,
     )
     return True

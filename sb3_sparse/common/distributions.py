@@ -23,7 +23,7 @@ class ExactSquashedDiagGaussian(SquashedDiagGaussianDistribution):
         :return: (batch,) log-probability of the squashed actions
         """
         if gaussian_actions is None:
-            # The bound keeps atanh finite: the largest float32 below 1.
+            # The bound, just inside (-1, 1), keeps atanh finite.
             gaussian_actions = th.atanh(actions.clamp(-1.0 + th.finfo(actions.dtype).eps, 1.0 - th.finfo(actions.dtype).eps))
         log_determinant = 2.0 * (math.log(2.0) - gaussian_actions - F.softplus(-2.0 * gaussian_actions))
         return sum_independent_dims(self.distribution.log_prob(gaussian_actions)) - sum_independent_dims(log_determinant)

@@ -1,19 +1,26 @@
 """What SimBa actors and critics of all algorithms have in common."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, ContinuousCritic
+from stable_baselines3.common.policies import BaseModel, BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.utils import get_device
 from torch import nn
 
 from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.observations import ObservationNormalizer
 from sb3_sparse.networks import SimBaEncoder
 from sb3_sparse.networks.initializers import orthogonal_linear
+from sb3_sparse.sparsity import Topology
+from sb3_sparse.sparsity.layers import sparse_type_of
+
+ActorT = TypeVar("ActorT", bound="SimBaActorBase")
 
 
 class NormalizesObservations(BaseModel):
@@ -31,6 +38,35 @@ class NormalizesObservations(BaseModel):
 
     def _preprocess(self, obs: PyTorchObs) -> PyTorchObs:
         return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)  # type: ignore[return-value]
+
+
+class SimBaActorBase(NormalizesObservations, BasePolicy):
+    """Mixin for SB3 actors: saved and loaded alone (``policy.actor.save(path)``), with topology and statistics."""
+
+    features_dim: int
+    size: SimBaSize
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = BaseModel._get_constructor_parameters(self)
+        for name in ("features_extractor", "features_dim", "normalizer", "size"):
+            data[name] = getattr(self, name)
+        return data
+
+    @classmethod
+    def load(cls: type[ActorT], path: str, device: th.device | str = "auto") -> ActorT:
+        """
+        Load an actor that was saved alone.
+
+        :param path: Path to the file
+        :param device: Device for the actor
+        """
+        device = get_device(device)
+        # As in SB3: spaces are no plain tensors.
+        saved = th.load(path, map_location=device, weights_only=False)
+        actor = cls(**saved["data"])
+        _adopt_topologies(actor, saved["state_dict"])
+        actor.load_state_dict(saved["state_dict"])
+        return actor.to(device)
 
 
 class SimBaCritic(NormalizesObservations, ContinuousCritic):
@@ -114,3 +150,14 @@ def linear_head(hidden_dim: int, output_dim: int) -> nn.Linear:
     head = nn.Linear(hidden_dim, output_dim)
     orthogonal_linear(head)
     return head
+
+
+def _adopt_topologies(network: nn.Module, state_dict: Mapping[str, th.Tensor]) -> None:
+    """Make those layers of a dense network sparse that are in the state dict."""
+    suffix = ".topology.indices"
+    for name in [key.removesuffix(suffix) for key in state_dict if key.endswith(suffix)]:
+        layer = network.get_submodule(name)
+        sparse_type = sparse_type_of(layer)
+        if sparse_type is not None:
+            shape = state_dict[f"{name}.topology.weight_shape"].tolist()
+            sparse_type.convert(layer, Topology(state_dict[name + suffix], shape))

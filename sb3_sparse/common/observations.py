@@ -20,13 +20,14 @@ class ObservationNormalizer(RunningNormalizer):
 
     def __init__(self, observation_space: spaces.Space, frozen: bool = False):
         super().__init__(get_flattened_obs_dim(observation_space), frozen=frozen)
+        self.keys = tuple(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else ()
 
     def forward(self, observations: Observations) -> Observations:  # type: ignore[override]
         """
         :param observations: Preprocessed observations, (batch, *shape) each
         :return: The same structure, standardised
         """
-        return _unflatten(super().forward(_flatten(observations)), observations)
+        return self._unflatten(super().forward(self._flatten(observations)), observations)
 
     def update(self, observations: Observations) -> None:  # type: ignore[override]
         """
@@ -34,7 +35,19 @@ class ObservationNormalizer(RunningNormalizer):
 
         :param observations: Preprocessed observations, (batch, *shape) each
         """
-        super().update(_flatten(observations))
+        super().update(self._flatten(observations))
+
+    def _flatten(self, observations: Observations) -> th.Tensor:
+        if isinstance(observations, dict):
+            # A user's dictionary may come in any order.
+            return th.cat([observations[key].flatten(1) for key in self.keys], dim=1)
+        return observations.flatten(1)
+
+    def _unflatten(self, flat: th.Tensor, like: Observations) -> Observations:
+        if not isinstance(like, dict):
+            return flat.view_as(like)
+        parts = flat.split([like[key].shape[1:].numel() for key in self.keys], dim=1)
+        return {key: part.reshape(like[key].shape) for key, part in zip(self.keys, parts, strict=True)}
 
 
 def check_observation_space(observation_space: spaces.Space) -> None:
@@ -42,26 +55,16 @@ def check_observation_space(observation_space: spaces.Space) -> None:
     Refuse observations that an encoder of vectors cannot take.
 
     :param observation_space: Space of the observations
-    :raises ValueError: if it is, or contains, an image.
+    :raises ValueError: if it is, or contains, an image or a number without dimension.
     """
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
     for key, space in parts.items():
+        where = f"entry {key!r} of the observation space" if key else "the observation space"
+        if isinstance(space, spaces.Box) and space.shape == ():
+            # SB3's extractors flatten from the first dimension after the batch's.
+            raise ValueError(f"{where} is a scalar ({space}): wrap the environment in gymnasium.wrappers.FlattenObservation.")
         if is_image_space(space):
-            where = f"entry {key!r} of the observation space" if key else "the observation space"
             raise ValueError(
                 f"SimBa takes vectors, but {where} is an image ({space}): prune a stock CnnPolicy with "
                 "sparsify(model, sparsity), or flatten the image (gymnasium.wrappers.FlattenObservation)."
             )
-
-
-def _flatten(observations: Observations) -> th.Tensor:
-    if isinstance(observations, dict):
-        return th.cat([value.flatten(1) for value in observations.values()], dim=1)
-    return observations.flatten(1)
-
-
-def _unflatten(flat: th.Tensor, like: Observations) -> Observations:
-    if not isinstance(like, dict):
-        return flat.view_as(like)
-    parts = flat.split([value[0].numel() for value in like.values()], dim=1)
-    return {key: part.reshape(value.shape) for (key, value), part in zip(like.items(), parts, strict=True)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch as th
@@ -72,7 +73,7 @@ class PrunedPolicy(BasePolicy):
             off, as SB3's ``set_parameters(..., exact_match=False)`` sets it: the moments would be applied to other weights.
             With ``strict`` the optimizer's state may follow; until it does, an update raises.
         """
-        self._refuse_other_sparse_layers(state_dict)
+        self._refuse_other_sparse_layers(state_dict, strict)
         stale = self._optimizers_with_moments() if self._moves_topology(state_dict) else []
         if stale and not strict:
             raise ValueError(_STALE_MOMENTS)
@@ -81,17 +82,20 @@ class PrunedPolicy(BasePolicy):
             _block_until_loaded(optimizer)
         return result
 
-    def _refuse_other_sparse_layers(self, state_dict: Mapping[str, Any]) -> None:
+    def _refuse_other_sparse_layers(self, state_dict: Mapping[str, Any], strict: bool) -> None:
         suffix = ".topology.indices"
         here = {name for name in self.state_dict() if name.endswith(suffix)}
         there = {name for name in state_dict if name.endswith(suffix)}
+        if not strict:
+            # A layer may be missing altogether.
+            here = {name for name in here if name in there or f"{name.removesuffix(suffix)}.weight" in state_dict}
         if here != there:
             name = sorted(here ^ there)[0].removesuffix(suffix)
-            where = "the model only" if name + suffix in here else "the checkpoint only"
+            where = "the model only" if f"{name}{suffix}" in here else "the checkpoint only"
             raise RuntimeError(
-                f"The checkpoint's topology does not fit: {len(there)} layers are sparse in the checkpoint, {len(here)} in the "
-                f"model ({name!r} is sparse in {where}). Build the model with the sparsity, distribution, budget and network "
-                f"size that the checkpoint was made with; this model has sparsity={self.sparsity}."
+                f"The checkpoint's topology does not fit: {len(there)} layers are sparse in the checkpoint, {len(here)} in "
+                f"the model ({name!r} is sparse in {where}). Build the model with the sparsity, distribution, budget and "
+                f"network size that the checkpoint was made with; this model has sparsity={self.sparsity}."
             )
 
     def _moves_topology(self, state_dict: Mapping[str, Any]) -> bool:
@@ -138,12 +142,14 @@ def check_mask_seed(mask_seed: int) -> int:
     """
     Validate a mask seed.
 
-    :param mask_seed: Integer of at least 0
+    :param mask_seed: Integer from 0 to 2^63 - 1
     :raises ValueError: if it is none.
     """
-    if isinstance(mask_seed, bool) or not isinstance(mask_seed, int) or mask_seed < 0:
-        raise ValueError(f"mask_seed must be an integer >= 0, or None to draw it from the model's seed; got {mask_seed!r}.")
-    return mask_seed
+    if isinstance(mask_seed, bool) or not isinstance(mask_seed, Integral) or not 0 <= int(mask_seed) < 2**63:
+        raise ValueError(
+            f"mask_seed must be an integer from 0 to 2**63 - 1, or None to draw it from the model's seed; got {mask_seed!r}."
+        )
+    return int(mask_seed)
 
 
 def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip: Iterable[str] = ()) -> None:
@@ -154,9 +160,14 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
     :param config: Sparsities and how they are allocated
     :param mask_seed: Seed of the masks
     :param skip: Names of submodules of the policy that stay dense
+    :raises ValueError: if a submodule is unknown, and whatever :func:`sb3_sparse.sparsity.prune` refuses.
     """
-    kept = [policy.get_submodule(name) for name in skip]
-    trees = [(tree, getattr(config, role)) for role, tree in _trees(policy)]
+    kept = {module for name in skip for module in _submodule(policy, name).modules()}
+    trees = [
+        (tree, getattr(config, role))
+        for role, tree in _trees(policy)
+        if not all(module in kept for module in tree.modules() if module._parameters)
+    ]
     options: dict[str, Any] = {"distribution": config.distribution, "budget": config.budget, "skip": kept}
     for tree, sparsity in trees:
         allocate(tree, sparsity, **options)
@@ -167,6 +178,13 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
         for online, target in _TARGETS.items():
             if online in policy._modules and target in policy._modules:
                 share_topology(policy.get_submodule(online), policy.get_submodule(target))
+
+
+def _submodule(policy: BasePolicy, name: str) -> nn.Module:
+    try:
+        return policy.get_submodule(name)
+    except AttributeError:
+        raise ValueError(f"skip names {name!r}, but {type(policy).__name__} has no such submodule.") from None
 
 
 def optimizers_of(policy: BasePolicy) -> list[th.optim.Optimizer]:
@@ -180,7 +198,7 @@ def optimizers_of(policy: BasePolicy) -> list[th.optim.Optimizer]:
 
 
 def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what is pruned as one network each, with its role: the actor, each critic, and a features extractor of its own."""
+    """Yield what is pruned as one network each, with its role: actor and critics, together if they share an own extractor."""
     if isinstance(policy, ActorCriticPolicy):
         yield from _actor_critic_trees(policy)
         return
@@ -192,10 +210,16 @@ def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
     if actor is not None:
         yield "actor", _tree(actor._modules)
     actor_modules = set() if actor is None else set(actor.modules())
-    for name, child in critic._modules.items():
-        # An extractor shared with the actor is pruned with it, and one without weights is nothing to prune.
-        if child is not None and child not in actor_modules and any(p.ndim >= 2 for p in child.parameters()):
-            yield "critic", _tree({name: child})
+    # An extractor shared with the actor is pruned with it, and one without weights is nothing to prune.
+    critics = {
+        name: child
+        for name, child in critic._modules.items()
+        if child is not None and child not in actor_modules and any(p.ndim >= 2 for p in child.parameters())
+    }
+    if "features_extractor" in critics:
+        yield "critic", _tree(critics)
+    else:
+        yield from (("critic", _tree({name: child})) for name, child in critics.items())
 
 
 def _actor_critic_trees(policy: ActorCriticPolicy) -> Iterator[tuple[str, nn.Module]]:
@@ -220,35 +244,37 @@ def _optimizers_follow(policy: BasePolicy) -> Iterator[None]:
     layers = {name: module for name, module in policy.named_modules() if isinstance(module, SparseLayer)}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["params"] = [_successor(p, layers.get(_owner(name_of[id(p)])), optimizer) for p in group["params"]]
+            group["params"] = [_successor(p, name_of[id(p)], layers, optimizer) for p in group["params"]]
 
 
-def _owner(parameter_name: str) -> str:
-    prefix, _, name = parameter_name.rpartition(".")
-    return prefix if name == "weight" else ""
-
-
-def _successor(parameter: th.Tensor, layer: SparseLayer | None, optimizer: th.optim.Optimizer) -> th.Tensor:
-    if layer is None:
+def _successor(parameter: th.Tensor, name: str, layers: Mapping[str, SparseLayer], optimizer: th.optim.Optimizer) -> th.Tensor:
+    prefix, _, key = name.rpartition(".")
+    layer = layers.get(prefix)
+    if layer is None or key not in layer.value_names:
         return parameter
+    values = layer.get_parameter(layer.value_names[key])
     state = optimizer.state.pop(parameter, None)
     if state:
         fits = {k: th.is_tensor(v) and v.shape == layer.topology.shape for k, v in state.items()}
-        optimizer.state[layer.values] = {k: layer.topology.gather(v) if fits[k] else v for k, v in state.items()}
-    return layer.values
+        optimizer.state[values] = {k: layer.topology.gather(v) if fits[k] else v for k, v in state.items()}
+    return values
 
 
 def _block_until_loaded(optimizer: th.optim.Optimizer) -> None:
     """Refuse updates with moments of other weights until the optimizer's own state was loaded or cleared."""
 
+    blocked = True
+
+    # The hooks stay registered: torch iterates over them while it calls them.
     def refuse(optimizer: th.optim.Optimizer, *_: Any) -> None:
-        if optimizer.state:
+        nonlocal blocked
+        blocked = blocked and bool(optimizer.state)
+        if blocked:
             raise ValueError(_STALE_MOMENTS)
-        release(optimizer)
 
     def release(*_: Any) -> None:
-        step_hook.remove()
-        load_hook.remove()
+        nonlocal blocked
+        blocked = False
 
-    step_hook = optimizer.register_step_pre_hook(refuse)
-    load_hook = optimizer.register_load_state_dict_post_hook(release)
+    optimizer.register_step_pre_hook(refuse)
+    optimizer.register_load_state_dict_post_hook(release)

@@ -43,8 +43,8 @@ class SimBaPolicy(PrunedPolicy):
     :param optimizer_class: Optimizer
     :param optimizer_kwargs: Its keyword arguments, excluding the learning rate; for AdamW by default weight decay 0.01 and
         the fused implementation
-    :param kwargs: ``sparsity``, ``distribution``, ``budget``, ``mask_seed`` (see :class:`PrunedPolicy`) and further arguments
-        of the SB3 policy
+    :param kwargs: ``sparsity``, ``distribution``, ``budget``, ``mask_seed``, ``skip`` (see :class:`PrunedPolicy`) and further
+        arguments of the SB3 policy
     :raises ValueError: for image observations, actions that are no Box, gSDE, and an algorithm that the policy is not for.
     """
 
@@ -75,7 +75,7 @@ class SimBaPolicy(PrunedPolicy):
         _refuse_useless(type(self).__name__, kwargs)
         self.width_scale, self.depth_scale = width_scale, depth_scale
         self.actor_size, self.critic_size = simba_sizes(width_scale, depth_scale)
-        self.normalize_observations = normalize_observations and not normalizes_already(algorithm)
+        self._starts_frozen = not normalize_observations or normalizes_already(algorithm)
         if optimizer_kwargs is None:
             optimizer_kwargs = OPTIMIZER_KWARGS if optimizer_class is th.optim.AdamW else {}
         if features_extractor_class is None:
@@ -93,12 +93,17 @@ class SimBaPolicy(PrunedPolicy):
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
-        self.normalizer = ObservationNormalizer(self.observation_space, frozen=not self.normalize_observations)
+        self.normalizer = ObservationNormalizer(self.observation_space, frozen=self._starts_frozen)
         super()._build(lr_schedule)
+
+    @property
+    def normalize_observations(self) -> bool:
+        """Whether statistics move; a loaded policy does as it was trained."""
+        return not self.normalizer.frozen
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        for name in (*_NO_USE, "skip"):
+        for name in _NO_USE:
             data.pop(name, None)
         data.update(
             width_scale=self.width_scale,

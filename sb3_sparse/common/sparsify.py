@@ -3,7 +3,7 @@
 import functools
 import types
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -24,8 +24,9 @@ def sparsify(
     skip: Iterable[str] = (),
 ) -> ModelT:
     """
-    Prune the networks of a stock SB3 model in place, before or in the middle of training: actor and each critic by themselves,
-    target networks with the topology of their online network. Optimizers then hold the active weights and keep their moments.
+    Prune the networks of a stock SB3 model in place, before or in the middle of training: actor and each critic by themselves
+    (critics with a features extractor of their own are one network with it), target networks with the topology of their online
+    network. Optimizers then hold the active weights and keep their moments.
     The model saves and loads as before, without this having to be called again.
 
     :param model: Model of any SB3 or sb3-contrib algorithm with actor and critics, Q-networks, or policy and value networks
@@ -59,6 +60,22 @@ def sparsify(
     return model
 
 
+class SparsifiedPolicy(PrunedPolicy):
+    """Mixin for the classes that :func:`pruned_policy_class` derives: pickle finds them by their stock class, not by name."""
+
+    stock_class: ClassVar[type[BasePolicy]]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        reduced = super().__reduce_ex__(protocol)
+        assert isinstance(reduced, tuple)
+        return (_uninitialised, (self.stock_class,), *reduced[2:])
+
+
+def _uninitialised(stock_class: type[BasePolicy]) -> PrunedPolicy:
+    policy_class = pruned_policy_class(stock_class)
+    return policy_class.__new__(policy_class)
+
+
 @functools.cache
 def pruned_policy_class(policy_class: type[BasePolicy]) -> type[PrunedPolicy]:
     """
@@ -66,6 +83,6 @@ def pruned_policy_class(policy_class: type[BasePolicy]) -> type[PrunedPolicy]:
 
     :param policy_class: Stock SB3 policy
     """
-    body = {"__module__": __name__, "__doc__": f"Statically sparse {policy_class.__name__}."}
-    bases = (PrunedPolicy, policy_class)
+    body = {"__module__": __name__, "__doc__": f"Statically sparse {policy_class.__name__}.", "stock_class": policy_class}
+    bases = (SparsifiedPolicy, policy_class)
     return types.new_class(f"Pruned{policy_class.__name__}", bases, exec_body=lambda namespace: namespace.update(body))

@@ -1,5 +1,7 @@
 """The SimBa encoder (Lee et al., 2024)."""
 
+from numbers import Integral
+
 import torch as th
 from torch import nn
 
@@ -51,7 +53,7 @@ class SimBaEncoder(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, num_blocks: int):
         super().__init__()
         for name, size in {"input_dim": input_dim, "hidden_dim": hidden_dim, "num_blocks": num_blocks}.items():
-            if int(size) != size or size < 1:
+            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
                 raise ValueError(f"{name} must be a positive integer, got {size!r}.")
         self.input_dim, self.hidden_dim, self.num_blocks = input_dim, hidden_dim, num_blocks
         self.projection = nn.Linear(input_dim, hidden_dim)

@@ -12,7 +12,7 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 
 from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.distributions import ExactSquashedDiagGaussian
-from sb3_sparse.common.networks import NormalizesObservations, linear_head
+from sb3_sparse.common.networks import SimBaActorBase, linear_head
 from sb3_sparse.common.observations import ObservationNormalizer
 from sb3_sparse.common.simba_policy import SimBaPolicy
 from sb3_sparse.networks import SimBaEncoder
@@ -20,7 +20,7 @@ from sb3_sparse.networks import SimBaEncoder
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
 
-class SimBaActor(NormalizesObservations, Actor):
+class SimBaActor(SimBaActorBase, Actor):
     """
     Stochastic actor of SAC: a SimBa encoder and two linear heads, mean and log standard deviation of a Gaussian that is
     squashed by tanh.
@@ -56,7 +56,7 @@ class SimBaActor(NormalizesObservations, Actor):
             normalize_images=normalize_images,
         )
         action_dim = get_action_dim(action_space)
-        self.normalizer = normalizer
+        self.normalizer, self.size = normalizer, size
         self.action_dist = ExactSquashedDiagGaussian(action_dim)  # type: ignore[assignment]
         self.latent_pi = SimBaEncoder(features_dim, size.hidden_dim, size.num_blocks)  # type: ignore[assignment]
         self.mu = linear_head(size.hidden_dim, action_dim)

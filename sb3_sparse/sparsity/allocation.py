@@ -31,7 +31,8 @@ def uniform(shapes: Shapes, sparsity: float, dense: Collection[str] = ()) -> dic
     """
     Give every weight the overall sparsity (paper, section 2.2).
 
-    Parameters with fewer than two dimensions (biases, normalisation) stay dense.
+    Parameters with fewer than two dimensions (biases, normalisation) stay dense, and nothing makes up for them: all parameters
+    together are a little less sparse.
 
     :param shapes: Parameter name -> shape.
     :param sparsity: Sparsity of every weight, in [0, 1).
@@ -64,12 +65,12 @@ def erdos_renyi(shapes: Shapes, sparsity: float, dense: Collection[str] = ()) ->
     :raises ValueError: if the parameters that stay dense alone exceed what the overall sparsity leaves.
     """
     sparsity = check_sparsity(sparsity)
-    if sparsity == 0.0:
-        return dict.fromkeys(shapes, 0.0)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     zeros = {name: math.floor(size * sparsity) for name, size in sizes.items()}
-    raw_density = {name: sum(shape) / sizes[name] for name, shape in shapes.items() if len(shape) >= 2}
+    if not any(zeros.values()):
+        return dict.fromkeys(shapes, 0.0)
     kept = _always_dense(shapes, dense)
+    raw_density = {name: sum(shape) / sizes[name] for name, shape in shapes.items() if name not in kept}
     while True:
         open_names = [name for name in shapes if name not in kept]
         budget = sum(sizes[n] - zeros[n] for n in open_names) - sum(zeros[n] for n in kept)
@@ -101,7 +102,7 @@ def get_distribution(distribution: str | Distribution) -> Distribution:
 
 
 def _always_dense(shapes: Shapes, dense: Collection[str]) -> set[str]:
-    return {name for name, shape in shapes.items() if len(shape) < 2 or name in dense}
+    return {name for name, shape in shapes.items() if len(shape) < 2 or 0 in shape or name in dense}
 
 
 def _unreachable(sparsity: float, sizes: Mapping[str, int], kept: Collection[str]) -> str:

@@ -1,6 +1,6 @@
 """Layers in which only the active weights are parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
@@ -24,9 +24,14 @@ class SparseLayer(nn.Module):
 
     Layers are made by :meth:`convert`, which turns a dense layer into a sparse one in place (it changes the object's class),
     so that hooks and every reference to the layer stay valid.
+
+    A subclass names the layer type it replaces, ``dense_type``, and computes its forward pass from ``weight``. Where a layer
+    has several weights under one mask, or one of another name, ``value_names`` says which parameter of the sparse layer holds
+    the active entries of which weight; the first must be ``values``. See :meth:`scatter`.
     """
 
     dense_type: ClassVar[type[nn.Module]]
+    value_names: ClassVar[Mapping[str, str]] = {"weight": "values"}
     values: nn.Parameter
     topology: Topology
     dense_gradient: th.Tensor | None
@@ -35,45 +40,61 @@ class SparseLayer(nn.Module):
     @classmethod
     @th.no_grad()
     def convert(
-        cls: type[SelfSparseLayer], layer: nn.Module, topology: Topology, values: nn.Parameter | None = None
+        cls: type[SelfSparseLayer],
+        layer: nn.Module,
+        topology: Topology,
+        tied: dict[nn.Parameter, nn.Parameter] | None = None,
     ) -> SelfSparseLayer:
         """
         Turn a dense layer into a sparse one in place, keeping its weights at the topology's positions.
 
         :param layer: Layer of exactly ``dense_type``
         :param topology: Positions of the active weights; moved to the layer's device
-        :param values: Existing parameter to use, where several layers are to share one; made from the weight if None
+        :param tied: Weight -> its active values, of the layers converted so far; a weight found there stays tied, others are
+            added
         :return: The same object
         """
-        weight = layer._parameters["weight"]
-        assert weight is not None and type(layer) is cls.dense_type and weight.shape == topology.shape
-        topology.to(weight.device)
-        del layer.weight
+        assert type(layer) is cls.dense_type
+        tied = {} if tied is None else tied
+        # All parameters are registered anew, for the order of the dense layer.
+        parameters = dict(layer._parameters)
+        layer._parameters.clear()
         layer.__class__ = cls
         assert isinstance(layer, cls)
+        for name, parameter in parameters.items():
+            if name in cls.value_names:
+                assert parameter is not None and parameter.shape == topology.shape
+                topology.to(parameter.device)
+                if parameter not in tied:
+                    tied[parameter] = nn.Parameter(topology.gather(parameter), requires_grad=parameter.requires_grad)
+                layer.register_parameter(cls.value_names[name], tied[parameter])
+            else:
+                layer.register_parameter(name, parameter)
         layer.topology = topology
-        bias = layer._parameters.pop("bias")
-        layer.values = nn.Parameter(topology.gather(weight), requires_grad=weight.requires_grad) if values is None else values
-        layer.register_parameter("bias", bias)  # after the values, as a dense layer has it after its weight
         layer.dense_gradient = None
         layer._records_dense_gradient = False
         return layer
 
     @th.no_grad()
-    def densify(self, weight: nn.Parameter | None = None) -> nn.Module:
+    def densify(self, tied: dict[nn.Parameter, nn.Parameter] | None = None) -> nn.Module:
         """
         Turn this layer into the dense one in place, with zeros at inactive positions. Inverse of :meth:`convert`.
 
-        :param weight: Existing parameter to use, where several layers are to share one; made from the values if None
+        :param tied: Values -> their weight, of the layers made dense so far; values found there stay tied, others are added
         :return: The same object
         """
-        if weight is None:
-            weight = nn.Parameter(self.topology.scatter(self.values), requires_grad=self.values.requires_grad)
-        bias = self._parameters.pop("bias")
-        del self.values, self.topology, self.dense_gradient, self._records_dense_gradient
+        tied = {} if tied is None else tied
+        weight_names, topology, parameters = self.weight_names(), self.topology, dict(self._parameters)
+        self._parameters.clear()
+        del self.topology, self.dense_gradient, self._records_dense_gradient
         self.__class__ = self.dense_type  # type: ignore[assignment]
-        self.register_parameter("weight", weight)
-        self.register_parameter("bias", bias)
+        for name, parameter in parameters.items():
+            if parameter is not None and name in weight_names:
+                if parameter not in tied:
+                    tied[parameter] = nn.Parameter(topology.scatter(parameter), requires_grad=parameter.requires_grad)
+                self.register_parameter(weight_names[name], tied[parameter])
+            else:
+                self.register_parameter(name, parameter)
         return self
 
     @property
@@ -84,25 +105,38 @@ class SparseLayer(nn.Module):
     @property
     def weight(self) -> th.Tensor:
         """The dense weight, built anew and differentiable; writing into it changes nothing (see :meth:`copy_weight`)."""
-        weight = self.topology.scatter(self.values)
+        return self.scatter(self.values)
+
+    def scatter(self, values: th.Tensor) -> th.Tensor:
+        """
+        Build the dense weight that the forward pass multiplies with; its gradient is what ``dense_gradient`` records.
+
+        :param values: (active,) this layer's values, or what a layer with several weights computes of them
+        :return: Dense weight, exactly 0 at inactive positions
+        """
+        weight = self.topology.scatter(values)
         if self._records_dense_gradient and weight.requires_grad:
             weight.register_hook(self._accumulate_dense_gradient)
         return weight
 
     @th.no_grad()
-    def set_topology(self, indices: th.Tensor, values: th.Tensor) -> None:
+    def set_topology(self, indices: th.Tensor, values: th.Tensor, *more_values: th.Tensor) -> None:
         """
-        Move the active weights, in place; their number stays. Layers that share the topology move along.
+        Move the active weights, in place; their number stays. Layers that share the topology move along, with the values they
+        have: set those, too.
 
         :param indices: (active,) flat row-major positions, strictly increasing
         :param values: (active,) values at these positions
-        :raises ValueError: if a shape does not fit or the indices are no valid positions.
+        :param more_values: The same of a layer's further weights, in the order of ``value_names``
+        :raises ValueError: if a shape does not fit or the indices are no valid positions. Nothing has changed then.
         """
-        if values.shape != self.values.shape:
-            expected, given = tuple(self.values.shape), tuple(values.shape)
-            raise ValueError(f"The values of this layer's active weights have shape {expected}, got {given}.")
+        tensors = (values, *more_values)
+        expected, given = [(self.topology.active,)] * len(self.value_names), [tuple(tensor.shape) for tensor in tensors]
+        if given != expected:
+            raise ValueError(f"The values of this layer's active weights have shapes {expected}, got {given}.")
         self.topology.assign(indices)
-        self.values.copy_(values)
+        for name, tensor in zip(self.value_names.values(), tensors, strict=True):
+            self._parameters[name].copy_(tensor)  # type: ignore[union-attr]
 
     @th.no_grad()
     def copy_weight(self, weight: th.Tensor) -> None:
@@ -126,34 +160,29 @@ class SparseLayer(nn.Module):
 
     @th.no_grad()
     def reset_parameters(self) -> None:
-        """Draw weights and bias anew from the dense layer's own initialisation; the topology stays."""
-        twin = self._dense_twin()
-        twin.reset_parameters()  # type: ignore[operator]
-        self.copy_weight(twin.weight)  # type: ignore[arg-type]
-        if self._parameters["bias"] is not None:
-            self._parameters["bias"].copy_(twin.bias)  # type: ignore[arg-type]
+        """Draw all parameters anew from the dense layer's own initialisation; the topology stays."""
+        twin = object.__new__(type(self))
+        # Not a deep copy: hooks may refer to anything, and the bias is to be drawn in place.
+        twin.__dict__.update({key: value.copy() if isinstance(value, dict) else value for key, value in self.__dict__.items()})
+        twin.densify().reset_parameters()  # type: ignore[operator]
+        for weight, values in self.value_names.items():
+            self._parameters[values].copy_(self.topology.gather(twin.get_parameter(weight)))  # type: ignore[union-attr]
 
-    def _dense_twin(self) -> nn.Module:
-        """A dense layer of this configuration, with parameters of its own and unset values."""
-        twin = self.dense_type.__new__(self.dense_type)
-        twin.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in self.__dict__.items()})
-        twin._modules.clear()
-        twin._parameters.clear()
-        twin.register_parameter("weight", nn.Parameter(self.values.new_empty(self.topology.shape)))
-        bias = self._parameters["bias"]
-        twin.register_parameter("bias", None if bias is None else nn.Parameter(th.empty_like(bias)))
-        return twin
+    def weight_names(self) -> dict[str, str]:
+        """Parameter of this layer -> the dense layer's weight of which it holds the active entries."""
+        return {values: weight for weight, values in self.value_names.items()}
 
     def _accumulate_dense_gradient(self, gradient: th.Tensor) -> None:
         gradient = gradient.detach()
         self.dense_gradient = gradient.clone() if self.dense_gradient is None else self.dense_gradient + gradient
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):  # type: ignore[no-untyped-def]
-        if prefix + "weight" in state_dict and prefix + "values" not in state_dict:
-            error_msgs.append(
-                f"layer {prefix.rstrip('.')!r} is sparse ({self.topology.active} of {self.topology.numel} weights active), "
-                "but the checkpoint holds a dense weight: build the model with sparsity 0 to load it, then prune."
-            )
+        for weight, values in self.value_names.items():
+            if prefix + weight in state_dict and prefix + values not in state_dict:
+                error_msgs.append(
+                    f"layer {prefix.rstrip('.')!r} has {self.topology.active} of {self.topology.numel} weights active, "
+                    f"but the checkpoint holds a dense {weight}: build the model with sparsity 0 to load it, then prune."
+                )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
 
     def extra_repr(self) -> str:

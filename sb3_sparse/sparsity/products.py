@@ -4,7 +4,6 @@ import functools
 import warnings
 
 import torch as th
-from torch.autograd.function import once_differentiable
 
 from sb3_sparse.sparsity.topology import Topology
 
@@ -25,6 +24,8 @@ def prefers_compressed_rows(input: th.Tensor, values: th.Tensor, topology: Topol
     """
     if input.device.type != "cpu" or not th.backends.mkl.is_available() or th.is_autocast_enabled("cpu"):
         return False
+    if th._C._are_functorch_transforms_active():  # torch.func has no rules for compressed rows
+        return False
     if values.dtype not in (th.float32, th.float64) or input.dtype != values.dtype or input.numel() == 0:
         return False
     return topology.density <= MAX_DENSITY or input.numel() <= SMALL_BATCH * input.shape[-1]
@@ -32,7 +33,8 @@ def prefers_compressed_rows(input: th.Tensor, values: th.Tensor, topology: Topol
 
 def compressed_linear(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, topology: Topology) -> th.Tensor:
     """
-    ``input @ weight.T + bias`` at a cost proportional to the number of active weights; differentiable once.
+    ``input @ weight.T + bias`` at a cost proportional to the number of active weights. Its gradient costs as much, unless it
+    is to be differentiated itself (``create_graph=True``): then the dense matrix is built.
 
     :param input: (..., in_features) batch
     :param values: (active,) values of the active weights
@@ -47,36 +49,46 @@ def compressed_linear(input: th.Tensor, values: th.Tensor, bias: th.Tensor | Non
 
 
 class _CompressedLinear(th.autograd.Function):
-    # Batches are transposed, because MKL multiplies a sparse matrix from the left; results are transposed views, so that the
-    # next layer's transposition costs nothing.
+    # Batches are transposed, because MKL multiplies a sparse matrix from the left, and its rows by columns six times slower.
+    # The output is transposed back, since a module may call ``view`` on what it takes for the output of a linear layer, and
+    # the input's gradient, since elementwise operations are slow on two layouts.
 
     @staticmethod
     def forward(ctx, input, values, bias, topology):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(input, values)
-        ctx.topology = topology
-        rows = topology.compressed_rows()
-        output = _matrix(rows.row_starts, rows.columns, values, topology.shape) @ input.t()  # (out, batch)
+        # Rows and not the topology, which may have moved by the time of the backward pass.
+        ctx.shape, ctx.rows, ctx.indices = topology.shape, topology.compressed_rows(), topology.long_indices()
+        ctx.columns = input.t().contiguous()  # (in, batch)
+        output = _matrix(ctx.rows.row_starts, ctx.rows.columns, values, ctx.shape) @ ctx.columns  # (out, batch)
         if bias is not None:
             output += bias.unsqueeze(1)
-        return output.t()
+        return output.t().contiguous()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
         input, values = ctx.saved_tensors
         needs_input, needs_values, needs_bias, _ = ctx.needs_input_grad
-        rows, shape = ctx.topology.compressed_rows(), ctx.topology.shape
+        rows, shape = ctx.rows, ctx.shape
+        if th.is_grad_enabled():
+            return _differentiable_gradients(grad_output, input, values, ctx)
+        grad_columns = grad_output.t().contiguous()  # (out, batch)
         grad_input = grad_values = grad_bias = None
         if needs_input:
             transposed_values = values.index_select(0, rows.to_transposed)
             transposed = _matrix(rows.transposed_row_starts, rows.transposed_columns, transposed_values, shape[::-1])
-            grad_input = (transposed @ grad_output.t()).t()
+            grad_input = (transposed @ grad_columns).t().contiguous()
         if needs_values:
             pattern = _matrix(rows.row_starts, rows.columns, th.zeros_like(values), shape)
-            grad_values = th.sparse.sampled_addmm(pattern, grad_output.t(), input, beta=0.0).values()
+            grad_values = th.sparse.sampled_addmm(pattern, grad_columns, ctx.columns.t(), beta=0.0).values()
         if needs_bias:
             grad_bias = grad_output.sum(0)
         return grad_input, grad_values, grad_bias, None
+
+
+def _differentiable_gradients(grad_output, input, values, ctx):  # type: ignore[no-untyped-def]
+    weight = values.new_zeros(ctx.shape.numel()).index_put((ctx.indices,), values).view(ctx.shape)
+    grad_values = (grad_output.t() @ input).reshape(-1).index_select(0, ctx.indices)
+    return grad_output @ weight, grad_values, grad_output.sum(0) if ctx.needs_input_grad[2] else None, None
 
 
 def _matrix(row_starts: th.Tensor, columns: th.Tensor, values: th.Tensor, shape: th.Size) -> th.Tensor:

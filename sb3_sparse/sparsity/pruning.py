@@ -12,7 +12,10 @@ from sb3_sparse.sparsity.layers import SparseLayer, sparse_type_of
 from sb3_sparse.sparsity.topology import Topology
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-Skip = Iterable[str | nn.Module | type[nn.Module]] | Callable[[str, nn.Module], bool]
+SkipEntry = str | nn.Module | type[nn.Module]
+Skip = SkipEntry | Iterable[SkipEntry] | Callable[[str, nn.Module], bool]
+# Parameter names of a prunable weight (of all weights under one mask) -> the layers that use it; several, if it is tied.
+Groups = dict[tuple[str, ...], list[nn.Module]]
 
 BUDGETS = ("all", "weights")
 
@@ -38,25 +41,28 @@ def prune(
     ``round((1 - layer sparsity) * size)``.
 
     :param module: Any module
-    :param sparsity: Fraction of the budget's parameters to remove, in [0, 1)
+    :param sparsity: Fraction of the budget's parameters to remove, in [0, 1) (of every layer with distribution "uniform")
     :param distribution: Layer-wise allocation: "erdos_renyi", "uniform", or a function with the signature of
         :func:`erdos_renyi`
     :param budget: What ``sparsity`` is a fraction of: "all" parameters of the module as in the paper's code (biases,
         normalisation and layers that cannot be pruned stay dense, the others make up for it) or the prunable "weights" only
     :param generator: CPU random generator for the masks, whatever device the module lives on; torch's default one if None
-    :param skip: What stays dense: names of submodules (with all below them), modules, types, or a predicate of
-        (name, module)
+    :param skip: What stays dense: names of submodules, modules or types, each with all below it; or a predicate of
+        (name, module), which is asked about every layer by itself
     :return: The same module
     :raises ValueError: if the sparsity cannot be reached, would leave a layer without any weight, or the module was pruned
         before. Nothing has changed then.
     """
     if generator is not None and generator.device.type != "cpu":
         raise ValueError(f"Masks are drawn on the CPU, to be the same on every device; got a generator on {generator.device}.")
-    active = allocate(module, sparsity, distribution=distribution, budget=budget, skip=skip)
-    for name, layers in _prunable_weights(module, skip).items():
-        shape = layers[0].weight.shape  # type: ignore[union-attr]
-        if active[name] < shape.numel():  # type: ignore[operator]
-            _convert(layers, Topology.random(shape, active[name], generator))  # type: ignore[arg-type]
+    groups, active = _plan(module, sparsity, distribution, budget, skip)
+    drawn: list[tuple[list[nn.Module], Topology]] = []
+    for names, layers in groups.items():
+        shape = module.get_parameter(names[0]).shape
+        if active[names[0]] < shape.numel():
+            drawn.append((layers, Topology.random(shape, active[names[0]], generator)))
+    for layers, topology in drawn:
+        _convert(layers, topology)
     return module
 
 
@@ -79,16 +85,7 @@ def allocate(
     :return: Parameter name of each prunable weight -> number of weights that stay active
     :raises ValueError: as :func:`prune`
     """
-    sparsity = check_sparsity(sparsity)
-    check_budget(budget)
-    distribution = get_distribution(distribution)
-    _refuse_pruned(module)
-    groups = _prunable_weights(module, skip)
-    if not groups and sparsity > 0.0:
-        raise ValueError(f"{type(module).__name__} has no layer to prune (linear or 2-d convolution, not skipped).")
-    shapes = _budgeted_shapes(module, groups, budget)
-    layer_sparsity = distribution(shapes, sparsity, dense=[name for name in shapes if name not in groups])
-    return {name: _active_count(name, shapes[name], layer_sparsity[name], sparsity) for name in groups}
+    return _plan(module, sparsity, distribution, budget, skip)[1]
 
 
 def check_budget(budget: str) -> None:
@@ -110,12 +107,9 @@ def to_dense(module: ModuleT) -> ModuleT:
     :return: A copy without any layer of this package, whose ``state_dict`` fits the module before it was pruned
     """
     dense = copy.deepcopy(module)
-    weights: dict[int, nn.Parameter] = {}
-    for layer in list(dense.modules()):
-        if isinstance(layer, SparseLayer):
-            key = id(layer.values)
-            layer.densify(weights.get(key))
-            weights[key] = layer.weight  # type: ignore[assignment]
+    tied: dict[nn.Parameter, nn.Parameter] = {}
+    for _, layer in list(sparse_layers(dense)):
+        layer.densify(tied)
     return dense
 
 
@@ -124,13 +118,38 @@ def share_topology(source: nn.Module, target: nn.Module) -> None:
     Prune ``target`` in place exactly as ``source`` is: corresponding layers share one topology (as a module), not the values.
 
     :param source: Pruned module
-    :param target: Unpruned module of the same structure, e.g. a target network
+    :param target: Unpruned module of the same structure on the same device, e.g. a target network; it may contain layers of
+        the source itself
+    :raises ValueError: if a layer does not correspond or was pruned by itself. Nothing has changed then.
     """
-    sparse = {name: layer for name, layer in source.named_modules() if isinstance(layer, SparseLayer)}
-    for name, layer in sparse.items():
+    pairs = [(layer, _counterpart(target, name, layer)) for name, layer in sparse_layers(source)]
+    tied: dict[nn.Parameter, nn.Parameter] = {}
+    for layer, counterpart in pairs:
+        if not isinstance(counterpart, SparseLayer):
+            type(layer).convert(counterpart, layer.topology, tied)
+
+
+def _counterpart(target: nn.Module, name: str, layer: SparseLayer) -> nn.Module:
+    """The layer of the same name, if it can take the topology or has it already."""
+    try:
         counterpart = target.get_submodule(name)
-        if counterpart is not layer and not isinstance(counterpart, SparseLayer):
-            type(layer).convert(counterpart, layer.topology)
+    except AttributeError:
+        raise ValueError(f"The target has no layer {name!r}: its structure must be that of the source.") from None
+    if isinstance(counterpart, SparseLayer):
+        if counterpart.topology is not layer.topology:
+            raise ValueError(
+                f"Layer {name!r} of the target is pruned already, with a topology of its own: give a dense target."
+            )
+    elif sparse_type_of(counterpart) is not type(layer):
+        given = type(counterpart).__name__
+        raise ValueError(f"Layer {name!r} of the target is a {given}, where the source has a {layer.dense_type.__name__}.")
+    else:
+        for weight in _weights(counterpart):
+            if weight is None or weight.shape != layer.topology.shape or weight.device != layer.indices.device:
+                given = "computed by something else" if weight is None else f"{tuple(weight.shape)} on {weight.device}"
+                expected = f"{tuple(layer.topology.shape)} on {layer.indices.device}"
+                raise ValueError(f"The weight of layer {name!r} is {given} in the target, but {expected} in the source.")
+    return counterpart
 
 
 def sparse_layers(module: nn.Module) -> Iterator[tuple[str, SparseLayer]]:
@@ -153,54 +172,90 @@ def _refuse_pruned(module: nn.Module) -> None:
         )
 
 
-def _prunable_weights(module: nn.Module, skip: Skip) -> dict[str, list[nn.Module]]:
-    """Map each prunable weight's parameter name to the layers that use it (several, if it is tied)."""
+def _plan(
+    module: nn.Module, sparsity: float, distribution: str | Distribution, budget: str, skip: Skip
+) -> tuple[Groups, dict[str, int]]:
+    """Find what is pruned and compute how many weights stay active; whatever can go wrong goes wrong here."""
+    sparsity = check_sparsity(sparsity)
+    check_budget(budget)
+    distribution = get_distribution(distribution)
+    _refuse_pruned(module)
+    layers = _prunable_layers(module, skip)
+    groups = _group(module, layers)
+    if sparsity > 0.0:
+        _refuse_unready(module, layers)
+        for names, users in groups.items():
+            _refuse_foreign_tie(module, names, users)
+        if not groups:
+            raise ValueError(f"{type(module).__name__} has no layer to prune (linear or 2-d convolution, not skipped).")
+    prunable = {name for names in groups for name in names}
+    shapes = _budgeted_shapes(module, prunable, budget)
+    layer_sparsity = distribution(shapes, sparsity, dense=[name for name in shapes if name not in prunable])
+    active = {names[0]: _active_count(names[0], shapes[names[0]], layer_sparsity[names[0]], sparsity) for names in groups}
+    return groups, {name: active[names[0]] for names in groups for name in names}
+
+
+def _prunable_layers(module: nn.Module, skip: Skip) -> dict[str, nn.Module]:
     skipped = _skipped(module, skip)
+    return {
+        name: layer for name, layer in module.named_modules() if sparse_type_of(layer) is not None and layer not in skipped
+    }
+
+
+def _weights(layer: nn.Module) -> list[nn.Parameter | None]:
+    """The weights of a prunable layer; None for one that something else computes, as the old spectral norm does."""
+    sparse_type = sparse_type_of(layer)
+    assert sparse_type is not None
+    return [layer._parameters.get(name) for name in sparse_type.value_names]
+
+
+def _group(module: nn.Module, layers: dict[str, nn.Module]) -> Groups:
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    groups: dict[str, list[nn.Module]] = {}
-    for name, layer in module.named_modules():
-        if sparse_type_of(layer) is not None and layer not in skipped:
-            groups.setdefault(names[id(_own_weight(name, layer))], []).append(layer)
-    for name, layers in groups.items():
-        _refuse_foreign_tie(module, name, layers)
+    groups: Groups = {}
+    for layer in layers.values():
+        weights = _weights(layer)
+        if all(weight is not None for weight in weights):
+            groups.setdefault(tuple(names[id(weight)] for weight in weights), []).append(layer)
     return groups
 
 
-def _own_weight(name: str, layer: nn.Module) -> nn.Parameter:
-    weight = layer._parameters.get("weight")
-    if weight is None or nn.parameter.is_lazy(weight):
-        state = "not initialised yet (run one forward pass first)" if weight is not None else "computed by something else"
-        raise ValueError(
-            f"The weight of layer {name!r} is {state}: skip that layer, or prune before anything else wraps its weight."
-        )
-    return weight
+def _refuse_unready(module: nn.Module, layers: dict[str, nn.Module]) -> None:
+    for name, parameter in module.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise ValueError(f"Parameter {name!r} is not initialised yet: run one forward pass first.")
+    for name, layer in layers.items():
+        if any(weight is None for weight in _weights(layer)):
+            raise ValueError(
+                f"The weight of layer {name!r} is computed by something else: skip that layer, or prune before anything else "
+                "wraps its weight."
+            )
 
 
-def _refuse_foreign_tie(module: nn.Module, weight_name: str, layers: list[nn.Module]) -> None:
-    weight = layers[0]._parameters["weight"]
+def _refuse_foreign_tie(module: nn.Module, names: tuple[str, ...], layers: list[nn.Module]) -> None:
+    weights = {id(weight) for weight in _weights(layers[0])}
     for name, owner in module.named_modules():
         for key, parameter in owner._parameters.items():
-            if parameter is weight and not (key == "weight" and any(owner is layer for layer in layers)):
+            if id(parameter) in weights and not (owner in layers and key in sparse_type_of(owner).value_names):  # type: ignore
                 raise ValueError(
-                    f"Weight {weight_name!r} is also {key!r} of {name!r} ({type(owner).__name__}), which is not pruned along: "
+                    f"Weight {names[0]!r} is also {key!r} of {name!r} ({type(owner).__name__}), which is not pruned along: "
                     "skip both or untie them."
                 )
     if len({type(layer) for layer in layers}) > 1:
-        raise ValueError(f"Weight {weight_name!r} is tied between layers of different types: skip or untie them.")
+        raise ValueError(f"Weight {names[0]!r} is tied between layers of different types: skip or untie them.")
 
 
 def _skipped(module: nn.Module, skip: Skip) -> set[nn.Module]:
-    if callable(skip):
-        return {layer for name, layer in module.named_modules() if skip(name, layer)}
-    if isinstance(skip, str):
+    if isinstance(skip, str | nn.Module | type):
         skip = (skip,)
+    if callable(skip):
+        return {layer for name, layer in module.named_modules(remove_duplicate=False) if skip(name, layer)}
     skipped: set[nn.Module] = set()
     for entry in skip:
         skipped |= _matching(module, entry)
     return skipped
 
 
-def _matching(module: nn.Module, entry: str | nn.Module | type[nn.Module]) -> set[nn.Module]:
+def _matching(module: nn.Module, entry: SkipEntry) -> set[nn.Module]:
     if isinstance(entry, nn.Module):
         return set(entry.modules())
     if isinstance(entry, str):
@@ -211,18 +266,20 @@ def _matching(module: nn.Module, entry: str | nn.Module | type[nn.Module]) -> se
     return {inner for layer in module.modules() if isinstance(layer, entry) for inner in layer.modules()}
 
 
-def _budgeted_shapes(module: nn.Module, groups: dict[str, list[nn.Module]], budget: str) -> dict[str, tuple[int, ...]]:
+def _budgeted_shapes(module: nn.Module, prunable: set[str], budget: str) -> dict[str, tuple[int, ...]]:
     return {
         name: tuple(parameter.shape)
         for name, parameter in module.named_parameters()
-        if name in groups or (budget == "all" and not nn.parameter.is_lazy(parameter))
+        if name in prunable or (budget == "all" and not nn.parameter.is_lazy(parameter))
     }
 
 
 def _active_count(name: str, shape: tuple[int, ...], layer_sparsity: float, sparsity: float) -> int:
     size = th.Size(shape).numel()
+    if not 0.0 <= layer_sparsity <= 1.0:
+        raise ValueError(f"The distribution gave {name!r} the sparsity {layer_sparsity}: it must lie in [0, 1].")
     active = round((1.0 - layer_sparsity) * size)
-    if active < 1:
+    if active < 1 <= size:
         raise ValueError(
             f"At sparsity {sparsity:g}, {name!r} of shape {shape} would keep no weight at all (layer sparsity "
             f"{layer_sparsity:.6f}): choose a lower sparsity, a larger network, or skip that layer."
@@ -231,8 +288,8 @@ def _active_count(name: str, shape: tuple[int, ...], layer_sparsity: float, spar
 
 
 def _convert(layers: list[nn.Module], topology: Topology) -> None:
-    values: nn.Parameter | None = None
+    tied: dict[nn.Parameter, nn.Parameter] = {}
     for layer in layers:
         sparse_type = sparse_type_of(layer)
         assert sparse_type is not None
-        values = sparse_type.convert(layer, topology, values).values
+        sparse_type.convert(layer, topology, tied)

@@ -101,10 +101,11 @@ def summary(module: nn.Module) -> Summary:
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            if isinstance(layer, SparseLayer) and key == "values":
-                layers[name] = _sparse(layer)
+            weight_name = layer.weight_names().get(key) if isinstance(layer, SparseLayer) else None
+            label = name if "weight" in (key, weight_name) else f"{name}.{weight_name or key}".lstrip(".")
+            if isinstance(layer, SparseLayer) and weight_name is not None:
+                layers[label] = _sparse(layer)
             elif parameter.ndim >= 2:
-                label = name if key == "weight" else f"{name}.{key}".lstrip(".")
                 layers[label] = LayerSummary(tuple(parameter.shape), parameter.numel(), parameter.numel(), 0)
             else:
                 other += parameter.numel()

@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 
 _INT32_MAX = 2**31 - 1
+_REMEDY = "Build the model with the sparsity, distribution, budget and network size that the checkpoint was made with."
 
 
 class CompressedRows(NamedTuple):
@@ -48,7 +49,8 @@ class Topology(nn.Module):
         self.shape = th.Size(shape)
         dtype = th.int32 if self.numel <= _INT32_MAX else th.int64
         _check_indices(indices, self.numel)
-        self.register_buffer("indices", indices.to(dtype))
+        # A copy: indices are written in place, and the caller's tensor may be those of another topology.
+        self.register_buffer("indices", indices.to(dtype, copy=True))
         # Saved, so that a checkpoint of another shape with as many active weights does not pass for a fitting one.
         self.register_buffer("weight_shape", th.tensor(self.shape))
         self._derived: dict[str, tuple[th.Tensor, int, Any]] = {}
@@ -61,7 +63,10 @@ class Topology(nn.Module):
         :param shape: Shape of the dense weight
         :param active: Exact number of active weights, at least 1
         :param generator: CPU generator; the default one if None
+        :raises ValueError: if the shape has fewer positions, or ``active`` is less than 1.
         """
+        if not 1 <= active <= math.prod(shape):
+            raise ValueError(f"Of shape {tuple(shape)}, between 1 and {math.prod(shape)} weights can be active; got {active}.")
         order = th.randperm(math.prod(shape), generator=generator)
         return cls(order[:active].sort().values, shape)
 
@@ -128,9 +133,12 @@ class Topology(nn.Module):
 
     def _derive(self, key: str, build: Any) -> Any:
         """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
+        if self.indices.is_inference():  # made under th.inference_mode(), and without a version
+            return build()
         source, version, value = self._derived.get(key, (None, -1, None))
         if source is not self.indices or version != self.indices._version:
-            value = build()
+            with th.inference_mode(False):  # what is cached must serve the next backward pass, too
+                value = build()
             self._derived[key] = (self.indices, self.indices._version, value)
         return value
 
@@ -141,18 +149,21 @@ class Topology(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):  # type: ignore[no-untyped-def]
         problem = self._misfit(state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight_shape"))
         if problem is not None:
-            error_msgs.append(
-                f"topology {prefix.rstrip('.')!r} does not fit: {problem}. Build the model with the sparsity, distribution, "
-                "budget and network size that the checkpoint was made with."
-            )
+            error_msgs.append(f"topology {prefix.rstrip('.')!r} {problem}")
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
 
     def _misfit(self, indices: th.Tensor | None, shape: th.Tensor | None) -> str | None:
+        """Say what is wrong with a checkpoint's topology, if anything is."""
         if shape is not None and tuple(shape.tolist()) != tuple(self.shape):
-            return f"the checkpoint's weight has shape {tuple(shape.tolist())}, the model's {tuple(self.shape)}"
+            return f"does not fit: it has shape {tuple(shape.tolist())} in the checkpoint, {tuple(self.shape)} here. {_REMEDY}"
         if indices is not None and indices.numel() != self.active:
-            return f"the checkpoint has {indices.numel()} active weights, the model {self.active} of {self.numel}"
+            counts = f"{indices.numel()} active weights in the checkpoint, {self.active} of {self.numel} here"
+            return f"does not fit: {counts}. {_REMEDY}"
+        try:
+            _check_indices(self.indices if indices is None else indices, self.numel)
+        except ValueError as error:
+            return f"is damaged in the checkpoint: {error}"
         return None
 
     def extra_repr(self) -> str:

@@ -13,13 +13,13 @@ from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
 from sb3_sparse.common.architecture import SimBaSize
-from sb3_sparse.common.networks import NormalizesObservations, linear_head
+from sb3_sparse.common.networks import SimBaActorBase, linear_head
 from sb3_sparse.common.observations import ObservationNormalizer
 from sb3_sparse.common.simba_policy import SimBaPolicy
 from sb3_sparse.networks import SimBaEncoder
 
 
-class SimBaDeterministicActor(NormalizesObservations, Actor):
+class SimBaDeterministicActor(SimBaActorBase, Actor):
     """
     Deterministic actor of TD3 and DDPG: a SimBa encoder and one linear head, squashed by tanh.
 
@@ -50,7 +50,7 @@ class SimBaDeterministicActor(NormalizesObservations, Actor):
             features_dim=features_dim,
             normalize_images=normalize_images,
         )
-        self.normalizer = normalizer
+        self.normalizer, self.size = normalizer, size
         encoder = SimBaEncoder(features_dim, size.hidden_dim, size.num_blocks)
         head = linear_head(size.hidden_dim, get_action_dim(action_space))
         self.mu = nn.Sequential(OrderedDict(encoder=encoder, head=head, squash=nn.Tanh()))

@@ -1,0 +1,304 @@
+import copy
+import pickle
+import subprocess
+import sys
+import textwrap
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch as th
+from sb3_contrib import QRDQN, TQC
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from test_policies import RandomEnv
+from test_save_load import assert_same_state, train_alike
+from torch import nn
+
+from sb3_sparse import SparseSimBaPolicy, sparsify
+from sb3_sparse.common.pruned_policy import optimizers_of
+from sb3_sparse.sparsity import SparseLayer, prune, register_sparse_layer, sparse_layers, summary
+
+ALGORITHMS = [SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO, A2C]
+TARGETS = {"actor": "actor_target", "critic": "critic_target", "q_net": "q_net_target", "quantile_net": "quantile_net_target"}
+each_algorithm = pytest.mark.parametrize("model_class", ALGORITHMS)
+
+
+class TwoWeights(nn.Module):
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.weight, self.other = (nn.Parameter(th.randn(out_features, in_features)) for _ in range(2))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return x @ (self.weight + self.other).t()
+
+
+@register_sparse_layer
+class SparseTwoWeights(SparseLayer):
+    dense_type = TwoWeights
+    value_names: ClassVar = {"weight": "values", "other": "other_values"}
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return x @ self.scatter(self.values + self.other_values).t()
+
+
+def make(model_class: Any, policy: str = "MlpPolicy", env: Any = None, **kwargs: Any) -> Any:
+    kwargs.setdefault("policy_kwargs", dict(net_arch=[32, 32]))
+    if issubclass(model_class, OffPolicyAlgorithm):
+        kwargs = dict(learning_starts=16, batch_size=8, buffer_size=200, train_freq=1) | kwargs
+    elif model_class is PPO:
+        kwargs = dict(n_steps=16, batch_size=8, n_epochs=1) | kwargs
+    if env is None:
+        env = "CartPole-v1" if model_class in (DQN, QRDQN) else RandomEnv()
+    return model_class(policy, env, seed=0, device="cpu", **kwargs)
+
+
+def predictions(model: Any) -> np.ndarray:
+    model.observation_space.seed(0)
+    observations = np.stack([model.observation_space.sample() for _ in range(8)])
+    return model.predict(np.clip(observations, -10, 10), deterministic=True)[0]
+
+
+def check(model: Any) -> None:
+    """Optimizers hold exactly the parameters of the online networks; targets share topologies."""
+    held = {id(p) for optimizer in optimizers_of(model.policy) for group in optimizer.param_groups for p in group["params"]}
+    targets = [getattr(model.policy, name) for name in TARGETS.values() if hasattr(model.policy, name)]
+    frozen = {id(p) for target in targets for p in target.parameters()}
+    assert held == {id(p) for p in model.policy.parameters()} - frozen
+    for online, target in TARGETS.items():
+        if hasattr(model.policy, target):
+            layers, counterparts = (dict(sparse_layers(getattr(model.policy, name))) for name in (online, target))
+            assert layers and layers.keys() == counterparts.keys()
+            assert all(layer.topology is counterparts[name].topology for name, layer in layers.items())
+
+
+@each_algorithm
+def test_train_save_load(model_class, tmp_path) -> None:
+    model = make(model_class)
+    total = sum(p.numel() for p in model.policy.parameters())
+    assert sparsify(model, 0.6) is model
+    assert 1 - sum(p.numel() for p in model.policy.parameters()) / total == pytest.approx(0.6, abs=0.01)
+    check(model)
+    before = predictions(model)
+    parameters = [p.clone() for p in model.policy.parameters()]
+    model.learn(40)
+    assert not all(map(th.equal, parameters, model.policy.parameters()))
+    model.save(tmp_path / "model")
+    expected = predictions(model)
+    loaded = model_class.load(tmp_path / "model", env=model.get_env())
+    assert before.shape == expected.shape
+    np.testing.assert_array_equal(predictions(loaded), expected)
+    assert_same_state(loaded.get_parameters(), model.get_parameters())
+    check(loaded)
+    loaded.learn(40)
+
+
+@pytest.mark.parametrize("model_class", [SAC, PPO])
+def test_load_in_a_new_process(model_class, tmp_path) -> None:
+    model = sparsify(make(model_class, env="Pendulum-v1"), 0.6).learn(20)
+    model.save(tmp_path / "model")
+    th.save(model.policy, tmp_path / "policy.pth")
+    script = f"""
+        import gymnasium as gym, numpy as np, torch as th
+        from stable_baselines3 import {model_class.__name__}
+        model = {model_class.__name__}.load({str(tmp_path / "model")!r}, env=gym.make("Pendulum-v1"), device="cpu")
+        print(model.predict(np.ones(3, np.float32), deterministic=True)[0].item())
+        policy = th.load({str(tmp_path / "policy.pth")!r}, weights_only=False)
+        print(policy.predict(np.ones(3, np.float32), deterministic=True)[0].item())
+        model.learn(20)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    expected = model.predict(np.ones(3, np.float32), deterministic=True)[0].item()
+    assert [float(line) for line in run.stdout.splitlines()] == pytest.approx([expected] * 2, abs=1e-6)
+
+
+@each_algorithm
+def test_policy_is_copied_and_pickled(model_class) -> None:
+    # Before training: SB3's on-policy policies keep tensors of a graph, which torch does not copy.
+    model = sparsify(make(model_class), 0.6)
+    for duplicate in (copy.deepcopy(model.policy), pickle.loads(pickle.dumps(model.policy))):
+        assert type(duplicate) is type(model.policy)
+        assert_same_state(duplicate.state_dict(), model.policy.state_dict())
+
+
+@pytest.mark.parametrize("model_class", [SAC, TD3, DQN, PPO])
+def test_moments_of_kept_weights_stay(model_class) -> None:
+    model = make(model_class).learn(40)
+    dense = copy.deepcopy(model.policy.state_dict())
+    moments = {
+        name: copy.deepcopy(optimizer.state[parameter])
+        for optimizer in optimizers_of(model.policy)
+        for name, parameter in model.policy.named_parameters()
+        if parameter in optimizer.state
+    }
+    sparsify(model, 0.5)
+    check(model)
+    compared = 0
+    layers = dict(sparse_layers(model.policy))
+    for optimizer in optimizers_of(model.policy):
+        assert {id(p) for p in optimizer.state} <= {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, parameter in model.policy.named_parameters():
+            if parameter not in optimizer.state:
+                continue
+            layer = layers.get(name.removesuffix(".values"))
+            old = moments[name.removesuffix("values") + "weight" if layer else name]
+            for key, value in optimizer.state[parameter].items():
+                expected = layer.topology.gather(old[key]) if layer and old[key].ndim else old[key]
+                assert th.equal(value, expected)
+                compared += layer is not None
+    assert compared
+    for name, layer in layers.items():
+        assert th.equal(layer.values, layer.topology.gather(dense[f"{name}.weight"]))
+    model.learn(20)
+
+
+@pytest.mark.parametrize("model_class", [SAC, TD3, DQN])
+def test_targets_follow(model_class) -> None:
+    model = sparsify(make(model_class, tau=0.5, **(dict(target_update_interval=1) if model_class is DQN else {})), 0.6)
+    model.learn(30)
+    target = model.q_net_target if model_class is DQN else model.critic_target
+    online = model.q_net if model_class is DQN else model.critic
+    before = [p.clone() for p in target.parameters()]
+    model.lr_schedule = lambda _: 0.0
+    for _ in range(30):
+        model.train(2, 8)
+        if model_class is DQN:
+            model._on_step()
+    assert not all(map(th.equal, before, target.parameters()))
+    for p, q in zip(online.parameters(), target.parameters(), strict=True):
+        th.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_class", [SAC, DQN, PPO])
+def test_cnn_policy(model_class, tmp_path) -> None:
+    env = FakeImageEnv(screen_height=40, screen_width=40, discrete=model_class is DQN)
+    model = sparsify(
+        make(model_class, "CnnPolicy", env, policy_kwargs=dict(features_extractor_kwargs=dict(features_dim=16))), 0.8
+    )
+    check(model)
+    network = {SAC: "actor", DQN: "q_net", PPO: "features_extractor"}[model_class]
+    assert any("cnn" in name for name, _ in sparse_layers(model.policy.get_submodule(network)))
+    if model_class is DQN:
+        # Extractor and head are one network.
+        assert summary(model.q_net).sparsity == pytest.approx(0.8, abs=1e-3)
+    model.learn(18)
+    model.save(tmp_path / "model")
+    loaded = model_class.load(tmp_path / "model")
+    observation = model.observation_space.sample()
+    np.testing.assert_array_equal(*(m.predict(observation, deterministic=True)[0] for m in (model, loaded)))
+
+
+@pytest.mark.parametrize("model_class", [SAC, PPO])
+def test_sparsity_by_network(model_class) -> None:
+    model = sparsify(make(model_class), {"actor": 0.0, "critic": 0.5}, distribution="uniform", budget="weights")
+    names = [name for name, _ in sparse_layers(model.policy)]
+    assert names
+    assert not any(name.startswith(("actor.", "action_net", "mlp_extractor.policy_net")) for name in names)
+    assert all(layer.topology.density == pytest.approx(0.5, abs=0.02) for _, layer in sparse_layers(model.policy))
+
+
+@pytest.mark.parametrize("skip", ["actor.mu", ["actor.mu", "critic.qf0"]])
+def test_skip(skip, tmp_path) -> None:
+    kwargs = dict(skip=skip, distribution="uniform", budget="weights")
+    model = sparsify(make(SAC), 0.5, **kwargs).learn(20)
+    names = {name for name, _ in sparse_layers(model.policy)}
+    assert "actor.mu" not in names and "actor.log_std" in names
+    assert any(name.startswith("critic.qf0") for name in names) == isinstance(skip, str)
+    model.save(tmp_path / "model")
+    assert {name for name, _ in sparse_layers(SAC.load(tmp_path / "model").policy)} == names
+
+
+@each_algorithm
+def test_mask_seed(model_class) -> None:
+    def indices(**kwargs: Any) -> list[th.Tensor]:
+        return [layer.indices for _, layer in sparse_layers(sparsify(make(model_class), 0.5, **kwargs).policy)]
+
+    first, second, third = indices(mask_seed=1), indices(mask_seed=1), indices(mask_seed=2)
+    assert all(map(th.equal, first, second)) and not all(map(th.equal, first, third))
+    # Drawn from the model's seed.
+    assert all(map(th.equal, indices(), indices()))
+
+
+@pytest.mark.parametrize("model_class", [SAC, DQN, PPO])
+@pytest.mark.parametrize(
+    "kwargs, error, message",
+    [
+        (dict(sparsity=1.0), ValueError, r"sparsity must lie in \[0, 1\).*got 1"),
+        (dict(sparsity={"critic": 0.5}), ValueError, 'needs the keys "actor" and "critic"'),
+        (dict(sparsity=0.5, distribution="normal"), ValueError, "Unknown distribution 'normal'"),
+        (dict(sparsity=0.5, budget="none"), ValueError, "Unknown budget 'none'"),
+        (dict(sparsity=0.5, mask_seed="x"), ValueError, "mask_seed must be an integer .*got 'x'"),
+        (dict(sparsity=0.5, skip=["nothing"]), ValueError, r"skip names 'nothing'.*no such submodule"),
+        (dict(sparsity=0.9999), ValueError, "choose a"),
+        (dict(sparsity=0.5, skip=["actor", "critic", "q_net", "action_net"]), ValueError, "no such submodule"),
+        # Only the critic cannot be pruned like that.
+        (dict(sparsity={"actor": 0.5, "critic": 0.9999}), ValueError, "choose a"),
+    ],
+)
+def test_errors_change_nothing(model_class, kwargs, error, message) -> None:
+    model = make(model_class).learn(20)
+    before, policy_class = copy.deepcopy(model.get_parameters()), type(model.policy)
+    policy_kwargs = dict(model.policy_kwargs)
+    with pytest.raises(error, match=message):
+        sparsify(model, **kwargs)
+    assert type(model.policy) is model.policy_class is policy_class
+    assert model.policy_kwargs == policy_kwargs
+    assert_same_state(model.get_parameters(), before)
+    model.learn(20)
+
+
+def test_sparse_policies_are_refused() -> None:
+    model = SAC(SparseSimBaPolicy, RandomEnv(), policy_kwargs=dict(width_scale=0.0625), buffer_size=10)
+    with pytest.raises(ValueError, match=r"SparseSimBaPolicy prunes its networks itself.*give sparsity in policy_kwargs"):
+        sparsify(model, 0.5)
+    model = sparsify(make(SAC), 0.5)
+    before = copy.deepcopy(model.get_parameters())
+    with pytest.raises(ValueError, match="sparsify a fresh stock model"):
+        sparsify(model, 0.5)
+    assert_same_state(model.get_parameters(), before)
+    model = make(SAC)
+    prune(model.actor, 0.5)
+    with pytest.raises(ValueError, match="pruned already"):
+        sparsify(model, 0.5)
+    assert not any(sparse_layers(model.critic))
+
+
+def test_dictionary_of_the_user_stays_as_it_is() -> None:
+    mine = dict(net_arch=[32, 32])
+    sparsify(make(PPO, policy_kwargs=mine), 0.5)
+    assert mine == dict(net_arch=[32, 32])
+
+
+def test_continued_training_after_load(tmp_path) -> None:
+    model = sparsify(make(SAC), 0.6).learn(40)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = SAC.load(tmp_path / "model", env=model.get_env())
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    train_alike(model, loaded)
+    assert_same_state(loaded.get_parameters(), model.get_parameters())
+
+
+def test_optimizers_follow_layers_with_several_weights() -> None:
+    # Two weights under one mask, each with moments of its own.
+    model = make(SAC, policy_kwargs=dict(net_arch=[32, 32]))
+    model.actor.latent_pi[0] = TwoWeights(3, 32)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters(), lr=1e-3)
+    model.learn(20)
+    moments = [model.actor.optimizer.state[p]["exp_avg"].clone() for p in model.actor.latent_pi[0].parameters()]
+    sparsify(model, 0.5, distribution="uniform", budget="weights")
+    check(model)
+    layer = model.actor.latent_pi[0]
+    assert isinstance(layer, SparseTwoWeights)
+    for values, moment in zip((layer.values, layer.other_values), moments, strict=True):
+        assert th.equal(model.actor.optimizer.state[values]["exp_avg"], layer.topology.gather(moment))
+    model.learn(20)
+
+
+def test_zero_sparsity_changes_nothing() -> None:
+    model = make(SAC).learn(20)
+    before = copy.deepcopy(model.get_parameters())
+    sparsify(model, 0.0)
+    assert_same_state(model.get_parameters(), before)
