@@ -470,3 +470,21 @@ def test_vec_normalize_of_some_entries(model_class, policy) -> None:
 def test_wrapped_time_limit() -> None:
     env = gym.wrappers.TimeLimit(RandomEnv(), 7)
     assert make(SAC, SparseSimBaPolicy, env).learn(30)._n_updates == 10
+
+
+def test_mask_seed_that_was_drawn_is_that_of_the_loaded_masks(tmp_path) -> None:
+    model = SAC(
+        SparseSimBaPolicy, "Pendulum-v1", policy_kwargs={"sparsity": 0.5, "width_scale": 0.0625}, seed=1, buffer_size=10
+    )
+    model.save(tmp_path / "model")
+    loaded = SAC.load(tmp_path / "model")
+    assert loaded.policy.mask_seed == model.policy.mask_seed
+    rebuilt = SAC(
+        SparseSimBaPolicy,
+        "Pendulum-v1",
+        policy_kwargs={"sparsity": 0.5, "width_scale": 0.0625, "mask_seed": loaded.policy.mask_seed},
+        seed=2,
+        buffer_size=10,
+    )
+    layers = [dict(sparse_layers(policy)) for policy in (loaded.policy, rebuilt.policy)]
+    assert layers[0] and all(layer.indices.equal(layers[1][name].indices) for name, layer in layers[0].items())

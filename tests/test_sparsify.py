@@ -301,4 +301,6 @@ def test_zero_sparsity_changes_nothing() -> None:
     model = make(SAC).learn(20)
     before = copy.deepcopy(model.get_parameters())
     sparsify(model, 0.0)
-    assert_same_state(model.get_parameters(), before)
+    after = model.get_parameters()
+    assert after["policy"].pop("seed_of_masks") == model.policy.mask_seed
+    assert_same_state(after, before)

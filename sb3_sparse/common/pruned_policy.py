@@ -33,6 +33,8 @@ class PrunedPolicy(BasePolicy):
     :param kwargs: Keyword arguments of the policy
     """
 
+    seed_of_masks: th.Tensor
+
     def __init__(
         self,
         *args: Any,
@@ -46,13 +48,27 @@ class PrunedPolicy(BasePolicy):
         # The policy's constructor builds the networks, so all this must be known before it runs.
         self.sparsity = dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
         self.pruning = PruningConfig.create(sparsity, distribution, budget)
-        self.mask_seed = draw_mask_seed() if mask_seed is None else check_mask_seed(mask_seed)
+        self._mask_seed = draw_mask_seed() if mask_seed is None else check_mask_seed(mask_seed)
         self.skip = (skip,) if isinstance(skip, str) else tuple(skip)
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]
+        self.note_mask_seed(self._mask_seed)
         prune_policy(self, self.pruning, self.mask_seed, self.skip)
+
+    @property
+    def mask_seed(self) -> int:
+        """Seed that the present masks were drawn with, given or drawn; a loaded policy has that of its checkpoint."""
+        return int(self.seed_of_masks)
+
+    def note_mask_seed(self, mask_seed: int) -> None:
+        """
+        Keep the seed of the masks with them.
+
+        :param mask_seed: Seed
+        """
+        self.register_buffer("seed_of_masks", th.tensor(mask_seed))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -53,7 +53,8 @@ def sparsify(
     policy.__class__ = pruned_policy_class(type(policy))
     assert isinstance(policy, PrunedPolicy)
     policy.sparsity = dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
-    policy.pruning, policy.mask_seed, policy.skip = config, mask_seed, skip
+    policy.pruning, policy.skip = config, skip
+    policy.note_mask_seed(mask_seed)
     # What load() builds the policy from.
     model.policy_class = type(policy)
     model.policy_kwargs = {**model.policy_kwargs, **pruning_parameters(policy)}
