@@ -15,7 +15,7 @@ from sb3_sparse.experiments.results import append_rows, read_rows, rows
 from sb3_sparse.experiments.training import TrainingResult, TrainingRun, action_repeat, make_model, random_return
 from sb3_sparse.sparsity import summary
 
-TASK = env_id("cartpole", "swingup")
+TASK = env_id("walker", "walk")
 RANDOM_EPISODES = 10
 MIN_STEPS = 100  # agent steps of a run, and between two evaluations
 

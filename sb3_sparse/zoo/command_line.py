@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sb3-sparse", description="Static network sparsity for Stable-Baselines3.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('sb3-sparse')}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_quickstart(commands)
     _add_bench(commands)
