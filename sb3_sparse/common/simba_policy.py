@@ -1,5 +1,6 @@
 """What the SimBa policies of all algorithms have in common."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch as th
@@ -30,25 +31,38 @@ _NO_USE = {
 class SimBaPolicy(PrunedPolicy):
     """
     Mixin for SB3's actor-critic policies: SimBa networks (Lee et al., 2024) with running observation normalisation, pruned at
-    random before training (Ma et al., 2025).
+    random once, before training, so that only active weights are parameters ("Network Sparsity Unlocks the Scaling Potential
+    of Deep Reinforcement Learning", Ma et al., ICML 2025).
+
+    Defaults are the paper's: AdamW with weight decay 0.01 on all parameters, biases and normalisation included. Learning rate,
+    temperature and update ratio belong to the algorithm: see :func:`sb3_sparse.hyperparameters`.
 
     :param observation_space: Observation space: a Box of vectors, or a Dict
     :param action_space: Action space: a Box
     :param lr_schedule: Learning rate schedule
+    :param sparsity: Fraction of each network's parameters to remove, in [0, 1), or a mapping with the keys "actor", "critic"
+    :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
+    :param budget: What the sparsity is a fraction of: "all" parameters of each network, as in the paper's code, or its
+        "weights"
     :param width_scale: Multiplies the hidden dimensions, 128 (actor) and 512 (critic)
     :param depth_scale: Multiplies the numbers of residual blocks, 1 (actor) and 2 (critic)
     :param normalize_observations: Whether to standardise observations with running statistics
+    :param mask_seed: Seed of the masks; drawn from the model's seed if None
+    :param n_critics: Number of critics, each pruned by itself; the algorithm's usual number if None
     :param features_extractor_class: What makes a vector of the normalised observation; flattens it if None
     :param features_extractor_kwargs: Its keyword arguments
+    :param share_features_extractor: Whether actor and critic share it
+    :param normalize_images: As in SB3; observations here are vectors
     :param optimizer_class: Optimizer
     :param optimizer_kwargs: Its keyword arguments, excluding the learning rate; for AdamW by default weight decay 0.01 and
         the fused implementation
-    :param kwargs: ``sparsity``, ``distribution``, ``budget``, ``mask_seed``, ``skip`` (see :class:`PrunedPolicy`) and further
-        arguments of the SB3 policy
+    :param kwargs: ``skip`` (see :class:`PrunedPolicy`); arguments of the SB3 policy that SimBa has no use for are refused
+        with a reason
     :raises ValueError: for image observations, actions that are no Box, gSDE, and an algorithm that the policy is not for.
     """
 
     algorithm_class: ClassVar[type[BaseAlgorithm]]
+    default_n_critics: ClassVar[int]
     # Set by the SB3 policy.
     critic_kwargs: dict[str, Any]
     share_features_extractor: bool
@@ -58,11 +72,18 @@ class SimBaPolicy(PrunedPolicy):
         observation_space: spaces.Space,
         action_space: spaces.Box,
         lr_schedule: Schedule,
+        sparsity: float | Mapping[str, float] = 0.0,
+        distribution: str = "erdos_renyi",
+        budget: str = "all",
         width_scale: float = 1.0,
         depth_scale: float = 1.0,
         normalize_observations: bool = True,
+        mask_seed: int | None = None,
+        n_critics: int | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+        normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -85,8 +106,15 @@ class SimBaPolicy(PrunedPolicy):
             observation_space,
             action_space,
             lr_schedule,
+            sparsity=sparsity,
+            distribution=distribution,
+            budget=budget,
+            mask_seed=mask_seed,
+            n_critics=self.default_n_critics if n_critics is None else n_critics,
             features_extractor_class=features_extractor_class,
             features_extractor_kwargs=features_extractor_kwargs,
+            share_features_extractor=share_features_extractor,
+            normalize_images=normalize_images,
             optimizer_class=optimizer_class,
             optimizer_kwargs=dict(optimizer_kwargs),
             **kwargs,
