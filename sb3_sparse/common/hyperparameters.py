@@ -9,7 +9,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_sparse.envs import discount_heuristic, episode_length
+from sb3_sparse.common.discount import discount_heuristic
+from sb3_sparse.common.episode import episode_length
 
 UPDATES_PER_STEP = 2  # replay ratio, per agent step
 EXPLORATION_STD = 0.1  # Table 3
@@ -34,6 +35,8 @@ def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv
     name = algo if isinstance(algo, str) else algo.__name__
     if name.lower() not in ALGORITHMS:
         raise ValueError(f"No hyperparameters for {name!r}: choose one of {', '.join(map(repr, ALGORITHMS))}.")
+    if isinstance(env, str) and env.startswith("dm_control/") and env not in gym.registry:
+        env = f"sb3_sparse.envs:{env}"  # gymnasium imports what stands before the colon, which registers the id
     action_dim = _action_dim(env)
     length = episode_length(env)
     arguments: dict[str, Any] = {

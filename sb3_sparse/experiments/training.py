@@ -17,6 +17,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
+import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
 from sb3_sparse.common.hyperparameters import hyperparameters
 from sb3_sparse.sac import SparseSimBaPolicy
 
