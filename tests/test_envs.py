@@ -401,6 +401,29 @@ def test_render_kwargs():
     assert frames[0].std() > 0 and not np.array_equal(frames[0], frames[1])
 
 
+def run_without_display(code: str) -> subprocess.CompletedProcess[str]:
+    unset = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    code = f"import os, gymnasium as gym, sb3_sparse.envs; task = 'dm_control/pendulum-swingup-v0'; {code}"
+    return subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a way to draw")
+@pytest.mark.usefixtures("rendering")
+def test_rendering_without_a_display_needs_no_setting():
+    if os.environ["MUJOCO_GL"] != "egl":
+        pytest.skip("no EGL here")
+    result = run_without_display("env = gym.make(task, render_mode='rgb_array'); env.reset(); print(env.render().shape)")
+    assert result.stdout.strip() == "(240, 320, 3)", result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a way to draw")
+def test_without_a_display_nothing_complains_until_images_are_asked_for():
+    result = run_without_display("gym.make(task); print('made'); gym.make(task, render_mode='rgb_array')")
+    assert result.stdout.strip() == "made" and "GLFWError" not in result.stderr
+    assert "RuntimeError" in result.stderr and "MUJOCO_GL=egl" in result.stderr
+
+
 @pytest.mark.usefixtures("rendering")
 def test_render_depth_and_after_a_new_model():
     env = make("lqr", "lqr_2_1", render_mode="depth_array", render_kwargs={"width": 16, "height": 8})

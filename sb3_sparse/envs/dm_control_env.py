@@ -40,7 +40,7 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
     :param task: Name of the task, e.g. ``"run"``
     :param action_repeat: Control steps per agent step, at least 1; 2 is the usual choice for state observations
     :param render_mode: ``"rgb_array"``, ``"depth_array"`` (distances in metres) or None. On a machine without a display,
-        the environment variable ``MUJOCO_GL`` must be ``egl`` or ``osmesa`` before dm_control is imported
+        images are made with EGL unless the environment variable ``MUJOCO_GL`` says otherwise
     :param render_kwargs: Keyword arguments of ``dm_control.mujoco.Physics.render``, e.g. ``width``, ``height``, ``camera_id``
     :param task_kwargs: Keyword arguments of the task, e.g. ``time_limit`` in seconds
     :param environment_kwargs: Keyword arguments of ``dm_control.rl.control.Environment``
@@ -74,7 +74,7 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self._task_kwargs = {**({"time_limit": TIME_LIMITS[domain]} if domain in TIME_LIMITS else {}), **(task_kwargs or {})}
         self._environment_kwargs = environment_kwargs
         self._visualize_reward = visualize_reward
-        self._suite = import_suite()
+        self._suite = import_suite(rendering=render_mode is not None)
         self._env: Any = self._load()
         self._needs_reset = True
         self._set_spaces()
