@@ -234,3 +234,28 @@ def test_unbounded_actions() -> None:
     # SB3's own check comes first.
     with pytest.raises(AssertionError, match="finite"):
         build(SAC, SparseSimBaPolicy, RandomEnv(action_space=spaces.Box(-np.inf, np.inf, (2,))))
+
+
+def test_a_misspelt_argument_is_named_with_its_likely_meaning() -> None:
+    with pytest.raises(TypeError, match=r"SparseSimBaPolicy got an unknown argument sparcity=0\.8: did you mean 'sparsity'"):
+        SAC(SparseSimBaPolicy, "Pendulum-v1", policy_kwargs={"sparcity": 0.8}, buffer_size=10)
+    with pytest.raises(TypeError, match=r"it knows sparsity, .*optimizer_kwargs"):
+        SAC(SparseSimBaPolicy, "Pendulum-v1", policy_kwargs={"zzz": 1}, buffer_size=10)
+
+
+def test_td3_with_the_single_critic_of_ddpg_warns() -> None:
+    policy_kwargs = {"width_scale": 0.0625}
+    DDPG(SparseSimBaTD3Policy, "Pendulum-v1", policy_kwargs=policy_kwargs, buffer_size=10)
+    with pytest.warns(UserWarning, match="n_critics=1.*a dictionary of its own"):
+        TD3(SparseSimBaTD3Policy, "Pendulum-v1", policy_kwargs=policy_kwargs, buffer_size=10)
+
+
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_hyperparameters_for_actions_of_any_shape(algo: str) -> None:
+    env = RandomEnv(action_space=spaces.Box(-1.0, 1.0, (2, 3)))
+    arguments = {**hyperparameters(algo, env), "learning_starts": 10, "buffer_size": 100, "batch_size": 8}
+    model_class, policy = {"sac": (SAC, SparseSimBaPolicy), "td3": (TD3, SparseSimBaTD3Policy)}[algo]
+    model = model_class(policy, env, policy_kwargs={"width_scale": 0.0625}, **arguments).learn(20)
+    assert model._n_updates == 2 * (20 - 10)
+    if algo == "sac":
+        assert model.target_entropy == -3.0

@@ -182,8 +182,8 @@ def test_set_parameters_in_part(model_class, policy, sparsity) -> None:
     fresh = make(model_class, policy, sparsity=sparsity, seed=5)
     fresh.set_parameters({"policy": model.policy.state_dict()}, exact_match=False)
     np.testing.assert_array_equal(predictions(fresh), predictions(model))
-    # Some of the networks alone.
-    fresh = make(model_class, policy, sparsity=sparsity, seed=5)
+    # Some of the networks alone, which takes equal masks.
+    fresh = make(model_class, policy, sparsity=sparsity, seed=5, policy_kwargs={"mask_seed": model.policy.mask_seed})
     critic = copy.deepcopy(fresh.critic.state_dict())
     actor = {name: value for name, value in model.policy.state_dict().items() if name.startswith("actor.")}
     fresh.set_parameters({"policy": actor}, exact_match=False)
@@ -193,6 +193,21 @@ def test_set_parameters_in_part(model_class, policy, sparsity) -> None:
     with pytest.raises(RuntimeError):
         fresh.policy.load_state_dict(actor)
     fresh.learn(30)
+
+
+@each_model
+@pytest.mark.parametrize("part", ["critic", "critic_target", "critic.qf0"])
+def test_a_part_cannot_move_the_masks_it_shares(model_class, policy, part) -> None:
+    model, other = make(model_class, policy), make(model_class, policy, seed=5)
+    same_masks = make(model_class, policy, seed=5, policy_kwargs={"mask_seed": model.policy.mask_seed})
+    before = copy.deepcopy(model.policy.state_dict())
+    state = other.policy.get_submodule(part).state_dict()
+    with pytest.raises(ValueError, match="only a part of the policy"):
+        model.policy.get_submodule(part).load_state_dict(state)
+    with pytest.raises(ValueError, match="does not have its values"):
+        model.set_parameters({"policy": {f"{part}.{name}": value for name, value in state.items()}}, exact_match=False)
+    assert_same_state(model.policy.state_dict(), before)
+    model.policy.get_submodule(part).load_state_dict(same_masks.policy.get_submodule(part).state_dict())
 
 
 @each_model

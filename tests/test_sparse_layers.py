@@ -581,3 +581,11 @@ def test_compressed_rows_are_used_where_they_pay(monkeypatch, sparsity: float, b
     layer.record_dense_gradient()
     layer(th.randn(1, 40))
     assert not calls
+
+
+@pytest.mark.filterwarnings("ignore:.*assigned during export")
+def test_sparse_layers_can_be_exported() -> None:
+    layer = prune(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), 0.9).eval()
+    batch = th.randn(4, 20)
+    exported = th.export.export(layer, (batch,)).module()
+    th.testing.assert_close(exported(batch), layer(batch))

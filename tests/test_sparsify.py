@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch as th
-from sb3_contrib import QRDQN, TQC
+from sb3_contrib import QRDQN, TQC, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -255,7 +256,7 @@ def test_sparse_policies_are_refused() -> None:
         sparsify(model, 0.5)
     model = sparsify(make(SAC), 0.5)
     before = copy.deepcopy(model.get_parameters())
-    with pytest.raises(ValueError, match="sparsify a fresh stock model"):
+    with pytest.raises(ValueError, match="pruning happens once"):
         sparsify(model, 0.5)
     assert_same_state(model.get_parameters(), before)
     model = make(SAC)
@@ -295,6 +296,26 @@ def test_optimizers_follow_layers_with_several_weights() -> None:
     for values, moment in zip((layer.values, layer.other_values), moments, strict=True):
         assert th.equal(model.actor.optimizer.state[values]["exp_avg"], layer.topology.gather(moment))
     model.learn(20)
+
+
+def test_maskable_ppo_trains_and_loads(tmp_path) -> None:
+    model = MaskablePPO("MlpPolicy", InvalidActionEnvDiscrete(dim=8, n_invalid_actions=2), n_steps=32, batch_size=16, seed=0)
+    dense = sum(p.numel() for p in model.policy.parameters())
+    sparsify(model, 0.5).learn(64)
+    assert sum(p.numel() for p in model.policy.parameters()) == pytest.approx(dense / 2, rel=0.01)
+    model.save(tmp_path / "model")
+    loaded = MaskablePPO.load(tmp_path / "model")
+    assert_same_state(loaded.policy.state_dict(), model.policy.state_dict())
+
+
+def test_recurrent_layers_count_in_the_budget() -> None:
+    model = RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, batch_size=8, seed=0)
+    with pytest.raises(ValueError, match=r"choose a sparsity below 0\.0"):
+        sparsify(model, 0.5)
+    heads = sum(layer.weight.numel() for layer in model.policy.modules() if isinstance(layer, th.nn.Linear))
+    dense = sum(p.numel() for p in model.policy.parameters())
+    sparsify(model, 0.5, budget="weights").learn(16)
+    assert dense - sum(p.numel() for p in model.policy.parameters()) == pytest.approx(heads / 2, rel=0.01)
 
 
 def test_zero_sparsity_changes_nothing() -> None:

@@ -1,11 +1,11 @@
-"""Who builds a policy: SB3 does not tell it, but two mistakes can only be seen from there."""
+"""Who builds a policy: SB3 does not tell it, but some mistakes can only be seen from there."""
 
 import inspect
 import warnings
 
 from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, CrossQ
-from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -51,6 +51,21 @@ def check_algorithm(algorithm: BaseAlgorithm | None, expected: type[BaseAlgorith
         if isinstance(algorithm, known):
             given = type(algorithm).__name__
             raise ValueError(f"{policy_name} is a policy for {expected.__name__}, not for {given}: use {remedy}.")
+
+
+def warn_of_single_critic(algorithm: BaseAlgorithm | None, n_critics: int | None) -> None:
+    """
+    Warn of TD3 with one critic: SB3's DDPG writes ``n_critics=1`` into the ``policy_kwargs`` given, which may be used again.
+
+    :param algorithm: Algorithm that builds the policy, or None
+    :param n_critics: Number of critics asked for, if any
+    """
+    if isinstance(algorithm, TD3) and not isinstance(algorithm, DDPG) and n_critics == 1:
+        warnings.warn(
+            "TD3 gets n_critics=1 and loses its clipped double Q-learning. If you did not ask for that, the policy_kwargs "
+            "were used for DDPG before, which writes n_critics=1 into them: give each model a dictionary of its own.",
+            stacklevel=2,
+        )
 
 
 def normalizes_already(algorithm: BaseAlgorithm | None) -> bool:

@@ -1,5 +1,6 @@
 """The paper's constructor arguments for SB3's algorithms, which a policy cannot set."""
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -37,7 +38,7 @@ def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv
         raise ValueError(f"No hyperparameters for {name!r}: choose one of {', '.join(map(repr, ALGORITHMS))}.")
     if isinstance(env, str) and env.startswith("dm_control/") and env not in gym.registry:
         env = f"sb3_sparse.envs:{env}"  # gymnasium imports what stands before the colon, which registers the id
-    action_dim = _action_dim(env)
+    action_shape = _action_shape(env)
     length = episode_length(env)
     arguments: dict[str, Any] = {
         "learning_rate": 1e-4,
@@ -50,13 +51,13 @@ def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv
         "gradient_steps": UPDATES_PER_STEP * (env.num_envs if isinstance(env, VecEnv) else 1),
     }
     if name.lower() in ("sac", "tqc"):
-        arguments.update(ent_coef="auto_0.01", target_entropy=-action_dim / 2)
+        arguments.update(ent_coef="auto_0.01", target_entropy=-math.prod(action_shape) / 2)
     else:
-        arguments["action_noise"] = NormalActionNoise(np.zeros(action_dim), np.full(action_dim, EXPLORATION_STD))
+        arguments["action_noise"] = NormalActionNoise(np.zeros(action_shape), np.full(action_shape, EXPLORATION_STD))
     return arguments
 
 
-def _action_dim(env: str | gym.Env | VecEnv) -> int:
+def _action_shape(env: str | gym.Env | VecEnv) -> tuple[int, ...]:
     if isinstance(env, str):
         made = gym.make(env)
         space = made.action_space
@@ -65,4 +66,4 @@ def _action_dim(env: str | gym.Env | VecEnv) -> int:
         space = env.action_space
     if not isinstance(space, spaces.Box):
         raise ValueError(f"The paper's algorithms need continuous actions (a Box), got {space}.")
-    return int(np.prod(space.shape))
+    return space.shape

@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
@@ -85,12 +85,14 @@ class PrunedPolicy(BasePolicy):
         :param assign: See ``torch.nn.Module.load_state_dict``
         :raises RuntimeError: if the topology does not fit: other layers are sparse, or a shape or a number of active weights
             differs.
-        :raises ValueError: if the masks differ, the optimizers already hold moments for the present ones, and ``strict`` is
+        :raises ValueError: if the masks differ and a network that shares them is not loaded along, or the masks differ, the
+            optimizers already hold moments for the present ones, and ``strict`` is
             off, as SB3's ``set_parameters(..., exact_match=False)`` sets it: the moments would be applied to other weights.
             With ``strict`` the optimizer's state may follow; until it does, an update raises.
         """
         self._refuse_other_sparse_layers(state_dict, strict)
-        stale = self._optimizers_with_moments() if self._moves_topology(state_dict) else []
+        self._refuse_stale_values(state_dict)
+        stale = self._optimizers_with_moments() if moved_topologies(self, state_dict) else []
         if stale and not strict:
             raise ValueError(_STALE_MOMENTS)
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -114,22 +116,57 @@ class PrunedPolicy(BasePolicy):
                 f"network size that the checkpoint was made with; this model has sparsity={self.sparsity}."
             )
 
-    def _moves_topology(self, state_dict: Mapping[str, Any]) -> bool:
-        for name, module in self.named_modules():
-            indices = state_dict.get(f"{name}.indices") if isinstance(module, Topology) else None
-            if indices is not None and not th.equal(indices.to(module.indices), module.indices):  # type: ignore[arg-type]
-                return True
-        return False
+    def _refuse_stale_values(self, state_dict: Mapping[str, Any]) -> None:
+        """A network whose shared topology moves without its values would compute something else, unnoticed."""
+        moved = moved_topologies(self, state_dict)
+        for name, layer in self.named_modules(remove_duplicate=False):
+            if isinstance(layer, SparseLayer) and layer.topology in moved and f"{name}.values" not in state_dict:
+                raise ValueError(f"The checkpoint moves the topology of {name!r}, but does not have its values. {_LOAD_ALL}")
 
     def _optimizers_with_moments(self) -> list[th.optim.Optimizer]:
         return [optimizer for optimizer in optimizers_of(self) if optimizer.state]
 
 
-_STALE_MOMENTS = (
-    "The loaded masks differ from those that the optimizers' moments belong to. Load everything at once "
-    "(model.set_parameters(path_or_dict) with exact_match=True, or Algorithm.load(path)), load into a fresh model, or clear "
-    "the moments (optimizer.state.clear())."
+_LOAD_ALL = (
+    "Load everything at once (model.set_parameters(path_or_dict) with exact_match=True, or Algorithm.load(path)), or build "
+    "both models with the same mask_seed."
 )
+_STALE_MOMENTS = (
+    "The loaded masks differ from those that the optimizers' moments belong to; load into a fresh model or clear the moments "
+    f"(optimizer.state.clear()). {_LOAD_ALL}"
+)
+
+
+def moved_topologies(module: nn.Module, state_dict: Mapping[str, Any]) -> set[Topology]:
+    """
+    Find the topologies that loading would change.
+
+    :param module: Module to load into
+    :param state_dict: What would be loaded
+    """
+    moved: set[Topology] = set()
+    for name, topology in module.named_modules(remove_duplicate=False):
+        if isinstance(topology, Topology):
+            indices = state_dict.get(f"{name}.indices".removeprefix("."), topology.indices)
+            if not th.equal(indices.to(topology.indices), topology.indices):
+                moved.add(topology)
+    return moved
+
+
+def refuse_to_move_alone(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """
+    Hook for the parts of a policy: refuse to load one by itself (an empty prefix) if that moves a topology, which its target
+    network shares and its optimizer's moments belong to.
+
+    :param module: Part of a policy
+    :param state_dict: What is being loaded
+    :param prefix: What the part's keys begin with
+    :raises ValueError: if a topology would move.
+    """
+    if prefix == "" and moved_topologies(module, state_dict):
+        raise ValueError(
+            f"The masks of {type(module).__name__} would change, but it is only a part of the policy. {_LOAD_ALL}"
+        )
 
 
 def pruning_parameters(policy: PrunedPolicy) -> dict[str, Any]:
@@ -194,6 +231,9 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
         for online, target in _TARGETS.items():
             if online in policy._modules and target in policy._modules:
                 share_topology(policy.get_submodule(online), policy.get_submodule(target))
+    for module in policy.modules():
+        if module is not policy and any(isinstance(part, Topology) for part in module.modules()):
+            module.register_load_state_dict_pre_hook(refuse_to_move_alone)
 
 
 def _submodule(policy: BasePolicy, name: str) -> nn.Module:
@@ -215,7 +255,7 @@ def optimizers_of(policy: BasePolicy) -> list[th.optim.Optimizer]:
 
 def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
     """Yield what is pruned as one network each, with its role: actor and critics, together if they share an own extractor."""
-    if isinstance(policy, ActorCriticPolicy):
+    if hasattr(policy, "mlp_extractor"):  # ActorCriticPolicy, and what sb3-contrib wrote anew for masked actions
         yield from _actor_critic_trees(policy)
         return
     modules = policy._modules
@@ -238,9 +278,11 @@ def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
         yield from (("critic", _tree({name: child})) for name, child in critics.items())
 
 
-def _actor_critic_trees(policy: ActorCriticPolicy) -> Iterator[tuple[str, nn.Module]]:
+def _actor_critic_trees(policy: Any) -> Iterator[tuple[str, nn.Module]]:
     actor = {"extractor": policy.pi_features_extractor, "latent": policy.mlp_extractor.policy_net, "head": policy.action_net}
     critic = {"latent": policy.mlp_extractor.value_net, "head": policy.value_net}
+    # Recurrent layers cannot be pruned, but count in the budget.
+    actor["recurrent"], critic["recurrent"] = policy._modules.get("lstm_actor"), policy._modules.get("lstm_critic")
     if policy.vf_features_extractor is not policy.pi_features_extractor:
         critic["extractor"] = policy.vf_features_extractor
     yield "actor", _tree(actor)

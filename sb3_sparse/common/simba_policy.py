@@ -1,5 +1,7 @@
 """What the SimBa policies of all algorithms have in common."""
 
+import difflib
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +12,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_sparse.common.architecture import simba_sizes
-from sb3_sparse.common.constructing_algorithm import check_algorithm, constructing_algorithm, normalizes_already
+from sb3_sparse.common.constructing_algorithm import (
+    check_algorithm,
+    constructing_algorithm,
+    normalizes_already,
+    warn_of_single_critic,
+)
 from sb3_sparse.common.networks import SimBaCritic
 from sb3_sparse.common.observations import ObservationNormalizer, check_observation_space
 from sb3_sparse.common.pruned_policy import PrunedPolicy
@@ -48,7 +55,8 @@ class SimBaPolicy(PrunedPolicy):
     :param depth_scale: Multiplies the numbers of residual blocks, 1 (actor) and 2 (critic)
     :param normalize_observations: Whether to standardise observations with running statistics
     :param mask_seed: Seed of the masks; drawn from the model's seed if None
-    :param n_critics: Number of critics, each pruned by itself; the algorithm's usual number if None
+    :param n_critics: Number of critics, each pruned by itself (but as one network if they share a features extractor of their
+        own that has weights); the algorithm's usual number if None
     :param features_extractor_class: What makes a vector of the normalised observation; flattens it if None
     :param features_extractor_kwargs: Its keyword arguments
     :param share_features_extractor: Whether actor and critic share it
@@ -94,6 +102,7 @@ class SimBaPolicy(PrunedPolicy):
         if not isinstance(action_space, spaces.Box):
             raise ValueError(f"{type(self).__name__} needs continuous actions (a Box), got {action_space}.")
         _refuse_useless(type(self).__name__, kwargs)
+        warn_of_single_critic(algorithm, n_critics)
         self.width_scale, self.depth_scale = width_scale, depth_scale
         self.actor_size, self.critic_size = simba_sizes(width_scale, depth_scale)
         self._starts_frozen = not normalize_observations or normalizes_already(algorithm)
@@ -171,3 +180,10 @@ def _refuse_useless(policy_name: str, kwargs: dict[str, Any]) -> None:
             # SB3 itself passes use_sde=False.
             if value is not None and not (name == "use_sde" and value is False):
                 raise ValueError(f"{policy_name} got {name}={value!r}, which it has no use for: {_NO_USE[name]}.")
+        elif name != "skip":
+            known = [*inspect.signature(SimBaPolicy.__init__).parameters, "skip"]
+            similar = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"did you mean {similar[0]!r}?" if similar else f"it knows {', '.join(n for n in known[4:] if n != 'kwargs')}."
+            )
+            raise TypeError(f"{policy_name} got an unknown argument {name}={kwargs[name]!r}: {hint}")

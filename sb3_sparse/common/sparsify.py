@@ -30,6 +30,7 @@ def sparsify(
     The model saves and loads as before, without this having to be called again.
 
     :param model: Model of any SB3 or sb3-contrib algorithm with actor and critics, Q-networks, or policy and value networks
+        (all but ARS). Recurrent layers are not pruned; with the budget "all" they make most sparsities unreachable
     :param sparsity: Fraction of each network's parameters to remove, in [0, 1), or a mapping with the keys "actor" and
         "critic" (which stands for value and Q-networks of all kinds)
     :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
@@ -41,6 +42,8 @@ def sparsify(
         and whatever :func:`sb3_sparse.sparsity.prune` refuses. The model has not changed then.
     """
     policy = model.policy
+    if isinstance(policy, SparsifiedPolicy):
+        raise ValueError(f"The networks of this model are pruned already (sparsity={policy.sparsity}); pruning happens once.")
     if isinstance(policy, PrunedPolicy):
         raise ValueError(
             f"{type(policy).__name__} prunes its networks itself, once, when it is built: give sparsity in policy_kwargs, or "

@@ -1,6 +1,7 @@
+import ctypes
+import importlib
 import os
 import sys
-import warnings
 from importlib.metadata import version
 from types import ModuleType
 
@@ -19,39 +20,62 @@ def check_mujoco_version(mujoco_version: str) -> None:
         raise ImportError(f'dm_control does not work with mujoco {mujoco_version}, run: pip install "mujoco>=3.17,<4"')
 
 
-def import_suite(rendering: bool = False) -> ModuleType:
+def import_suite() -> ModuleType:
     """
-    Import ``dm_control.suite``, an optional dependency.
+    Import ``dm_control.suite``, an optional dependency. Without a display, and unless the environment variable ``MUJOCO_GL``
+    is set already, it is set to the first of EGL and OSMesa that works, and else to ``disabled``: dm_control would choose
+    GLFW, which cannot draw there.
 
-    :param rendering: Whether images will be asked for; without a display, this sets the environment variable ``MUJOCO_GL`` to
-        ``egl`` unless it is set already
     :return: The module
     :raises ImportError: If dm_control or mujoco is missing, or does not fit; the message tells what to install
-    :raises RuntimeError: If images will be asked for, and dm_control was imported before without a way to make them
     """
-    if rendering and not _has_display():
-        _choose_headless_renderer()
     try:
         check_mujoco_version(version("mujoco"))
-        with warnings.catch_warnings():
-            # dm_control tries GLFW first, which complains about a missing display even if nothing is ever drawn.
-            warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
-            from dm_control import suite
+        if "MUJOCO_GL" not in os.environ and "dm_control._render" not in sys.modules and not has_display():
+            return _import_headless()
+        from dm_control import suite
     except ModuleNotFoundError as error:
         raise ImportError(f"The environments dm_control/... need dm_control, run: {_INSTALL}") from error
     return suite
 
 
-def _has_display() -> bool:
+def check_renderer() -> None:
+    """
+    Refuse to draw where dm_control cannot.
+
+    :raises RuntimeError: If there is no display and no renderer that works without one; the message names the remedy
+    """
+    from dm_control import _render
+
+    if _render.BACKEND in (None, *_render.constants.NO_RENDERER) or (_render.BACKEND == "glfw" and not has_display()):
+        raise RuntimeError(
+            f"dm_control cannot draw images: without a display it needs EGL or OSMesa, and it has {_render.BACKEND!r}. "
+            "Install libegl1 or libosmesa6, set the environment variable MUJOCO_GL=egl (or osmesa), and start anew."
+        )
+
+
+def has_display() -> bool:
+    """Tell whether a window could be opened."""
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _choose_headless_renderer() -> None:
-    if "MUJOCO_GL" in os.environ:
-        return
-    if "dm_control" in sys.modules:
-        raise RuntimeError(
-            "Images cannot be made: there is no display, and dm_control was imported without another renderer. Set the "
-            "environment variable MUJOCO_GL=egl (or osmesa), or make the first environment with a render_mode."
-        )
-    os.environ["MUJOCO_GL"] = "egl"
+def _import_headless() -> ModuleType:
+    for renderer, library in {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}.items():
+        if _is_loadable(library):
+            os.environ["MUJOCO_GL"] = renderer
+            try:
+                return importlib.import_module("dm_control.suite")
+            except ModuleNotFoundError:
+                raise
+            except ImportError:  # the library is there, but nothing that it could draw with
+                continue
+    os.environ["MUJOCO_GL"] = "disabled"
+    return importlib.import_module("dm_control.suite")
+
+
+def _is_loadable(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 
-from sb3_sparse.envs.dependencies import import_suite
+from sb3_sparse.envs.dependencies import check_renderer, import_suite
 from sb3_sparse.envs.suite_tasks import RANDOM_MODEL_DOMAINS, TIME_LIMITS
 
 # dm_control reports actuators without limits as limited to +-1e10.
@@ -40,7 +40,7 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
     :param task: Name of the task, e.g. ``"run"``
     :param action_repeat: Control steps per agent step, at least 1; 2 is the usual choice for state observations
     :param render_mode: ``"rgb_array"``, ``"depth_array"`` (distances in metres) or None. On a machine without a display,
-        images are made with EGL unless the environment variable ``MUJOCO_GL`` says otherwise
+        images are made with EGL or OSMesa; the environment variable ``MUJOCO_GL`` chooses one
     :param render_kwargs: Keyword arguments of ``dm_control.mujoco.Physics.render``, e.g. ``width``, ``height``, ``camera_id``
     :param task_kwargs: Keyword arguments of the task, e.g. ``time_limit`` in seconds
     :param environment_kwargs: Keyword arguments of ``dm_control.rl.control.Environment``
@@ -74,7 +74,7 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self._task_kwargs = {**({"time_limit": TIME_LIMITS[domain]} if domain in TIME_LIMITS else {}), **(task_kwargs or {})}
         self._environment_kwargs = environment_kwargs
         self._visualize_reward = visualize_reward
-        self._suite = import_suite(rendering=render_mode is not None)
+        self._suite = import_suite()
         self._env: Any = self._load()
         self._needs_reset = True
         self._set_spaces()
@@ -150,9 +150,11 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
 
         :return: Image, uint8 of shape (height, width, 3) for ``"rgb_array"``, float32 of shape (height, width) for
             ``"depth_array"``; None without a render mode
+        :raises RuntimeError: If there is nothing to draw with
         """
         if self.render_mode is None:
             return None
+        check_renderer()
         return self._env.physics.render(depth=self.render_mode == "depth_array", **self._render_kwargs)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""What one SAC update costs in stock SB3: plain dense SimBa against ours, dense and sparse, in one run."""
+"""What one update and one action of SAC cost in stock SB3: plain dense SimBa against ours, dense and sparse, in one run."""
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from sb3_sparse.sac import SparseSimBaPolicy
 # Sizes of humanoid.
 OBSERVATION_DIM, ACTION_DIM = 67, 21
 BATCH_SIZE = 256
+PREDICTIONS = 100
 PLAIN = "plain dense"
 
 
@@ -43,28 +44,28 @@ class _RandomEnv(gym.Env):
 @dataclass(frozen=True)
 class UpdateCost:
     """
-    Cost of one variant.
+    Cost of one variant, in process time.
 
     :param width_scale: Width scale w
     :param variant: "plain dense", or the sparsity
-    :param milliseconds: Process time of one update in each round
-    :param ratio: Median over rounds of this variant's time divided by that of the plain dense network
+    :param update_ms: Milliseconds of one update in each round
+    :param update_ratio: Median over rounds of this variant's time divided by that of the plain dense network
+    :param predict_ms: Milliseconds of one action for one observation in each round
+    :param predict_ratio: The same ratio for actions
     """
 
     width_scale: float
     variant: str
-    milliseconds: Sequence[float]
-    ratio: float
-
-    @property
-    def median(self) -> float:
-        """Median milliseconds of process time per update."""
-        return statistics.median(self.milliseconds)
+    update_ms: Sequence[float]
+    update_ratio: float
+    predict_ms: Sequence[float]
+    predict_ratio: float
 
 
 def update_cost(width_scale: float, sparsities: Sequence[float], rounds: int = 7, updates: int = 5) -> list[UpdateCost]:
     """
-    Time ``train()`` of all variants in turn, round by round, so that a machine whose speed drifts is fair to all.
+    Time ``train()`` and ``predict()`` of all variants in turn, round by round, so that a machine whose speed drifts is fair to
+    all.
 
     :param width_scale: Width scale w
     :param sparsities: Sparsities of the variants with this package's policy
@@ -74,15 +75,20 @@ def update_cost(width_scale: float, sparsities: Sequence[float], rounds: int = 7
     """
     models = {PLAIN: _model(PlainSimBaPolicy, width_scale)}
     models.update({f"S={s:g}": _model(SparseSimBaPolicy, width_scale, sparsity=s) for s in sparsities})
-    times: dict[str, list[float]] = {name: [] for name in models}
+    update_ms: dict[str, list[float]] = {name: [] for name in models}
+    predict_ms: dict[str, list[float]] = {name: [] for name in models}
+    observation = np.zeros(OBSERVATION_DIM, np.float32)
     for timed_round in range(rounds + 1):
         for name, model in models.items():
-            start = time.process_time()
-            model.train(updates, BATCH_SIZE)
+            update = _milliseconds(lambda model=model: model.train(updates, BATCH_SIZE)) / updates  # type: ignore[misc]
+            actions = _milliseconds(lambda model=model: [model.predict(observation) for _ in range(PREDICTIONS)])  # type: ignore[misc]
             if timed_round > 0:
-                times[name].append((time.process_time() - start) / updates * 1e3)
-    ratios = {name: [t / p for t, p in zip(times[name], times[PLAIN], strict=True)] for name in models}
-    return [UpdateCost(width_scale, name, times[name], statistics.median(ratios[name])) for name in models]
+                update_ms[name].append(update)
+                predict_ms[name].append(actions / PREDICTIONS)
+    return [
+        UpdateCost(width_scale, name, update_ms[name], _ratio(update_ms, name), predict_ms[name], _ratio(predict_ms, name))
+        for name in models
+    ]
 
 
 def format_table(costs: Sequence[UpdateCost]) -> str:
@@ -90,11 +96,26 @@ def format_table(costs: Sequence[UpdateCost]) -> str:
     :param costs: Measured costs
     :return: Markdown table
     """
-    lines = ["| w | variant | ms per update: median (min to max) | ratio to plain dense |", "|---|---|---|---|"]
+    lines = [
+        "| w | variant | ms per update: median (min to max) | ratio | ms per action | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
     for cost in costs:
-        spread = f"{cost.median:.1f} ({min(cost.milliseconds):.1f} to {max(cost.milliseconds):.1f})"
-        lines.append(f"| {cost.width_scale:g} | {cost.variant} | {spread} | {cost.ratio:.2f} |")
+        update = f"{statistics.median(cost.update_ms):.1f} ({min(cost.update_ms):.1f} to {max(cost.update_ms):.1f})"
+        action = f"{statistics.median(cost.predict_ms):.2f}"
+        ratios = f"{cost.update_ratio:.2f}", f"{cost.predict_ratio:.2f}"
+        lines.append(f"| {cost.width_scale:g} | {cost.variant} | {update} | {ratios[0]} | {action} | {ratios[1]} |")
     return "\n".join(lines)
+
+
+def _milliseconds(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return (time.process_time() - start) * 1e3
+
+
+def _ratio(times: Mapping[str, list[float]], name: str) -> float:
+    return statistics.median(time / plain for time, plain in zip(times[name], times[PLAIN], strict=True))
 
 
 def _model(policy: type, width_scale: float, **policy_kwargs: Any) -> SAC:

@@ -24,7 +24,8 @@ def prefers_compressed_rows(input: th.Tensor, values: th.Tensor, topology: Topol
     """
     if input.device.type != "cpu" or not th.backends.mkl.is_available() or th.is_autocast_enabled("cpu"):
         return False
-    if th._C._are_functorch_transforms_active():  # torch.func has no rules for compressed rows
+    # torch.func and torch.export have no rules for compressed rows.
+    if th._C._are_functorch_transforms_active() or th.compiler.is_exporting():
         return False
     if values.dtype not in (th.float32, th.float64) or input.dtype != values.dtype or input.numel() == 0:
         return False

@@ -67,9 +67,11 @@ def _quickstart(options: argparse.Namespace) -> None:
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("bench", help="process time of one SAC update on the CPU: plain dense SimBa against ours")
+    command = commands.add_parser(
+        "bench", help="process time of one SAC update and one action on the CPU: plain dense SimBa against ours"
+    )
     command.add_argument("--width-scale", nargs="+", type=float, default=[1.0, 2.0])
-    command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.8, 0.9, 0.95])
+    command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.5, 0.8, 0.9, 0.95])
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
     command.add_argument("--json", type=Path, help="also write the figures to this file")
