@@ -12,9 +12,14 @@ from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from test_policies import RandomEnv
 
-from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, hyperparameters
+from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, hyperparameters
 
-MODELS = [(SAC, SparseSimBaPolicy), (TD3, SparseSimBaTD3Policy), (DDPG, SparseSimBaTD3Policy)]
+MODELS = [
+    (SAC, SparseSimBaPolicy),
+    (TD3, SparseSimBaTD3Policy),
+    (DDPG, SparseSimBaTD3Policy),
+    (TQC, SparseSimBaTQCPolicy),
+]
 each_model = pytest.mark.parametrize("model_class, policy", MODELS)
 
 
@@ -71,7 +76,7 @@ def test_layer_without_weights(model_class, policy) -> None:
     ],
 )
 def test_policy_arguments(model_class, policy, kwargs, message) -> None:
-    if model_class is SAC and "use_sde" in kwargs:
+    if model_class in (SAC, TQC) and "use_sde" in kwargs:
         with pytest.raises(ValueError, match=message):
             SAC(policy, RandomEnv(), use_sde=True, buffer_size=10)
         return
@@ -95,7 +100,9 @@ def test_misspelt_argument(model_class, policy) -> None:
         (CrossQ, SparseSimBaPolicy, "a stock policy and sparsify"),
         (SAC, SparseSimBaTD3Policy, "SparseSimBaPolicy"),
         (PPO, SparseSimBaTD3Policy, "a stock policy and sparsify"),
-        (TQC, SparseSimBaTD3Policy, ""),
+        (TQC, SparseSimBaTD3Policy, "SparseSimBaTQCPolicy"),
+        (SAC, SparseSimBaTQCPolicy, "SparseSimBaPolicy"),
+        (PPO, SparseSimBaTQCPolicy, "a stock policy and sparsify"),
     ],
 )
 def test_policy_of_another_algorithm(model_class, policy, remedy) -> None:
