@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch as th
@@ -15,7 +15,14 @@ from torch import nn
 from sb3_sparse.common.architecture import simba_sizes
 from sb3_sparse.common.constructing_algorithm import constructing_algorithm, normalizes_already
 from sb3_sparse.common.observations import Observations, check_observation_space, flatten_observations
-from sb3_sparse.common.pruned_policy import LOAD_ALL, check_mask_seed, draw_mask_seed, moved_topologies
+from sb3_sparse.common.pruned_policy import (
+    LOAD_ALL,
+    block_until_loaded,
+    check_mask_seed,
+    draw_mask_seed,
+    moved_topologies,
+    optimizers_of,
+)
 from sb3_sparse.networks import DeferredNormalizer, SimBaEncoder
 from sb3_sparse.sparsity import SparseLayer, prune
 
@@ -33,7 +40,8 @@ class SparseSimBaExtractor(BaseFeaturesExtractor):
     *Masks.* SB3 builds an extractor for every network that does not share one, and each is pruned by itself: with a mask seed
     of its own if ``mask_seed`` is None, with the same masks if one is given. Target networks get the masks of their online
     network when SB3 copies its state into them, and keep them. Later, masks move only when the whole policy is loaded; loading
-    a part of it that has other masks is refused, because the target network would keep its own.
+    a part of it that has other masks is refused, because the target network would keep its own, and so is an update with
+    an optimizer's moments for other masks.
 
     *Initialisation* is SimBa's, in every layer. The orthogonal initialisation of SB3's on-policy policies (``ortho_init``),
     which would find the dense layers and miss the sparse ones, passes the extractor by.
@@ -103,28 +111,35 @@ class SparseSimBaExtractor(BaseFeaturesExtractor):
 
     def _load_from_state_dict(self, state_dict, prefix, *args: Any, **kwargs: Any) -> None:  # type: ignore[no-untyped-def]
         own = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-        if moved_topologies(self, own) and not _counterparts_move_along():
-            raise ValueError(f"The masks of a SparseSimBaExtractor would change, but not those of its policy. {LOAD_ALL}")
+        if moved_topologies(self, own):
+            _move_with_the_policy()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def _counterparts_move_along() -> bool:
+def _move_with_the_policy() -> None:
     """
-    Tell whether the caller is loaded by SB3 building a policy, which gives target networks the state of their online network,
-    or together with all sparse layers of its policy.
+    See that what belongs to the masks of an extractor that is being loaded moves along.
 
     Only the call stack knows: an extractor is told neither its policy nor what else is loaded.
+
+    :raises ValueError: if an extractor keeps its masks, of which the target network's would have to follow.
     """
     frame, root, state_dict = inspect.currentframe(), None, {}
     while frame is not None:
         owner = frame.f_locals.get("self")
         if frame.f_code.co_name == "_build" and isinstance(owner, BasePolicy):
-            return True
+            return  # SB3 gives a new target network the state of its online network.
         if frame.f_code.co_name == "load_state_dict" and isinstance(owner, nn.Module):
             root, state_dict = owner, frame.f_locals["state_dict"]
         frame = frame.f_back
-    # What builds networks is a whole policy, not an actor or critic.
-    if not (isinstance(root, BasePolicy) and hasattr(root, "_build")):
-        return False
-    layers = [n for n, layer in root.named_modules(remove_duplicate=False) if isinstance(layer, SparseLayer)]
-    return all(f"{name}.values" in state_dict for name in layers)
+    # Only a whole policy builds networks, its actor and critic do not.
+    if not (isinstance(root, BasePolicy) and hasattr(root, "_build") and _values_are_in(state_dict, root)):
+        raise ValueError(f"The masks of a SparseSimBaExtractor would change, but not those of its policy. {LOAD_ALL}")
+    for optimizer in optimizers_of(root):
+        if optimizer.state:
+            block_until_loaded(optimizer)
+
+
+def _values_are_in(state_dict: Mapping[str, Any], policy: BasePolicy) -> bool:
+    modules = policy.named_modules(remove_duplicate=False)
+    return all(f"{name}.values" in state_dict for name, layer in modules if isinstance(layer, SparseLayer))

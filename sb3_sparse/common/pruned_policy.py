@@ -97,7 +97,7 @@ class PrunedPolicy(BasePolicy):
             raise ValueError(_STALE_MOMENTS)
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         for optimizer in stale:
-            _block_until_loaded(optimizer)
+            block_until_loaded(optimizer)
         return result
 
     def _refuse_other_sparse_layers(self, state_dict: Mapping[str, Any], strict: bool) -> None:
@@ -316,8 +316,12 @@ def _successor(parameter: th.Tensor, name: str, layers: Mapping[str, SparseLayer
     return values
 
 
-def _block_until_loaded(optimizer: th.optim.Optimizer) -> None:
-    """Refuse updates with moments of other weights until the optimizer's own state was loaded or cleared."""
+def block_until_loaded(optimizer: th.optim.Optimizer) -> None:
+    """
+    Refuse updates with moments of other weights until the optimizer's own state was loaded or cleared.
+
+    :param optimizer: Optimizer of parameters whose topology has moved
+    """
 
     blocked = True
 
