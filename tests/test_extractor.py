@@ -286,10 +286,10 @@ def test_masks_that_moments_do_not_fit(model_class) -> None:
     parameters = copy.deepcopy(other.get_parameters())
     model.policy.load_state_dict(parameters["policy"])
     with pytest.raises(ValueError, match=r"masks differ from those that the optimizers' moments belong to"):
-        model.learn(16)
+        model.learn(48)
     model.set_parameters(parameters)
     assert same(masks(model.policy), masks(other.policy))
-    model.learn(32)
+    model.learn(48)
 
 
 def test_dense_extractor_loads_anything() -> None:
