@@ -10,7 +10,6 @@ from gymnasium import spaces
 from sb3_contrib import TQC
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -63,6 +62,22 @@ class RandomEnv(gym.Env):
         assert self.action_space.contains(action)
         self.steps += 1
         return self.observation_space.sample(), float(np.mean(action)), False, self.steps == 10, {}
+
+
+class CopyEnv(RandomEnv):
+    """The reward is the negative distance between action and observation."""
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(-1, 1, (2,)))
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict]:
+        self.last, info = super().reset(**kwargs)
+        return self.last, info
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        reward = -float(np.abs(action - self.last).mean())
+        self.last, _, terminated, truncated, info = super().step(action)
+        return self.last, reward, terminated, truncated, info
 
 
 class DriftingEnv(RandomEnv):
@@ -477,15 +492,11 @@ def test_other_optimizer(model_class, policy) -> None:
     assert model.critic.optimizer.param_groups[0]["momentum"] == 0.9
 
 
-@pytest.mark.parametrize("model_class, policy", MODELS[:3])
-def test_identity_task_is_learned(model_class, policy) -> None:
-    # The best action is the observation: less than 0.1 in reward is lost per step where random actions lose 0.67.
-    env = IdentityEnvBox(-1, 1, ep_length=20)
-    noise = {} if model_class is SAC else dict(action_noise=None)
-    model = make(
-        model_class, policy, env, learning_starts=100, gamma=0.0, policy_kwargs=dict(sparsity=0.5, width_scale=0.125), **noise
-    )
-    before, _ = evaluate_policy(model, Monitor(env), n_eval_episodes=3, warn=False)
-    model.learn(700)
-    after, _ = evaluate_policy(model, Monitor(env), n_eval_episodes=3, warn=False)
-    assert after > before
+@pytest.mark.parametrize("model_class, policy", MODELS)
+def test_a_task_is_learned(model_class, policy) -> None:
+    # Episodes of ten steps: random actions lose 0.67 a step on average, the best ones nothing.
+    kwargs = dict(learning_starts=100, gamma=0.0, policy_kwargs=dict(sparsity=0.5, width_scale=0.125))
+    temperature = dict(ent_coef=0.01) if model_class in (SAC, TQC) else {}
+    model = make(model_class, policy, CopyEnv(), **kwargs, **temperature).learn(900)
+    reward, _ = evaluate_policy(model, Monitor(CopyEnv()), n_eval_episodes=5)
+    assert reward > -3.0
