@@ -1,4 +1,4 @@
-"""The RL Zoo imports a module of this name if there is one. Installed beside the package, not only inside of it."""
+"""The RL Zoo imports a module of this name if there is one. It is installed beside the package, not in it."""
 
 from sb3_sparse.zoo import register
 
