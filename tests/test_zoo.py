@@ -234,6 +234,65 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert len(list(tmp_path.glob("videos/*.mp4"))) == 1
 
 
+OPTIMIZE = ["-optimize", "--n-trials", "2", "--no-optim-plots", "--n-evaluations", "1", "--eval-episodes", "1"]
+
+
+@pytest.mark.slow
+def test_optimize(site: Path, tmp_path: Path) -> None:
+    command = ["-m", "rl_zoo3.train", *HUMANOID, "--storage", "study.log", "--study-name", "study"]
+    small = "policy_kwargs:dict(sparsity=0.5, width_scale=0.0625, n_critics=2)"
+    short = ["-n", "30", "-params", small, "buffer_size:1000", "learning_starts:10"]
+    assert "Number of finished trials:  2" in run(site, tmp_path, *command, *OPTIMIZE, *short)
+    (report,) = tmp_path.glob("logs/sac/report_*.csv")
+    lines = report.read_text().splitlines()
+    assert "params_net_arch" not in lines[0] and "params_sparsity" in lines[0]
+    assert all(line.endswith("COMPLETE") for line in lines[1:])
+    # A trial of the study gives the hyperparameters of a run.
+    trial = ["--trial-id", "1", "-n", "5", "--eval-freq", "-1"]
+    run(site, tmp_path, *command, *trial)
+    (path,) = tmp_path.glob("logs/sac/*/*.zip")
+    assert SAC.load(path, device="cpu").policy_kwargs["width_scale"] in (0.03125, 0.0625, 0.125)
+
+
+class Trial:
+    """Suggests the last choice or the upper end, and remembers of what."""
+
+    def __init__(self) -> None:
+        self.params: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return self.params.setdefault(name, choices[-1])
+
+    def suggest_float(self, name: str, low: float, high: float, log: bool = False) -> float:
+        return self.params.setdefault(name, high)
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return self.params.setdefault(name, high)
+
+    def set_user_attr(self, name: str, value: Any) -> None: ...
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_sampled_sizes(algo: str) -> None:
+    register()
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    ours, plain = Trial(), Trial()
+    ours.sb3_sparse_policy_kwargs = {"width_scale": 5, "n_critics": 2}  # type: ignore[attr-defined]
+    given = {"using_her_replay_buffer": False, "her_kwargs": {}}
+    sampled = HYPERPARAMS_SAMPLER[algo](ours, 3, 1, dict(given))
+    expected = HYPERPARAMS_SAMPLER[algo](plain, 3, 1, dict(given))
+    size = {"width_scale": 10.0, "depth_scale": 2.0, "sparsity": 0.95}
+    assert "net_arch" in expected["policy_kwargs"] and "net_arch" not in ours.params
+    quantiles = {name: value for name, value in expected["policy_kwargs"].items() if name == "n_quantiles"}
+    assert sampled["policy_kwargs"] == {"n_critics": 2, **quantiles, **size}
+    assert {k: v for k, v in sampled.items() if k != "policy_kwargs"} == {
+        k: v for k, v in expected.items() if k != "policy_kwargs"
+    }
+    assert HYPERPARAMS_CONVERTER[algo](ours.params)["policy_kwargs"] == {**quantiles, **size}
+    assert HYPERPARAMS_CONVERTER[algo](plain.params)["policy_kwargs"] == expected["policy_kwargs"]
+
+
 def test_command_without_the_zoo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "rl_zoo3"]:
         monkeypatch.delitem(sys.modules, name)

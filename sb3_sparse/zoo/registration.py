@@ -9,18 +9,21 @@ from typing import Any
 
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.zoo.optimization import search_sparse_networks
+
 
 def register() -> None:
     """
-    Register the DeepMind Control Suite's environments, and have the zoo read our hyperparameter files for the ids in them. For
-    other ids, other algorithms and with ``-conf`` the zoo behaves as without us. Has no effect beyond that of the first call.
+    Register the DeepMind Control Suite's environments, have the zoo read our hyperparameter files for the ids in them, and
+    have ``-optimize`` search our policies' sizes. For other ids, other algorithms, with ``-conf`` and for other policies the
+    zoo behaves as without us. Calling it again changes nothing.
 
     :raises ImportError: If the zoo is not installed
     """
     importlib.import_module("sb3_sparse.envs")
     zoo = _import_zoo()
     if "ExperimentManager" in vars(zoo):
-        _prefer_our_files(zoo.ExperimentManager)
+        _change(zoo.ExperimentManager)
     else:
         zoo.__class__ = _ModuleBeingImported
 
@@ -62,7 +65,7 @@ class _ModuleBeingImported(ModuleType):
         if "ExperimentManager" not in vars(self):
             raise AttributeError("ExperimentManager")
         self.__class__ = ModuleType  # type: ignore[assignment]
-        _prefer_our_files(self.ExperimentManager)
+        _change(self.ExperimentManager)
         return self.ExperimentManager
 
 
@@ -75,10 +78,16 @@ def _import_zoo() -> Any:
         raise ImportError('The RL Zoo is not installed, run: pip install "sb3-sparse[zoo]"') from error
 
 
+def _change(manager_class: Any) -> None:
+    if not hasattr(manager_class, "knows_sb3_sparse"):
+        manager_class.knows_sb3_sparse = True
+        _prefer_our_files(manager_class)
+        tables = importlib.import_module("rl_zoo3.hyperparams_opt")
+        search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
+
+
 def _prefer_our_files(manager_class: Any) -> None:
     original = manager_class.__init__
-    if hasattr(original, "prefers_sb3_sparse"):
-        return
     signature = inspect.signature(original)
 
     @functools.wraps(original)
@@ -87,7 +96,6 @@ def _prefer_our_files(manager_class: Any) -> None:
         if not signature.bind(self, *args, **kwargs).arguments.get("config"):
             _choose_file(self)
 
-    __init__.prefers_sb3_sparse = True  # type: ignore[attr-defined]
     manager_class.__init__ = __init__
 
 
