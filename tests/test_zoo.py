@@ -293,6 +293,23 @@ def test_sampled_sizes(algo: str) -> None:
     assert HYPERPARAMS_CONVERTER[algo](plain.params)["policy_kwargs"] == expected["policy_kwargs"]
 
 
+def test_loaded_trial_keeps_the_critics(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    ours = Trial()
+    ours.sb3_sparse_policy_kwargs = {}  # type: ignore[attr-defined]
+    register()
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+
+    HYPERPARAMS_SAMPLER["sac"](ours, 1, 1, {"using_her_replay_buffer": False})
+    path = str(tmp_path / "study.log")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
+    distributions = {name: optuna.distributions.CategoricalDistribution([value]) for name, value in ours.params.items()}
+    trial = optuna.trial.create_trial(params=ours.params, distributions=distributions, value=0.0)
+    optuna.create_study(storage=storage, study_name="study").add_trial(trial)
+    loaded = manager("sac", "dm_control/lqr-lqr_2_1-v0").load_trial(path, "study", 0)
+    assert loaded["policy_kwargs"] == {"n_critics": 2, "width_scale": 2.0, "depth_scale": 2.0, "sparsity": 0.95}
+
+
 def test_command_without_the_zoo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "rl_zoo3"]:
         monkeypatch.delitem(sys.modules, name)

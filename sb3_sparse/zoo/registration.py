@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,6 +83,7 @@ def _change(manager_class: Any) -> None:
     if not hasattr(manager_class, "knows_sb3_sparse"):
         manager_class.knows_sb3_sparse = True
         _prefer_our_files(manager_class)
+        manager_class.load_trial = _keep_our_policy_kwargs(manager_class.load_trial)
         tables = importlib.import_module("rl_zoo3.hyperparams_opt")
         search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
 
@@ -104,6 +106,19 @@ def _choose_file(manager: Any) -> None:
     if hyperparameters is not None:
         manager.config = str(hyperparameter_file(manager.algo))
         _warn_of_large_network(manager, hyperparameters)
+
+
+def _keep_our_policy_kwargs(load_trial: Callable) -> Callable:
+    # What a trial does not search is not recorded in it, and the zoo replaces policy_kwargs as a whole.
+    @functools.wraps(load_trial)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        params = load_trial(self, *args, **kwargs)
+        ours = our_hyperparameters(self.algo, self.env_name.gym_id)
+        if ours is not None and self.config == str(hyperparameter_file(self.algo)) and "policy_kwargs" in params:
+            params["policy_kwargs"] = {**eval(ours["policy_kwargs"]), **params["policy_kwargs"]}
+        return params
+
+    return wrapped
 
 
 def _warn_of_large_network(manager: Any, hyperparameters: dict[str, Any]) -> None:
