@@ -3,15 +3,18 @@
 from importlib.metadata import version
 
 from sb3_sparse import networks, sparsity
-from sb3_sparse.common import hyperparameters, sparsify
+from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
 from sb3_sparse.sac import SparseSimBaPolicy
 from sb3_sparse.td3 import SparseSimBaTD3Policy
+from sb3_sparse.tqc import SparseSimBaTQCPolicy
 
 __version__ = version("sb3-sparse")
 
 __all__ = [
+    "SparseSimBaExtractor",
     "SparseSimBaPolicy",
     "SparseSimBaTD3Policy",
+    "SparseSimBaTQCPolicy",
     "hyperparameters",
     "networks",
     "sparsify",

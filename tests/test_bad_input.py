@@ -12,9 +12,14 @@ from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from test_policies import RandomEnv
 
-from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, hyperparameters
+from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, hyperparameters
 
-MODELS = [(SAC, SparseSimBaPolicy), (TD3, SparseSimBaTD3Policy), (DDPG, SparseSimBaTD3Policy)]
+MODELS = [
+    (SAC, SparseSimBaPolicy),
+    (TD3, SparseSimBaTD3Policy),
+    (DDPG, SparseSimBaTD3Policy),
+    (TQC, SparseSimBaTQCPolicy),
+]
 each_model = pytest.mark.parametrize("model_class, policy", MODELS)
 
 
@@ -71,9 +76,9 @@ def test_layer_without_weights(model_class, policy) -> None:
     ],
 )
 def test_policy_arguments(model_class, policy, kwargs, message) -> None:
-    if model_class is SAC and "use_sde" in kwargs:
+    if model_class in (SAC, TQC) and "use_sde" in kwargs:
         with pytest.raises(ValueError, match=message):
-            SAC(policy, RandomEnv(), use_sde=True, buffer_size=10)
+            model_class(policy, RandomEnv(), use_sde=True, buffer_size=10)
         return
     with pytest.raises(ValueError, match=message):
         build(model_class, policy, **kwargs)
@@ -95,7 +100,9 @@ def test_misspelt_argument(model_class, policy) -> None:
         (CrossQ, SparseSimBaPolicy, "a stock policy and sparsify"),
         (SAC, SparseSimBaTD3Policy, "SparseSimBaPolicy"),
         (PPO, SparseSimBaTD3Policy, "a stock policy and sparsify"),
-        (TQC, SparseSimBaTD3Policy, ""),
+        (TQC, SparseSimBaTD3Policy, "SparseSimBaTQCPolicy"),
+        (SAC, SparseSimBaTQCPolicy, "SparseSimBaPolicy"),
+        (PPO, SparseSimBaTQCPolicy, "a stock policy and sparsify"),
     ],
 )
 def test_policy_of_another_algorithm(model_class, policy, remedy) -> None:
@@ -250,12 +257,12 @@ def test_td3_with_the_single_critic_of_ddpg_warns() -> None:
         TD3(SparseSimBaTD3Policy, "Pendulum-v1", policy_kwargs=policy_kwargs, buffer_size=10)
 
 
-@pytest.mark.parametrize("algo", ["sac", "td3"])
+@pytest.mark.parametrize("algo", ["sac", "td3", "tqc"])
 def test_hyperparameters_for_actions_of_any_shape(algo: str) -> None:
     env = RandomEnv(action_space=spaces.Box(-1.0, 1.0, (2, 3)))
     arguments = {**hyperparameters(algo, env), "learning_starts": 10, "buffer_size": 100, "batch_size": 8}
-    model_class, policy = {"sac": (SAC, SparseSimBaPolicy), "td3": (TD3, SparseSimBaTD3Policy)}[algo]
+    model_class, policy = {name.__name__.lower(): (name, policy) for name, policy in MODELS}[algo]
     model = model_class(policy, env, policy_kwargs={"width_scale": 0.0625}, **arguments).learn(20)
     assert model._n_updates == 2 * (20 - 10)
-    if algo == "sac":
+    if algo != "td3":
         assert model.target_entropy == -3.0

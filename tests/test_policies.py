@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import TQC
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.envs import IdentityEnvBox
@@ -16,10 +17,15 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy
+from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy
 from sb3_sparse.sparsity import SparseLayer, sparse_layers, summary
 
-MODELS = [(SAC, SparseSimBaPolicy), (TD3, SparseSimBaTD3Policy), (DDPG, SparseSimBaTD3Policy)]
+MODELS = [
+    (SAC, SparseSimBaPolicy),
+    (TD3, SparseSimBaTD3Policy),
+    (DDPG, SparseSimBaTD3Policy),
+    (TQC, SparseSimBaTQCPolicy),
+]
 each_model = pytest.mark.parametrize("model_class, policy", MODELS)
 each_sparsity = pytest.mark.parametrize("sparsity", [0.0, 0.8])
 NO_LIMITS = spaces.Box(-np.inf, np.inf, (3,))
@@ -131,7 +137,7 @@ def test_action_spaces(model_class, policy, sparsity, action_space) -> None:
     # They use the middle of the space rather than [-1, 1].
     middle = (action_space.low + action_space.high) / 2
     with th.no_grad():
-        for layer in (model.actor.mu if model_class is SAC else model.actor.mu.head,):
+        for layer in (model.actor.mu if model_class in (SAC, TQC) else model.actor.mu.head,):
             for parameter in layer.parameters():
                 parameter.zero_()
     np.testing.assert_allclose(model.predict(NO_LIMITS.sample(), deterministic=True)[0], middle, atol=1e-5)
@@ -165,8 +171,8 @@ def test_defaults_are_the_papers(model_class, policy) -> None:
     made = model.policy
     assert made.sparsity == 0.0 and not any(sparse_layers(made))
     assert (made.pruning.distribution, made.pruning.budget, made.normalize_observations) == ("erdos_renyi", "all", True)
-    assert len(model.critic.q_networks) == (2 if model_class is TD3 else 1)
-    actor_encoder = model.actor.latent_pi if model_class is SAC else model.actor.mu.encoder
+    assert len(model.critic.q_networks) == (2 if model_class in (TD3, TQC) else 1)
+    actor_encoder = model.actor.latent_pi if model_class in (SAC, TQC) else model.actor.mu.encoder
     critic_encoder = model.critic.qf0.encoder
     assert (actor_encoder.hidden_dim, actor_encoder.num_blocks) == (128, 1)
     assert (critic_encoder.hidden_dim, critic_encoder.num_blocks) == (512, 2)
@@ -304,7 +310,7 @@ def test_target_output_follows(model_class, policy, sparsity) -> None:
     for network in (model.actor, model.critic):
         network.optimizer.param_groups[0]["lr"] = 0.0
     model.lr_schedule = lambda _: 0.0
-    model.train(1 if model_class is SAC else 2, 16)
+    model.train(1 if model_class in (SAC, TQC) else 2, 16)
     assert th.equal(outputs()[0], online)
     moved = outputs()[1]
     assert (moved - target).norm() > 0
@@ -471,7 +477,7 @@ def test_other_optimizer(model_class, policy) -> None:
     assert model.critic.optimizer.param_groups[0]["momentum"] == 0.9
 
 
-@each_model
+@pytest.mark.parametrize("model_class, policy", MODELS[:3])
 def test_identity_task_is_learned(model_class, policy) -> None:
     # The best action is the observation: less than 0.1 in reward is lost per step where random actions lose 0.67.
     env = IdentityEnvBox(-1, 1, ep_length=20)

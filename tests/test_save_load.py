@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import TQC
 from stable_baselines3 import DDPG, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -18,10 +19,15 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_policies import RandomEnv
 
-from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, hyperparameters
+from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, hyperparameters
 from sb3_sparse.sparsity import sparse_layers
 
-MODELS = [(SAC, SparseSimBaPolicy), (TD3, SparseSimBaTD3Policy), (DDPG, SparseSimBaTD3Policy)]
+MODELS = [
+    (SAC, SparseSimBaPolicy),
+    (TD3, SparseSimBaTD3Policy),
+    (DDPG, SparseSimBaTD3Policy),
+    (TQC, SparseSimBaTQCPolicy),
+]
 each_model = pytest.mark.parametrize("model_class, policy", MODELS)
 each_sparsity = pytest.mark.parametrize("sparsity", [0.0, 0.8])
 SMALL = dict(learning_starts=20, batch_size=16, buffer_size=1000, device="cpu", learning_rate=1e-3)
@@ -156,7 +162,7 @@ def test_set_parameters(model_class, policy, sparsity, tmp_path) -> None:
     np.testing.assert_array_equal(predictions(other), predictions(model))
     # Masks came along; training goes on with them.
     other.replay_buffer = model.replay_buffer
-    if model_class is SAC:
+    if model_class in (SAC, TQC):
         # SB3 counts the temperature's optimizer among the parameters, the temperature itself not.
         other.log_ent_coef.data.copy_(model.log_ent_coef)
     train_alike(model, other)
@@ -306,7 +312,7 @@ def test_policy_alone(model_class, policy, sparsity, tmp_path) -> None:
 
 @each_model
 def test_policy_arguments_survive(model_class, policy, tmp_path) -> None:
-    head = "actor.mu" if model_class is SAC else "actor.mu.head"
+    head = "actor.mu" if model_class in (SAC, TQC) else "actor.mu.head"
     kwargs = dict(
         distribution="uniform", budget="weights", mask_seed=7, depth_scale=2.0, normalize_observations=False, skip=[head]
     )
@@ -349,7 +355,7 @@ def test_predict(model_class, policy, sparsity) -> None:
         assert single.shape == (2,) and state is None
         np.testing.assert_allclose(single, action, atol=1e-5)
     stochastic = model.predict(batch)[0]
-    assert np.array_equal(stochastic, deterministic) == (model_class is not SAC)
+    assert np.array_equal(stochastic, deterministic) == (model_class not in (SAC, TQC))
     with pytest.raises(ValueError, match="Unexpected observation shape"):
         model.predict(np.zeros(4))
 
@@ -391,7 +397,7 @@ def test_n_step_returns(model_class, policy) -> None:
 
 @each_model
 def test_tasks_that_terminate(model_class, policy) -> None:
-    kwargs = dict(ent_coef=0.0) if model_class is SAC else {}
+    kwargs = dict(ent_coef=0.0) if model_class in (SAC, TQC) else {}
     model = make(model_class, policy, TerminatingEnv(), policy_kwargs=dict(n_critics=2), tau=0.5, **kwargs).learn(60)
     assert model.replay_buffer.dones.sum() == 20
     assert len(model.critic.q_networks) == 2
@@ -399,6 +405,8 @@ def test_tasks_that_terminate(model_class, policy) -> None:
     # Rewards of 1 that are left; the value of an endless task would go to 100.
     with th.no_grad():
         values = model.critic(th.eye(3), th.zeros(3, 2))
+    if model_class is TQC:  # (batch, n_critics, n_quantiles)
+        values = values.mean(2).unbind(1)
     for value in values:
         assert value.flatten().tolist() == pytest.approx([2.97, 1.99, 1.0], abs=0.5)
 

@@ -1,6 +1,7 @@
 """What the policies of all algorithms have in common. Knows SB3 and the floors below."""
 
+from sb3_sparse.common.extractor import SparseSimBaExtractor
 from sb3_sparse.common.hyperparameters import hyperparameters
 from sb3_sparse.common.sparsify import sparsify
 
-__all__ = ["hyperparameters", "sparsify"]
+__all__ = ["SparseSimBaExtractor", "hyperparameters", "sparsify"]

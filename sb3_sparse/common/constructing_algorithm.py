@@ -9,14 +9,18 @@ from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+_ANY_ALGORITHM = (
+    "a stock policy and sparsify(model, sparsity), or a stock policy with "
+    "policy_kwargs=dict(features_extractor_class=SparseSimBaExtractor)"
+)
 _POLICY_FOR: dict[type[BaseAlgorithm], str] = {
     SAC: "SparseSimBaPolicy",
     TD3: "SparseSimBaTD3Policy",
-    TQC: "a stock policy and sparsify(model, sparsity)",
-    CrossQ: "a stock policy and sparsify(model, sparsity)",
-    DQN: "a stock policy and sparsify(model, sparsity)",
-    QRDQN: "a stock policy and sparsify(model, sparsity)",
-    OnPolicyAlgorithm: "a stock policy and sparsify(model, sparsity)",
+    TQC: "SparseSimBaTQCPolicy",
+    CrossQ: _ANY_ALGORITHM,
+    DQN: _ANY_ALGORITHM,
+    QRDQN: _ANY_ALGORITHM,
+    OnPolicyAlgorithm: _ANY_ALGORITHM,
 }
 
 

@@ -69,12 +69,42 @@ class SimBaActorBase(NormalizesObservations, BasePolicy):
         return actor.to(device)
 
 
-class SimBaCritic(NormalizesObservations, ContinuousCritic):
+class SimBaCriticBase(NormalizesObservations):
     """
-    Q-functions of SAC, DDPG and TD3: SimBa encoders on observation and action, each with a linear head.
+    Mixin for SB3 critics: SimBa networks on observation and action, before which observations are normalised.
 
     The normalisation statistics move here, because every off-policy algorithm shows each batch of stored actions to the online
     critic exactly once per gradient step.
+    """
+
+    n_critics: int
+    q_networks: Any
+    action_space: spaces.Box
+
+    def _replace_q_networks(self, features_dim: int, size: SimBaSize, output_dim: int) -> None:
+        """Put SimBa networks in the place of those that the SB3 critic built."""
+        input_dim = features_dim + get_action_dim(self.action_space)
+        self.q_networks = [simba_network(input_dim, size, output_dim) for _ in range(self.n_critics)]
+        for i, q_network in enumerate(self.q_networks):
+            setattr(self, f"qf{i}", q_network)
+
+    def forward(self, obs: PyTorchObs, action: th.Tensor) -> Any:
+        """
+        :param obs: (batch, *shape) raw observations
+        :param action: (batch, action_dim) actions in [-1, 1]
+        :return: What the SB3 critic returns
+        """
+        q_values = super().forward(obs, action)
+        # Actions without gradient come from the buffer, those with one from the actor whose loss this is. After the forward
+        # pass, so that target and prediction of one loss are made with the same statistics.
+        if self.training and th.is_grad_enabled() and not action.requires_grad:
+            self.normalizer.update(self._preprocess(obs))
+        return q_values
+
+
+class SimBaCritic(SimBaCriticBase, ContinuousCritic):
+    """
+    Q-functions of SAC, DDPG and TD3: SimBa encoders on observation and action, each with a linear head.
 
     :param observation_space: Observation space
     :param action_space: Action space
@@ -110,22 +140,7 @@ class SimBaCritic(NormalizesObservations, ContinuousCritic):
             normalize_images=normalize_images,
         )
         self.normalizer = normalizer
-        self.q_networks = [simba_network(features_dim + get_action_dim(action_space), size, 1) for _ in range(n_critics)]
-        for i, q_network in enumerate(self.q_networks):
-            setattr(self, f"qf{i}", q_network)
-
-    def forward(self, obs: th.Tensor, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        :param obs: (batch, *shape) raw observations
-        :param actions: (batch, action_dim) actions in [-1, 1]
-        :return: One (batch, 1) tensor of Q-values per critic
-        """
-        q_values = super().forward(obs, actions)
-        # Actions without gradient come from the buffer, those with one from the actor whose loss this is. After the forward
-        # pass, so that target and prediction of one loss are made with the same statistics.
-        if self.training and th.is_grad_enabled() and not actions.requires_grad:
-            self.normalizer.update(self._preprocess(obs))
-        return q_values
+        self._replace_q_networks(features_dim, size, 1)
 
 
 def simba_network(input_dim: int, size: SimBaSize, output_dim: int) -> nn.Sequential:

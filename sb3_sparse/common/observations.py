@@ -27,7 +27,7 @@ class ObservationNormalizer(RunningNormalizer):
         :param observations: Preprocessed observations, (batch, *shape) each
         :return: The same structure, standardised
         """
-        return self._unflatten(super().forward(self._flatten(observations)), observations)
+        return self._unflatten(super().forward(flatten_observations(observations, self.keys)), observations)
 
     def update(self, observations: Observations) -> None:  # type: ignore[override]
         """
@@ -35,19 +35,27 @@ class ObservationNormalizer(RunningNormalizer):
 
         :param observations: Preprocessed observations, (batch, *shape) each
         """
-        super().update(self._flatten(observations))
-
-    def _flatten(self, observations: Observations) -> th.Tensor:
-        if isinstance(observations, dict):
-            # A user's dictionary may come in any order.
-            return th.cat([observations[key].flatten(1) for key in self.keys], dim=1)
-        return observations.flatten(1)
+        super().update(flatten_observations(observations, self.keys))
 
     def _unflatten(self, flat: th.Tensor, like: Observations) -> Observations:
         if not isinstance(like, dict):
             return flat.view_as(like)
         parts = flat.split([like[key].shape[1:].numel() for key in self.keys], dim=1)
         return {key: part.reshape(like[key].shape) for key, part in zip(self.keys, parts, strict=True)}
+
+
+def flatten_observations(observations: Observations, keys: tuple[str, ...]) -> th.Tensor:
+    """
+    Make one vector of each observation.
+
+    :param observations: Preprocessed observations, (batch, *shape) each
+    :param keys: The entries of a dictionary, in the order of the space
+    :return: (batch, dim)
+    """
+    if isinstance(observations, dict):
+        # A user's dictionary may come in any order.
+        return th.cat([observations[key].flatten(1) for key in keys], dim=1)
+    return observations.flatten(1)
 
 
 def check_observation_space(observation_space: spaces.Space) -> None:

@@ -97,7 +97,7 @@ class PrunedPolicy(BasePolicy):
             raise ValueError(_STALE_MOMENTS)
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         for optimizer in stale:
-            _block_until_loaded(optimizer)
+            block_until_loaded(optimizer)
         return result
 
     def _refuse_other_sparse_layers(self, state_dict: Mapping[str, Any], strict: bool) -> None:
@@ -121,19 +121,19 @@ class PrunedPolicy(BasePolicy):
         moved = moved_topologies(self, state_dict)
         for name, layer in self.named_modules(remove_duplicate=False):
             if isinstance(layer, SparseLayer) and layer.topology in moved and f"{name}.values" not in state_dict:
-                raise ValueError(f"The checkpoint moves the topology of {name!r}, but does not have its values. {_LOAD_ALL}")
+                raise ValueError(f"The checkpoint moves the topology of {name!r}, but does not have its values. {LOAD_ALL}")
 
     def _optimizers_with_moments(self) -> list[th.optim.Optimizer]:
         return [optimizer for optimizer in optimizers_of(self) if optimizer.state]
 
 
-_LOAD_ALL = (
+LOAD_ALL = (
     "Load everything at once (model.set_parameters(path_or_dict) with exact_match=True, or Algorithm.load(path)), or build "
     "both models with the same mask_seed."
 )
 _STALE_MOMENTS = (
     "The loaded masks differ from those that the optimizers' moments belong to; load into a fresh model or clear the moments "
-    f"(optimizer.state.clear()). {_LOAD_ALL}"
+    f"(optimizer.state.clear()). {LOAD_ALL}"
 )
 
 
@@ -164,9 +164,7 @@ def refuse_to_move_alone(module: nn.Module, state_dict: Mapping[str, Any], prefi
     :raises ValueError: if a topology would move.
     """
     if prefix == "" and moved_topologies(module, state_dict):
-        raise ValueError(
-            f"The masks of {type(module).__name__} would change, but it is only a part of the policy. {_LOAD_ALL}"
-        )
+        raise ValueError(f"The masks of {type(module).__name__} would change, but it is only a part of the policy. {LOAD_ALL}")
 
 
 def pruning_parameters(policy: PrunedPolicy) -> dict[str, Any]:
@@ -318,8 +316,12 @@ def _successor(parameter: th.Tensor, name: str, layers: Mapping[str, SparseLayer
     return values
 
 
-def _block_until_loaded(optimizer: th.optim.Optimizer) -> None:
-    """Refuse updates with moments of other weights until the optimizer's own state was loaded or cleared."""
+def block_until_loaded(optimizer: th.optim.Optimizer) -> None:
+    """
+    Refuse updates with moments of other weights until the optimizer's own state was loaded or cleared.
+
+    :param optimizer: Optimizer of parameters whose topology has moved
+    """
 
     blocked = True
 

@@ -18,7 +18,7 @@ from sb3_sparse.common.constructing_algorithm import (
     normalizes_already,
     warn_of_single_critic,
 )
-from sb3_sparse.common.networks import SimBaCritic
+from sb3_sparse.common.networks import SimBaCritic, SimBaCriticBase
 from sb3_sparse.common.observations import ObservationNormalizer, check_observation_space
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 
@@ -70,7 +70,10 @@ class SimBaPolicy(PrunedPolicy):
     """
 
     algorithm_class: ClassVar[type[BaseAlgorithm]]
+    critic_class: ClassVar[type[SimBaCriticBase]] = SimBaCritic
     default_n_critics: ClassVar[int]
+    # Arguments of the SB3 policy beyond those of the constructor here, passed on.
+    own_arguments: ClassVar[tuple[str, ...]] = ()
     # Set by the SB3 policy.
     critic_kwargs: dict[str, Any]
     share_features_extractor: bool
@@ -101,7 +104,7 @@ class SimBaPolicy(PrunedPolicy):
         check_observation_space(observation_space)
         if not isinstance(action_space, spaces.Box):
             raise ValueError(f"{type(self).__name__} needs continuous actions (a Box), got {action_space}.")
-        _refuse_useless(type(self).__name__, kwargs)
+        _refuse_useless(type(self).__name__, kwargs, ("skip", *self.own_arguments))
         warn_of_single_critic(algorithm, n_critics)
         self.width_scale, self.depth_scale = width_scale, depth_scale
         self.actor_size, self.critic_size = simba_sizes(width_scale, depth_scale)
@@ -150,18 +153,20 @@ class SimBaPolicy(PrunedPolicy):
         )
         return data
 
-    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> SimBaCritic:
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """
         Build the critics, dense.
 
         :param features_extractor: Extractor to share; a new one if None
         """
-        return SimBaCritic(
-            **self._network_kwargs(features_extractor),
-            size=self.critic_size,
-            n_critics=self.critic_kwargs["n_critics"],
-            share_features_extractor=self.share_features_extractor,
-        ).to(self.device)
+        return self.critic_class(**self._network_kwargs(features_extractor), **self._critic_kwargs()).to(self.device)
+
+    def _critic_kwargs(self) -> dict[str, Any]:
+        return {
+            "size": self.critic_size,
+            "n_critics": self.critic_kwargs["n_critics"],
+            "share_features_extractor": self.share_features_extractor,
+        }
 
     def _network_kwargs(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
         kwargs: dict[str, Any] = {
@@ -173,15 +178,15 @@ class SimBaPolicy(PrunedPolicy):
         return self._update_features_extractor(kwargs, features_extractor)
 
 
-def _refuse_useless(policy_name: str, kwargs: dict[str, Any]) -> None:
+def _refuse_useless(policy_name: str, kwargs: dict[str, Any], passed_on: tuple[str, ...]) -> None:
     for name in list(kwargs):
         if name in _NO_USE:
             value = kwargs.pop(name)
             # SB3 itself passes use_sde=False.
             if value is not None and not (name == "use_sde" and value is False):
                 raise ValueError(f"{policy_name} got {name}={value!r}, which it has no use for: {_NO_USE[name]}.")
-        elif name != "skip":
-            known = [*inspect.signature(SimBaPolicy.__init__).parameters, "skip"]
+        elif name not in passed_on:
+            known = [*inspect.signature(SimBaPolicy.__init__).parameters, *passed_on]
             similar = difflib.get_close_matches(name, known, n=1)
             hint = (
                 f"did you mean {similar[0]!r}?" if similar else f"it knows {', '.join(n for n in known[4:] if n != 'kwargs')}."

@@ -64,9 +64,93 @@ class RunningNormalizer(nn.Module):
         moving = ~self.frozen
         self.num_batches.add_(moving)
         weight = moving * th.clamp(1.0 / self.num_batches.clamp(min=1), min=self.min_weight)
-        difference = batch_mean - self.mean
-        self.mean.add_(weight * difference)
-        self.var.add_(weight * (batch_var - self.var) + weight * (1.0 - weight) * difference.square())
+        _mix(self.mean, self.var, batch_mean, batch_var, weight)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, min_weight={self.min_weight}, eps={self.eps}"
+
+
+class DeferredNormalizer(nn.Module):
+    """
+    Standardise inputs with running statistics that stay as they are throughout an update: inputs seen in training mode with
+    gradients enabled are pooled, and the statistics move when training mode ends.
+
+    The moments of a pool of n inputs count with weight n / total, until that falls to the smaller of ``min_weight`` and
+    ``n / horizon``, which stays.
+
+    The statistics are named ``running_...``, because SB3 copies such buffers to target networks, by references to the tensors:
+    they are written in place. What is pooled is saved along, so that a model saved within an update goes on exactly.
+
+    :param dim: Size of the input
+    :param min_weight: Bound of the smallest weight of a pool, in (0, 1]; 0.005 averages over about the last 200 pools
+    :param horizon: Number of inputs that are averaged over at least; small pools count less for it
+    :param eps: Added to the variance
+    :param frozen: Start with statistics that never move; with mean 0 and variance 1 this passes inputs through
+    """
+
+    running_mean: th.Tensor
+    running_var: th.Tensor
+    total: th.Tensor
+    pooled_mean: th.Tensor
+    pooled_var: th.Tensor
+    pooled: th.Tensor
+    frozen: th.Tensor
+
+    def __init__(self, dim: int, min_weight: float = 0.005, horizon: int = 51_200, eps: float = 1e-8, frozen: bool = False):
+        super().__init__()
+        if not 0.0 < min_weight <= 1.0:
+            raise ValueError(f"min_weight must lie in (0, 1], got {min_weight}.")
+        self.dim, self.min_weight, self.horizon, self.eps = dim, min_weight, horizon, eps
+        for name in ("running", "pooled"):
+            self.register_buffer(f"{name}_mean", th.zeros(dim))
+            self.register_buffer(f"{name}_var", th.ones(dim))
+        self.register_buffer("total", th.zeros((), dtype=th.int64))
+        self.register_buffer("pooled", th.zeros((), dtype=th.int64))
+        # A tensor, so that it is saved with the statistics.
+        self.register_buffer("frozen", th.tensor(frozen))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (batch, dim)
+        :return: (batch, dim), standardised
+        """
+        if self.training and th.is_grad_enabled():
+            self._pool(x)
+        return (x - self.running_mean) / th.sqrt(self.running_var + self.eps)
+
+    def train(self, mode: bool = True) -> "DeferredNormalizer":
+        """
+        Set training mode; leaving it moves the statistics.
+
+        :param mode: Whether to train
+        """
+        super().train(mode)
+        if not mode:
+            self._commit()
+        return self
+
+    @th.no_grad()
+    def _pool(self, x: th.Tensor) -> None:
+        self.pooled.add_(len(x) * ~self.frozen)
+        weight = len(x) / self.pooled.clamp(min=1)
+        var, mean = th.var_mean(x, dim=0, correction=0)
+        _mix(self.pooled_mean, self.pooled_var, mean, var, th.where(self.frozen, 0.0, weight))
+
+    @th.no_grad()
+    def _commit(self) -> None:
+        # Arithmetic on tensors instead of branches: nothing here waits for a GPU. An empty pool has weight 0.
+        self.total.add_(self.pooled)
+        least = th.clamp(self.pooled / self.horizon, max=self.min_weight)
+        weight = th.maximum(self.pooled / self.total.clamp(min=1), least)
+        _mix(self.running_mean, self.running_var, self.pooled_mean, self.pooled_var, weight)
+        self.pooled.zero_()
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, min_weight={self.min_weight}, horizon={self.horizon}, eps={self.eps}"
+
+
+def _mix(mean: th.Tensor, var: th.Tensor, new_mean: th.Tensor, new_var: th.Tensor, weight: th.Tensor) -> None:
+    """Move moments in place towards those of a batch; differences between the means add to the variance."""
+    difference = new_mean - mean
+    mean.add_(weight * difference)
+    var.add_(weight * (new_var - var) + weight * (1.0 - weight) * difference.square())

@@ -1,74 +1,11 @@
 """Sparse SimBa policy for SAC."""
 
-import torch as th
-from gymnasium import spaces
 from stable_baselines3 import SAC
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.sac.policies import Actor, SACPolicy
+from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_sparse.common.architecture import SimBaSize
-from sb3_sparse.common.distributions import ExactSquashedDiagGaussian
-from sb3_sparse.common.networks import SimBaActorBase, linear_head
-from sb3_sparse.common.observations import ObservationNormalizer
+from sb3_sparse.common.gaussian_actor import SimBaActor
 from sb3_sparse.common.simba_policy import SimBaPolicy
-from sb3_sparse.networks import SimBaEncoder
-
-LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
-
-
-class SimBaActor(SimBaActorBase, Actor):
-    """
-    Stochastic actor of SAC: a SimBa encoder and two linear heads, mean and log standard deviation of a Gaussian that is
-    squashed by tanh.
-
-    Deviations from SB3's actor, all as in the SimBa reference: ``log_std = -10 + 6 (1 + tanh(head))`` lies smoothly within
-    [-10, 2], where SB3 clamps to [-20, 2]; the squashing correction of the log-probability is exact.
-
-    :param observation_space: Observation space
-    :param action_space: Action space
-    :param features_extractor: Flattens observations
-    :param features_dim: Size of the flattened observation
-    :param normalizer: Statistics shared by all networks of the policy
-    :param size: Size of the network
-    :param normalize_images: As in SB3; observations here are vectors
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        normalizer: ObservationNormalizer,
-        size: SimBaSize,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            net_arch=[],
-            features_extractor=features_extractor,
-            features_dim=features_dim,
-            normalize_images=normalize_images,
-        )
-        action_dim = get_action_dim(action_space)
-        self.normalizer, self.size = normalizer, size
-        self.action_dist = ExactSquashedDiagGaussian(action_dim)  # type: ignore[assignment]
-        self.latent_pi = SimBaEncoder(features_dim, size.hidden_dim, size.num_blocks)  # type: ignore[assignment]
-        self.mu = linear_head(size.hidden_dim, action_dim)
-        self.log_std = linear_head(size.hidden_dim, action_dim)  # type: ignore[assignment]
-
-    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
-        """
-        :param obs: (batch, *shape) raw observations
-        :return: (batch, action_dim) mean and log standard deviation before squashing, and no further arguments
-        """
-        latent_pi = self.latent_pi(self.extract_features(obs, self.features_extractor))
-        half_range = 0.5 * (LOG_STD_MAX - LOG_STD_MIN)
-        log_std = LOG_STD_MIN + half_range * (1.0 + th.tanh(self.log_std(latent_pi)))  # type: ignore[operator]
-        return self.mu(latent_pi), log_std, {}
 
 
 class SparseSimBaPolicy(SimBaPolicy, SACPolicy):
