@@ -1,10 +1,9 @@
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from email import message_from_string
 from email.message import Message
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -13,16 +12,13 @@ import pytest
 import sb3_sparse
 
 ROOT = Path(__file__).parent.parent
+HOOK = "sb3_sparse/zoo/custom_envs.py"
 TOP_LEVEL = {"pyproject.toml", "README.md", "sb3_sparse", "hyperparams", "scripts", "tests", "LICENSE", "CHANGELOG.md"}
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZipFile]:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    (path,) = folder.glob("*.whl")
-    with ZipFile(path) as archive:
+def wheel(wheel_file: Path) -> Iterator[ZipFile]:
+    with ZipFile(wheel_file) as archive:
         yield archive
 
 
@@ -45,10 +41,20 @@ def readme_extras() -> list[str]:
 def test_wheel_contents(wheel: ZipFile) -> None:
     files = set(wheel.namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sb3_sparse").rglob("*.py")}
+    modules.remove(HOOK)  # it is beside the package instead
     hyperparameters = {f"sb3_sparse/hyperparams/{path.name}" for path in (ROOT / "hyperparams").glob("*.yml")}
     assert hyperparameters
     assert {"sb3_sparse/py.typed"} | modules | hyperparameters <= files
-    assert {path.split("/")[0] for path in files if ".dist-info/" not in path} == {"sb3_sparse"}
+    assert {path.split("/")[0] for path in files if ".dist-info/" not in path} == {"sb3_sparse", "custom_envs.py"}
+
+
+def test_zoo_hook(wheel: ZipFile) -> None:
+    assert wheel.read("custom_envs.py").decode() == (ROOT / HOOK).read_text()
+
+
+def test_zoo_hook_is_installed() -> None:
+    # In an editable installation too, unless it is older than pyproject.toml.
+    assert "custom_envs.py" in map(str, distribution("sb3-sparse").files or [])
 
 
 def test_wheel_licence(wheel: ZipFile, metadata: Message) -> None:

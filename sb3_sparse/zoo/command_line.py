@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +13,10 @@ import gymnasium as gym
 
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
 from sb3_sparse.experiments.update_cost import format_table, update_cost
+from sb3_sparse.zoo.registration import register
+
+# Our commands that are the RL Zoo's own, and the zoo's modules behind them.
+_ZOO_COMMANDS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy", "record": "rl_zoo3.record_video"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,13 +26,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: Command line without the program's name, that of the process if None
     :return: Exit status; 1 after an error that the user can mend, which is printed without a traceback
     """
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    is_zoo_command = bool(words) and words[0] in _ZOO_COMMANDS
     try:
-        options.run(options)
+        if is_zoo_command:
+            register()
+        else:
+            options = _parser().parse_args(words)
+            options.run(options)
     except (ImportError, ValueError, gym.error.Error) as error:
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1
+    if is_zoo_command:  # not above, as what goes wrong in hours of training is worth a traceback
+        _run_zoo(*words)
     return 0
+
+
+def _run_zoo(command: str, *options: str) -> None:
+    given = sys.argv
+    sys.argv = [f"sb3-sparse {command}", *options]
+    try:
+        runpy.run_module(_ZOO_COMMANDS[command], run_name="__main__")
+    finally:
+        sys.argv = given
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_quickstart(commands)
     _add_bench(commands)
+    for name, module in _ZOO_COMMANDS.items():  # listed for the help only; the zoo parses their options
+        commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
     return parser
 
 

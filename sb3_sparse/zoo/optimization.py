@@ -1,0 +1,98 @@
+"""The RL Zoo's hyperparameter search (``-optimize``) for sparse networks."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sb3_sparse.common.simba_policy import SimBaPolicy
+
+# The zoo hands its samplers a trial and little else, so the trial carries what the search starts from.
+_START = "sb3_sparse_policy_kwargs"
+_WIDTH_FACTORS = (0.5, 1.0, 2.0)
+_DEPTH_FACTORS = (1.0, 2.0)
+_MAX_SPARSITY = 0.95
+_SEARCHED = ("width_scale", "depth_scale", "sparsity")
+
+Params = dict[str, Any]
+
+
+def search_sparse_networks(manager_class: Any, samplers: dict[str, Callable], converters: dict[str, Callable]) -> None:
+    """
+    Have the zoo search ``width_scale`` and ``depth_scale`` (around those of the hyperparameter file) and ``sparsity`` in place
+    of ``net_arch``, which our policies have no use for, and keep their other ``policy_kwargs``. Only where the hyperparameters
+    name one of our policies.
+
+    :param manager_class: The zoo's ``ExperimentManager``, changed in place
+    :param samplers: The zoo's ``HYPERPARAMS_SAMPLER``, changed in place
+    :param converters: The zoo's ``HYPERPARAMS_CONVERTER``, changed in place
+    """
+    for algo in samplers:
+        samplers[algo] = _search_size(samplers[algo])
+    for algo in converters:
+        converters[algo] = _convert_size(converters[algo])
+    manager_class.objective = _tell_trial(manager_class.objective)
+
+
+class _WithoutNetArch:
+    """A trial that neither searches nor records ``net_arch``."""
+
+    def __init__(self, trial: Any) -> None:
+        self._trial = trial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return choices[0] if name == "net_arch" else self._trial.suggest_categorical(name, choices)
+
+
+def _tell_trial(objective: Callable) -> Callable:
+    @functools.wraps(objective)
+    def wrapped(self: Any, trial: Any) -> float:
+        policy = self._hyperparams["policy"]
+        if isinstance(policy, type) and issubclass(policy, SimBaPolicy):
+            setattr(trial, _START, self._hyperparams.get("policy_kwargs", {}))
+        return objective(self, trial)
+
+    return wrapped
+
+
+def _search_size(sample: Callable) -> Callable:
+    @functools.wraps(sample)
+    def wrapped(trial: Any, n_actions: int, n_envs: int, additional_args: Params) -> Params:
+        start = getattr(trial, _START, None)
+        if start is None:
+            return sample(trial, n_actions, n_envs, additional_args)
+        params = sample(_WithoutNetArch(trial), n_actions, n_envs, additional_args)
+        params["policy_kwargs"] = {**start, **_without_net_arch(params["policy_kwargs"]), **_suggest_size(trial, start)}
+        return params
+
+    return wrapped
+
+
+def _suggest_size(trial: Any, start: Mapping[str, Any]) -> Params:
+    widths = [factor * start.get("width_scale", 1.0) for factor in _WIDTH_FACTORS]
+    depths = [factor * start.get("depth_scale", 1.0) for factor in _DEPTH_FACTORS]
+    return {
+        "width_scale": trial.suggest_categorical("width_scale", widths),
+        "depth_scale": trial.suggest_categorical("depth_scale", depths),
+        "sparsity": trial.suggest_float("sparsity", 0.0, _MAX_SPARSITY),
+    }
+
+
+def _convert_size(convert: Callable) -> Callable:
+    @functools.wraps(convert)
+    def wrapped(sampled: Params) -> Params:
+        if "sparsity" not in sampled:
+            return convert(sampled)
+        rest = {name: value for name, value in sampled.items() if name not in _SEARCHED}
+        params = convert({**rest, "net_arch": "small"})
+        size = {name: sampled[name] for name in _SEARCHED}
+        params["policy_kwargs"] = {**_without_net_arch(params["policy_kwargs"]), **size}
+        return params
+
+    return wrapped
+
+
+def _without_net_arch(policy_kwargs: Params) -> Params:
+    return {name: value for name, value in policy_kwargs.items() if name != "net_arch"}

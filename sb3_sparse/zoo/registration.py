@@ -1,0 +1,131 @@
+"""Makes our environments and hyperparameter files known to the RL Zoo (https://github.com/DLR-RM/rl-baselines3-zoo)."""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from stable_baselines3.common.utils import get_device
+
+from sb3_sparse.zoo.optimization import search_sparse_networks
+
+
+def register() -> None:
+    """
+    Register the DeepMind Control Suite's environments, have the zoo read our hyperparameter files for the ids in them, and
+    have ``-optimize`` search our policies' sizes. For other ids, other algorithms, with ``-conf`` and for other policies the
+    zoo behaves as without us. Calling it again changes nothing.
+
+    :raises ImportError: If the zoo is not installed
+    """
+    importlib.import_module("sb3_sparse.envs")
+    zoo = _import_zoo()
+    if "ExperimentManager" in vars(zoo):
+        _change(zoo.ExperimentManager)
+    else:
+        zoo.__class__ = _ModuleBeingImported
+
+
+def hyperparameter_file(algo: str) -> Path:
+    """
+    Find our hyperparameters, in an installed package as well as in a checkout.
+
+    :param algo: The zoo's name of the algorithm, e.g. "sac"
+    :return: Path of the YAML file, which exists only for the algorithms that we have hyperparameters for
+    """
+    package = Path(__file__).parents[1]
+    root = package if (package / "hyperparams").is_dir() else package.parent
+    return root / "hyperparams" / f"{algo}.yml"
+
+
+def our_hyperparameters(algo: str, env_id: str) -> dict[str, Any] | None:
+    """
+    Read our hyperparameters.
+
+    :param algo: The zoo's name of the algorithm, e.g. "sac"
+    :param env_id: Id of the environment
+    :return: The entry of the hyperparameter file, None if there is none
+    """
+    import yaml  # comes with the zoo, and this module is imported without it too
+
+    path = hyperparameter_file(algo)
+    return yaml.safe_load(path.read_text()).get(env_id) if path.is_file() else None
+
+
+class _ModuleBeingImported(ModuleType):
+    """
+    ``rl_zoo3.exp_manager`` when it imports, by way of ``custom_envs``, us: half-way, before it defines its class. The first
+    access to that class from outside, which can only come afterwards, finds it changed.
+    """
+
+    @property
+    def ExperimentManager(self) -> type:
+        if "ExperimentManager" not in vars(self):
+            raise AttributeError("ExperimentManager")
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        _change(self.ExperimentManager)
+        return self.ExperimentManager
+
+
+def _import_zoo() -> Any:
+    try:
+        return importlib.import_module("rl_zoo3.exp_manager")
+    except ModuleNotFoundError as error:
+        if error.name != "rl_zoo3":
+            raise
+        raise ImportError('The RL Zoo is not installed, run: pip install "sb3-sparse[zoo]"') from error
+
+
+def _change(manager_class: Any) -> None:
+    if not hasattr(manager_class, "knows_sb3_sparse"):
+        manager_class.knows_sb3_sparse = True
+        _prefer_our_files(manager_class)
+        manager_class.load_trial = _keep_our_policy_kwargs(manager_class.load_trial)
+        tables = importlib.import_module("rl_zoo3.hyperparams_opt")
+        search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
+
+
+def _prefer_our_files(manager_class: Any) -> None:
+    original = manager_class.__init__
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if not signature.bind(self, *args, **kwargs).arguments.get("config"):
+            _choose_file(self)
+
+    manager_class.__init__ = __init__
+
+
+def _choose_file(manager: Any) -> None:
+    hyperparameters = our_hyperparameters(manager.algo, manager.env_name.gym_id)
+    if hyperparameters is not None:
+        manager.config = str(hyperparameter_file(manager.algo))
+        _warn_of_large_network(manager, hyperparameters)
+
+
+def _keep_our_policy_kwargs(load_trial: Callable) -> Callable:
+    # What a trial does not search is not recorded in it, and the zoo replaces policy_kwargs as a whole.
+    @functools.wraps(load_trial)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        params = load_trial(self, *args, **kwargs)
+        ours = our_hyperparameters(self.algo, self.env_name.gym_id)
+        if ours is not None and self.config == str(hyperparameter_file(self.algo)) and "policy_kwargs" in params:
+            params["policy_kwargs"] = {**eval(ours["policy_kwargs"]), **params["policy_kwargs"]}
+        return params
+
+    return wrapped
+
+
+def _warn_of_large_network(manager: Any, hyperparameters: dict[str, Any]) -> None:
+    # Only the large networks set their width. A loaded agent has the size that it was trained with.
+    is_large = "width_scale" in hyperparameters["policy_kwargs"] and "policy_kwargs" not in (manager.custom_hyperparams or {})
+    if is_large and not manager.continue_training and get_device(manager.device).type == "cpu":
+        print(
+            f"sb3-sparse: without a GPU, training the network for {manager.env_name.gym_id} takes weeks; "
+            'for a smaller one add -params policy_kwargs:"dict(sparsity=0.2, width_scale=0.25)"'
+        )

@@ -1,0 +1,365 @@
+"""The RL Zoo's own commands, as typed, with the package installed from its wheel; and what we change in the zoo."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import gymnasium as gym
+import pytest
+import torch as th
+import yaml
+from stable_baselines3 import SAC
+
+pytest.importorskip("dm_control")
+rl_zoo3 = pytest.importorskip("rl_zoo3")
+
+import sb3_sparse.envs  # noqa: E402
+from sb3_sparse import SparseSimBaPolicy, hyperparameters, sparsity  # noqa: E402
+from sb3_sparse.envs.suite_tasks import SUITE_TASKS  # noqa: E402
+from sb3_sparse.zoo import register, registration  # noqa: E402
+from sb3_sparse.zoo.command_line import main  # noqa: E402
+
+HUMANOID = ["--algo", "sac", "--env", "dm_control/humanoid-run-v0"]
+SMALL = "policy_kwargs:dict(sparsity=0.5, width_scale=0.0625)"
+SHORT = ["--eval-freq", "-1", "-params", SMALL, "buffer_size:1000", "learning_starts:510"]
+FILES = sorted((Path(__file__).parent.parent / "hyperparams").glob("*.yml"))
+ALGOS = [path.stem for path in FILES]
+SUITE_IDS = [sb3_sparse.envs.env_id(domain, task) for domain, tasks in SUITE_TASKS.items() for task in tasks]
+DMC_HARD = [f"dm_control/dog-{task}-v0" for task in ("stand", "walk", "trot", "run")] + [
+    f"dm_control/humanoid-{task}-v0" for task in ("stand", "walk", "run")
+]
+TERMINATING = ["lqr-lqr_2_1-v0", "lqr-lqr_6_2-v0", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"]
+
+
+def entries(path: Path) -> dict[str, dict[str, Any]]:
+    loaded = yaml.safe_load(path.read_text())
+    return {name: entry for name, entry in loaded.items() if not name.startswith("_")}
+
+
+ENTRIES = {path.stem: entries(path) for path in FILES}
+IDS = list(ENTRIES["sac"])
+
+
+@pytest.fixture(scope="module")
+def site(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``pip install`` makes of the wheel, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    with ZipFile(wheel_file) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def run(site: Path, folder: Path, *arguments: str, fails: bool = False) -> str:
+    env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    env.pop("MUJOCO_GL", None)  # other tests set it, users need not
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("empty")
+    return folder, run(site, folder, "-m", "rl_zoo3.train", *HUMANOID, "-n", "520", *SHORT)
+
+
+def saved_run(trained: tuple[Path, str]) -> Path:
+    return trained[0] / "logs" / "sac" / "dm_control-humanoid-run-v0_1"
+
+
+def test_train_reads_our_file(trained: tuple[Path, str], site: Path) -> None:
+    assert f"Loading hyperparameters from: {site}/sb3_sparse/hyperparams/sac.yml" in trained[1]
+    (saved,) = saved_run(trained).glob("*/config.yml")
+    used = dict(yaml.unsafe_load(saved.read_text()))
+    overridden = {"policy_kwargs", "buffer_size", "learning_starts"}
+    expected = ENTRIES["sac"]["dm_control/humanoid-run-v0"]
+    assert {k: v for k, v in used.items() if k not in overridden} == {k: v for k, v in expected.items() if k not in overridden}
+
+
+def test_train_trains_a_sparse_policy(trained: tuple[Path, str]) -> None:
+    model = SAC.load(saved_run(trained) / "dm_control-humanoid-run-v0.zip", device="cpu")
+    assert type(model.policy) is SparseSimBaPolicy
+    assert model._n_updates == 2 * (520 - 510)
+    assert sparsity.summary(model.actor).sparsity == pytest.approx(0.5, abs=0.01)
+
+
+def test_train_repeats_actions(trained: tuple[Path, str]) -> None:
+    episode = (saved_run(trained) / "0.monitor.csv").read_text().splitlines()[2]
+    assert episode.split(",")[1] == "500"
+
+
+@pytest.fixture(scope="module")
+def rendering(site: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where there is nothing to draw with, or to make videos with."""
+    pytest.importorskip("moviepy")
+    code = (
+        "from sb3_sparse.envs import DMControlEnv; env = DMControlEnv('pendulum', 'swingup', render_mode='rgb_array')\n"
+        "try: env.render()\nexcept RuntimeError as error: print(error)"
+    )
+    output = run(site, tmp_path_factory.mktemp("rendering"), "-c", code)
+    if "cannot draw images" in output:
+        pytest.skip(output)
+
+
+def test_enjoy(trained: tuple[Path, str], site: Path) -> None:
+    output = run(site, trained[0], "-m", "rl_zoo3.enjoy", *HUMANOID, "-f", "logs", "--no-render", "-n", "500", "-P")
+    assert "Episode Length 500" in output
+
+
+@pytest.mark.usefixtures("rendering")
+def test_record_video(trained: tuple[Path, str], site: Path) -> None:
+    run(site, trained[0], "-m", "rl_zoo3.record_video", *HUMANOID, "-f", "logs", "-n", "5")
+    (video,) = saved_run(trained).glob("videos/*.mp4")
+    assert video.stat().st_size > 1000
+
+
+def test_continue(trained: tuple[Path, str], site: Path) -> None:
+    agent = saved_run(trained) / "dm_control-humanoid-run-v0.zip"
+    output = run(
+        site, trained[0], "-m", "rl_zoo3.train", *HUMANOID, "-i", str(agent), "-n", "12", "--eval-freq", "-1", "-P",
+        "-f", "continued", "-params", "learning_starts:10",
+    )  # fmt: skip
+    assert "takes weeks" not in output  # of the small agent that is loaded
+    (path,) = (trained[0] / "continued").glob("sac/*_1/*.zip")
+    model, before = (SAC.load(file, device="cpu") for file in (path, agent))
+    assert model._n_updates == before._n_updates + 2 * (12 - 10)
+    for (_, layer), (_, old) in zip(sparsity.sparse_layers(model.policy), sparsity.sparse_layers(before.policy), strict=True):
+        assert th.equal(layer.topology.mask(), old.topology.mask())
+
+
+def test_own_custom_envs_wins(site: Path, tmp_path: Path) -> None:
+    own = "import gymnasium as gym\ngym.register('Mine-v0', entry_point=lambda **kwargs: gym.make('Pendulum-v1', **kwargs))\n"
+    (tmp_path / "custom_envs.py").write_text(own)
+    command = ["-m", "rl_zoo3.train", "--algo", "sac", "--eval-freq", "-1", "-n", "5", "--env"]
+    zoo_file = Path(rl_zoo3.__file__).parent / "hyperparams" / "sac.yml"
+    assert f"Loading hyperparameters from: {zoo_file}" in run(site, tmp_path, *command, "Mine-v0")
+    assert "not found in gym registry" in run(site, tmp_path, *command, "dm_control/humanoid-run-v0", fails=True)
+
+
+CHOSEN_FILE = """
+import argparse
+manager = {name}(argparse.Namespace(), "sac", "dm_control/humanoid-run-v0", "logs")
+print(manager.config)
+"""
+
+
+@pytest.mark.parametrize(
+    ("custom_envs", "imports", "name"),
+    [
+        (None, "import rl_zoo3.exp_manager", "rl_zoo3.exp_manager.ExperimentManager"),
+        (None, "from rl_zoo3.train import ExperimentManager", "ExperimentManager"),
+        pytest.param(None, "import sb3_sparse.zoo, rl_zoo3.enjoy as enjoy", "enjoy.ExperimentManager", marks=pytest.mark.slow),
+        ("import sb3_sparse.zoo", "from rl_zoo3.exp_manager import ExperimentManager", "ExperimentManager"),
+        pytest.param(
+            "import sb3_sparse.zoo", "import rl_zoo3.train as train", "train.ExperimentManager", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_import_orders(site: Path, tmp_path: Path, custom_envs: str | None, imports: str, name: str) -> None:
+    if custom_envs is not None:
+        (tmp_path / "custom_envs.py").write_text(custom_envs)
+    output = run(site, tmp_path, "-c", imports + CHOSEN_FILE.format(name=name))
+    assert output.splitlines()[-1] == f"{site}/sb3_sparse/hyperparams/sac.yml"
+
+
+def test_nothing_happens_without_the_zoo(tmp_path: Path) -> None:
+    code = "import sys, gymnasium, sb3_sparse.zoo.command_line; print('rl_zoo3' in sys.modules)"
+    assert run(Path(__file__).parent.parent, tmp_path, "-c", code).strip() == "False"
+
+
+def manager(algo: str, env_id: str, device: str = "cpu", **kwargs: Any) -> Any:
+    register()
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    return ExperimentManager(argparse.Namespace(), algo, env_id, "logs", device=device, **kwargs)
+
+
+def test_file_of_a_known_id() -> None:
+    assert [manager(algo, "dm_control/dog-run-v0").config for algo in ALGOS] == list(map(str, FILES))
+
+
+@pytest.mark.parametrize(
+    ("algo", "env_id"),
+    [("sac", "Pendulum-v1"), ("td3", "Hopper-v4"), ("ppo", "dm_control/dog-run-v0"), ("ppo", "CartPole-v1")],
+)
+def test_the_zoo_as_it_is_without_us(algo: str, env_id: str) -> None:
+    expected = Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml"
+    assert manager(algo, env_id).config == str(expected)
+
+
+def test_conf_wins(capsys: pytest.CaptureFixture[str]) -> None:
+    assert manager("sac", "dm_control/dog-run-v0", config="mine.yml").config == "mine.yml"
+    assert capsys.readouterr().out == ""
+
+
+def test_conf_without_the_id(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text("Pendulum-v1: {policy: MlpPolicy}")
+    with pytest.raises(ValueError, match="Hyperparameters not found for sac-dm_control/dog-run-v0"):
+        manager("sac", "dm_control/dog-run-v0", config=str(tmp_path / "mine.yml")).read_hyperparameters()
+
+
+def test_registering_twice_changes_nothing() -> None:
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    register()
+    once = ExperimentManager.__init__
+    register()
+    assert ExperimentManager.__init__ is once
+
+
+def test_note_of_large_networks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    manager("sac", "dm_control/dog-run-v0")
+    (note,) = capsys.readouterr().out.splitlines()
+    assert "dm_control/dog-run-v0" in note and "-params policy_kwargs:" in note
+    manager("sac", "dm_control/walker-run-v0")
+    manager("sac", "dm_control/dog-run-v0", hyperparams={"policy_kwargs": {"width_scale": 0.25}})
+    monkeypatch.setattr(registration, "get_device", lambda device: th.device("cuda"))
+    manager("sac", "dm_control/dog-run-v0")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("rendering")
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = ["--algo", "td3", "--env", "dm_control/dog-run-v0"]
+    small = ["-params", SMALL, "buffer_size:1000", "learning_starts:10"]
+    assert main(["train", *task, "-n", "12", "--eval-freq", "-1", *small]) == 0
+    assert main(["enjoy", *task, "-f", "logs", "--no-render", "-n", "500"]) == 0
+    assert "Episode Length 500" in capsys.readouterr().out
+    assert main(["record", *task, "-f", "logs", "-n", "3", "-o", "videos"]) == 0
+    assert len(list(tmp_path.glob("videos/*.mp4"))) == 1
+
+
+OPTIMIZE = ["-optimize", "--n-trials", "2", "--no-optim-plots", "--n-evaluations", "1", "--eval-episodes", "1"]
+
+
+@pytest.mark.slow
+def test_optimize(site: Path, tmp_path: Path) -> None:
+    command = ["-m", "rl_zoo3.train", *HUMANOID, "--storage", "study.log", "--study-name", "study"]
+    small = "policy_kwargs:dict(sparsity=0.5, width_scale=0.0625, n_critics=2)"
+    short = ["-n", "30", "-params", small, "buffer_size:1000", "learning_starts:10"]
+    assert "Number of finished trials:  2" in run(site, tmp_path, *command, *OPTIMIZE, *short)
+    (report,) = tmp_path.glob("logs/sac/report_*.csv")
+    lines = report.read_text().splitlines()
+    assert "params_net_arch" not in lines[0] and "params_sparsity" in lines[0]
+    assert all(line.endswith("COMPLETE") for line in lines[1:])
+    # A trial of the study gives the hyperparameters of a run.
+    trial = ["--trial-id", "1", "-n", "5", "--eval-freq", "-1"]
+    run(site, tmp_path, *command, *trial)
+    (path,) = tmp_path.glob("logs/sac/*/*.zip")
+    assert SAC.load(path, device="cpu").policy_kwargs["width_scale"] in (0.03125, 0.0625, 0.125)
+
+
+class Trial:
+    """Suggests the last choice or the upper end, and remembers of what."""
+
+    def __init__(self) -> None:
+        self.params: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return self.params.setdefault(name, choices[-1])
+
+    def suggest_float(self, name: str, low: float, high: float, log: bool = False) -> float:
+        return self.params.setdefault(name, high)
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return self.params.setdefault(name, high)
+
+    def set_user_attr(self, name: str, value: Any) -> None: ...
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_sampled_sizes(algo: str) -> None:
+    register()
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    ours, plain = Trial(), Trial()
+    ours.sb3_sparse_policy_kwargs = {"width_scale": 5, "n_critics": 2}  # type: ignore[attr-defined]
+    given = {"using_her_replay_buffer": False, "her_kwargs": {}}
+    sampled = HYPERPARAMS_SAMPLER[algo](ours, 3, 1, dict(given))
+    expected = HYPERPARAMS_SAMPLER[algo](plain, 3, 1, dict(given))
+    size = {"width_scale": 10.0, "depth_scale": 2.0, "sparsity": 0.95}
+    assert "net_arch" in expected["policy_kwargs"] and "net_arch" not in ours.params
+    quantiles = {name: value for name, value in expected["policy_kwargs"].items() if name == "n_quantiles"}
+    assert sampled["policy_kwargs"] == {"n_critics": 2, **quantiles, **size}
+    assert {k: v for k, v in sampled.items() if k != "policy_kwargs"} == {
+        k: v for k, v in expected.items() if k != "policy_kwargs"
+    }
+    assert HYPERPARAMS_CONVERTER[algo](ours.params)["policy_kwargs"] == {**quantiles, **size}
+    assert HYPERPARAMS_CONVERTER[algo](plain.params)["policy_kwargs"] == expected["policy_kwargs"]
+
+
+def test_loaded_trial_keeps_the_critics(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    ours = Trial()
+    ours.sb3_sparse_policy_kwargs = {}  # type: ignore[attr-defined]
+    register()
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+
+    HYPERPARAMS_SAMPLER["sac"](ours, 1, 1, {"using_her_replay_buffer": False})
+    path = str(tmp_path / "study.log")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
+    distributions = {name: optuna.distributions.CategoricalDistribution([value]) for name, value in ours.params.items()}
+    trial = optuna.trial.create_trial(params=ours.params, distributions=distributions, value=0.0)
+    optuna.create_study(storage=storage, study_name="study").add_trial(trial)
+    loaded = manager("sac", "dm_control/lqr-lqr_2_1-v0").load_trial(path, "study", 0)
+    assert loaded["policy_kwargs"] == {"n_critics": 2, "width_scale": 2.0, "depth_scale": 2.0, "sparsity": 0.95}
+
+
+def test_command_without_the_zoo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "rl_zoo3"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [])
+    assert main(["train", *HUMANOID]) == 1
+    assert 'pip install "sb3-sparse[zoo]"' in capsys.readouterr().err
+
+
+def test_files_cover_the_same_tasks() -> None:
+    assert set(SUITE_IDS) < set(IDS)
+    assert all(list(file) == IDS for file in ENTRIES.values())
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_files_leave_the_ids_of_the_zoo_alone(algo: str) -> None:
+    theirs = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / f"{algo}.yml").read_text())
+    assert not set(theirs) & set(ENTRIES[algo])
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_values(env_id: str) -> None:
+    env = gym.make(env_id)
+    for algo, file in ENTRIES.items():
+        given, expected = dict(file[env_id]), hyperparameters(algo, env)
+        noise = expected.pop("action_noise", None)
+        if noise is not None:
+            assert given.pop("noise_type") == "normal"
+            assert noise._sigma == pytest.approx(given.pop("noise_std"))
+        policy_kwargs = eval(given.pop("policy_kwargs"))
+        steps = given.pop("n_timesteps") * getattr(env.unwrapped, "action_repeat", 1)
+        del given["policy"]
+        assert given == expected
+        assert steps == 1e6
+        assert (policy_kwargs["sparsity"], policy_kwargs.get("width_scale")) == (
+            (0.9, 5) if env_id in DMC_HARD else (0.2, None)
+        )
+        terminates = env_id.removeprefix("dm_control/") in TERMINATING
+        assert policy_kwargs.get("n_critics") == (2 if terminates and algo in ("sac", "ddpg") else None)
+    env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("algo", ALGOS)
+def test_every_entry_trains(algo: str, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kwargs = {**eval(ENTRIES[algo][env_id]["policy_kwargs"]), "sparsity": 0.5, "width_scale": 0.0625}
+    override = {"policy_kwargs": kwargs, "buffer_size": 1000, "learning_starts": 17}
+    experiment = manager(algo, env_id, hyperparams=override, n_timesteps=20, eval_freq=-1, log_interval=-1)
+    model, _ = experiment.setup_experiment()
+    experiment.learn(model)
+    assert model.num_timesteps == 20
+    assert model._n_updates == 2 * (20 - 17)
