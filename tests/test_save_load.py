@@ -10,26 +10,18 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import TQC
-from stable_baselines3 import DDPG, SAC, TD3, HerReplayBuffer
+from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from test_policies import RandomEnv
+from test_policies import RandomEnv, each_model, each_sparsity
 
-from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, hyperparameters
+from sb3_sparse import SparseSimBaPolicy, hyperparameters
 from sb3_sparse.sparsity import sparse_layers
 
-MODELS = [
-    (SAC, SparseSimBaPolicy),
-    (TD3, SparseSimBaTD3Policy),
-    (DDPG, SparseSimBaTD3Policy),
-    (TQC, SparseSimBaTQCPolicy),
-]
-each_model = pytest.mark.parametrize("model_class, policy", MODELS)
-each_sparsity = pytest.mark.parametrize("sparsity", [0.0, 0.8])
 SMALL = dict(learning_starts=20, batch_size=16, buffer_size=1000, device="cpu", learning_rate=1e-3)
 DICT_SPACE = spaces.Dict(box=spaces.Box(90, 110, (2,)), choice=spaces.Discrete(3))
 

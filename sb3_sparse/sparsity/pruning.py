@@ -235,7 +235,7 @@ def _refuse_foreign_tie(module: nn.Module, names: tuple[str, ...], layers: list[
     weights = {id(weight) for weight in _weights(layers[0])}
     for name, owner in module.named_modules():
         for key, parameter in owner._parameters.items():
-            if id(parameter) in weights and not (owner in layers and key in sparse_type_of(owner).value_names):  # type: ignore
+            if id(parameter) in weights and not (owner in layers and key in sparse_type_of(owner).value_names):  # type: ignore[union-attr]
                 raise ValueError(
                     f"Weight {names[0]!r} is also {key!r} of {name!r} ({type(owner).__name__}), which is not pruned along: "
                     "skip both or untie them."
