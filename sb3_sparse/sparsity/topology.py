@@ -8,6 +8,9 @@ import torch as th
 from torch import nn
 
 _INT32_MAX = 2**31 - 1
+_UINT16_MAX = 2**16 - 1
+# Columns that a kernel has in its scratch memory at a time: with 512 bytes of samples each, half of a second-level cache of 1 MiB.
+BLOCK_COLUMNS = 1024
 _REMEDY = "Build the model with the sparsity, distribution, budget and network size that the checkpoint was made with."
 
 
@@ -27,6 +30,26 @@ class CompressedRows(NamedTuple):
     transposed_row_starts: th.Tensor
     transposed_columns: th.Tensor
     to_transposed: th.Tensor
+
+
+class BlockedRows(NamedTuple):
+    """
+    A topology as the compiled kernels take it: compressed sparse rows whose beginnings are known for every block of
+    ``BLOCK_COLUMNS`` columns.
+
+    :param shape: Numbers of rows and columns
+    :param starts: (rows, blocks + 1) int32, first entry of every block in every row, and the row's end
+    :param columns: (active,) uint16, column of every active weight
+    """
+
+    shape: th.Size
+    starts: th.Tensor
+    columns: th.Tensor
+
+    def positions(self) -> th.Tensor:
+        """(active,) int64 flat row-major positions."""
+        rows = th.arange(self.shape[0]).repeat_interleave((self.starts[:, -1] - self.starts[:, 0]).long())
+        return rows * self.shape[1] + self.columns.long()
 
 
 class Topology(nn.Module):
@@ -104,12 +127,12 @@ class Topology(nn.Module):
         :param weight: Dense weight of this topology's shape
         :return: (active,) values
         """
-        return weight.reshape(-1).index_select(0, self.long_indices())
+        return weight.reshape(-1).index_select(0, self.indices)
 
     def mask(self) -> th.Tensor:
         """Boolean mask of the weight's shape: True where a weight is active."""
         mask = th.zeros(self.numel, dtype=th.bool, device=self.indices.device)
-        mask[self.long_indices()] = True
+        mask[self.indices.long()] = True
         return mask.view(self.shape)
 
     def long_indices(self) -> th.Tensor:
@@ -118,7 +141,20 @@ class Topology(nn.Module):
 
     def compressed_rows(self) -> CompressedRows:
         """The topology of a two-dimensional weight as compressed sparse rows."""
-        return self._derive("rows", lambda: _compress(self.long_indices(), self.shape))
+        return self._derive("rows", lambda: _compress(self.indices.long(), self.shape))
+
+    @property
+    def fits_blocked_rows(self) -> bool:
+        """Whether rows and columns can be numbered with 16 bits, as in :class:`BlockedRows`."""
+        return len(self.shape) == 2 and max(self.shape) <= _UINT16_MAX + 1 and self.numel <= _INT32_MAX
+
+    def blocked_rows(self) -> BlockedRows:
+        """The topology of a two-dimensional weight as rows in blocks of columns."""
+        return self._derive("blocks", lambda: _block(self.indices.long(), self.shape))
+
+    def transposed_blocked_rows(self) -> tuple[BlockedRows, th.Tensor]:
+        """Those of the transpose, and (active,) int32 numbers with which its values are ``values[numbers]``."""
+        return self._derive("transposed blocks", lambda: _block_transposed(self.indices.long(), self.shape))
 
     @th.no_grad()
     def assign(self, indices: th.Tensor) -> None:
@@ -211,3 +247,15 @@ def _starts(rows: th.Tensor, number_of_rows: int) -> th.Tensor:
     starts = th.zeros(number_of_rows + 1, dtype=th.int32, device=rows.device)
     starts[1:] = th.bincount(rows, minlength=number_of_rows).cumsum(0)
     return starts
+
+
+def _block(indices: th.Tensor, shape: th.Size) -> BlockedRows:
+    blocks = -(-shape[1] // BLOCK_COLUMNS)
+    firsts = th.arange(shape[0]).unsqueeze(1) * shape[1] + (th.arange(blocks + 1) * BLOCK_COLUMNS).clamp(max=shape[1])
+    return BlockedRows(shape, th.searchsorted(indices, firsts).int(), (indices % shape[1]).to(th.uint16))
+
+
+def _block_transposed(indices: th.Tensor, shape: th.Size) -> tuple[BlockedRows, th.Tensor]:
+    transposed = (indices % shape[1]) * shape[0] + indices // shape[1]
+    ordered, order = transposed.sort()
+    return _block(ordered, shape[::-1]), order.int()
