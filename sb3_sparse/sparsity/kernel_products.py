@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -73,84 +74,104 @@ def weight_gradient(grad_output: th.Tensor, input: th.Tensor, rows: Rows) -> th.
     :param rows: Where the active weights are
     :return: (active,)
     """
-    (height, width), starts, columns = rows.rows
     grad_output, input = grad_output.contiguous(), input.contiguous()
-    gradients, blocks = input.new_zeros(columns.numel()), starts.shape[1] - 1
-
-    def run(first: int, last: int) -> None:
-        block, sums = _scratch(input, blocks, last - first)
-        kernels.add_weight_gradients(
-            _ZEROS[input.dtype],
-            gradients.data_ptr(),
-            columns.data_ptr(),
-            starts.data_ptr(),
-            blocks,
-            first,
-            last,
-            input.data_ptr(),
-            width,
-            len(input),
-            grad_output.data_ptr(),
-            height,
-            block.data_ptr(),
-            sums.data_ptr(),
-        )
-
-    _share_out(run, height, columns.numel() * len(input))
+    gradients = input.new_zeros(rows.rows.columns.numel())
+    run = partial(_add_weight_gradients, grad_output, input, rows.rows, gradients)
+    _share_out(run, rows.rows.shape[0], gradients.numel() * len(input))
     return gradients
 
 
 def _multiply(
     input: th.Tensor, values: th.Tensor, order: th.Tensor | None, rows: BlockedRows, bias: th.Tensor | None
 ) -> th.Tensor:
-    (height, width), starts, columns = rows
-    input, values = input.contiguous(), values.contiguous()
-    if bias is not None:
-        bias = bias.contiguous()
-    batch, blocks, output = len(input), starts.shape[1] - 1, input.new_empty(len(input), height)
-    zero, bias_address = _ZEROS[input.dtype], 0 if bias is None else bias.data_ptr()
-    order_address = None if order is None else order.data_ptr()
-
-    def run(first: int, last: int) -> None:
-        if batch <= FEW_SAMPLES and order is None:
-            kernels.multiply_samples(
-                zero,
-                values.data_ptr(),
-                columns.data_ptr(),
-                starts.data_ptr(),
-                blocks,
-                first,
-                last,
-                input.data_ptr(),
-                width,
-                batch,
-                bias_address,
-                output.data_ptr(),
-                height,
-            )
-            return
-        block, sums = _scratch(input, blocks, last - first)
-        kernels.multiply_tiles(
-            zero,
-            values.data_ptr(),
-            order_address,
-            columns.data_ptr(),
-            starts.data_ptr(),
-            blocks,
-            first,
-            last,
-            input.data_ptr(),
-            width,
-            batch,
-            bias_address,
-            output.data_ptr(),
-            height,
-            block.data_ptr(),
-            sums.data_ptr(),
-        )
-
-    _share_out(run, height, columns.numel() * batch)
+    input, values, bias = input.contiguous(), values.contiguous(), None if bias is None else bias.contiguous()
+    batch, height = len(input), rows.shape[0]
+    output = input.new_empty(batch, height)
+    if order is None and batch <= FEW_SAMPLES:
+        run = partial(_multiply_samples, input, values, rows, bias, output)
+    else:
+        run = partial(_multiply_tiles, input, values, order, rows, bias, output)
+    _share_out(run, height, values.numel() * batch)
     return output
+
+
+# Below, an address is only good as long as its tensor is referred to, which the callers see to.
+
+
+def _multiply_samples(
+    input: th.Tensor, values: th.Tensor, rows: BlockedRows, bias: th.Tensor | None, output: th.Tensor, first: int, last: int
+) -> None:
+    (height, width), starts, columns = rows
+    kernels.multiply_samples(
+        _ZEROS[input.dtype],
+        values.data_ptr(),
+        columns.data_ptr(),
+        starts.data_ptr(),
+        starts.shape[1] - 1,
+        first,
+        last,
+        input.data_ptr(),
+        width,
+        len(input),
+        0 if bias is None else bias.data_ptr(),
+        output.data_ptr(),
+        height,
+    )
+
+
+def _multiply_tiles(
+    input: th.Tensor,
+    values: th.Tensor,
+    order: th.Tensor | None,
+    rows: BlockedRows,
+    bias: th.Tensor | None,
+    output: th.Tensor,
+    first: int,
+    last: int,
+) -> None:
+    (height, width), starts, columns = rows
+    block, sums = _scratch(input, starts.shape[1] - 1, last - first)
+    kernels.multiply_tiles(
+        _ZEROS[input.dtype],
+        values.data_ptr(),
+        None if order is None else order.data_ptr(),
+        columns.data_ptr(),
+        starts.data_ptr(),
+        starts.shape[1] - 1,
+        first,
+        last,
+        input.data_ptr(),
+        width,
+        len(input),
+        0 if bias is None else bias.data_ptr(),
+        output.data_ptr(),
+        height,
+        block.data_ptr(),
+        sums.data_ptr(),
+    )
+
+
+def _add_weight_gradients(
+    grad_output: th.Tensor, input: th.Tensor, rows: BlockedRows, gradients: th.Tensor, first: int, last: int
+) -> None:
+    (height, width), starts, columns = rows
+    block, outer = _scratch(input, starts.shape[1] - 1, last - first)
+    kernels.add_weight_gradients(
+        _ZEROS[input.dtype],
+        gradients.data_ptr(),
+        columns.data_ptr(),
+        starts.data_ptr(),
+        starts.shape[1] - 1,
+        first,
+        last,
+        input.data_ptr(),
+        width,
+        len(input),
+        grad_output.data_ptr(),
+        height,
+        block.data_ptr(),
+        outer.data_ptr(),
+    )
 
 
 def _scratch(like: th.Tensor, blocks: int, rows: int) -> tuple[th.Tensor, th.Tensor]:
@@ -159,7 +180,7 @@ def _scratch(like: th.Tensor, blocks: int, rows: int) -> tuple[th.Tensor, th.Ten
 
 
 def _share_out(run: Callable[[int, int], None], rows: int, work: int) -> None:
-    """Run on ranges of rows, in as many threads as torch uses if the work is worth it; results don't depend on their number."""
+    """Run on ranges of rows, in as many threads as torch uses if they are worth it; results don't depend on their number."""
     threads = min(th.get_num_threads(), work // WORK_PER_THREAD, rows // kernels.PANEL_ROWS)
     if threads <= 1:
         run(0, rows)

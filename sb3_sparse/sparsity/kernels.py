@@ -25,7 +25,7 @@ from sb3_sparse.sparsity.topology import BLOCK_COLUMNS
 # Widest vector of the processor, and what a kernel keeps in registers while it goes through a row.
 VECTOR_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f", False) else 32
 REGISTER_BYTES = 8 * VECTOR_BYTES
-HALF_BYTES = REGISTER_BYTES // 2
+HALF_BYTES, QUARTER_BYTES = REGISTER_BYTES // 2, REGISTER_BYTES // 4
 TILE_BYTES = 512  # samples of one unit side by side
 LEAST_BYTES = 64  # samples are padded with zeros to a multiple of this
 # Rows whose sums are transposed back at a time, if all columns are in one block.
@@ -59,8 +59,8 @@ def _size(typing_context: Any, zero: Any) -> Any:
 @intrinsic(prefer_literal=True)
 def _accumulate(typing_context, width, zero, sums, values, order, columns, start, end, block, stride):  # type: ignore[no-untyped-def]
     """
-    ``sums += values[order[k]] * block[columns[k]]`` for k from ``start`` to ``end``, over ``width`` bytes of samples, which stay
-    in registers. ``order`` is None if the values come in the order of the columns.
+    ``sums += values[order[k]] * block[columns[k]]`` for k from ``start`` to ``end``, over ``width`` bytes of samples, whose
+    sums stay in registers. ``order`` is None if the values come in the order of the columns.
     """
     has_order = not isinstance(order, types.NoneType)
     lanes = 8 * width.literal_value // zero.bitwidth
@@ -122,9 +122,8 @@ def _gathered_dot_product(typing_context, zero, values, columns, start, end, sam
             gathered = ir.Constant(vector, ir.Undefined)
             for lane in range(GATHERED):
                 if lane % 4 == 0:
-                    four = builder.load(
-                        builder.bitcast(_place(builder, columns, builder.add(k, _INT(lane)), _INT16), _INT.as_pointer()), align=2
-                    )
+                    place = _place(builder, columns, builder.add(k, _INT(lane)), _INT16)
+                    four = builder.load(builder.bitcast(place, _INT.as_pointer()), align=2)
                 column = builder.and_(builder.lshr(four, _INT(16 * (lane % 4))), _INT(0xFFFF))
                 gathered = builder.insert_element(gathered, builder.load(_place(builder, sample, column, real)), _INT32(lane))
             weights = _load(builder, builder.ptrtoint(_place(builder, values, k, real), _INT), vector)
@@ -209,14 +208,57 @@ def _transpose(zero, source, source_stride, rows, columns, target, target_stride
     squared_rows, squared_columns = rows // n * n, columns // n * n
     for j in range(0, squared_columns, n):
         for i in range(0, squared_rows, n):
-            _transpose_square(
-                zero, source + i * source_stride + j * size, source_stride, target + j * target_stride + i * size, target_stride
-            )
+            from_here, to_there = source + i * source_stride + j * size, target + j * target_stride + i * size
+            _transpose_square(zero, from_here, source_stride, to_there, target_stride)
     for j in range(columns):
         to = carray(_pointer(target + j * target_stride, zero), padded)
         for i in range(0 if j >= squared_columns else squared_rows, rows):
             to[i] = carray(_pointer(source + i * source_stride, zero), columns)[j]
         to[rows:] = zero
+
+
+@_compiled
+def _transpose_block(zero, inputs, width, tile, samples, number, block, stride):  # type: ignore[no-untyped-def]
+    """Put block ``number`` of a tile's columns into the scratch memory."""
+    size, left = _size(zero), number * BLOCK_COLUMNS
+    source = inputs + (tile * width + left) * size
+    _transpose(zero, source, width * size, samples, min(BLOCK_COLUMNS, width - left), block, stride, stride // size)
+
+
+@_compiled
+def _accumulate_row(zero, sums, values, order, columns, start, end, block, stride):  # type: ignore[no-untyped-def]
+    """Go through a row for all samples of a tile, as many at a time as fit into registers."""
+    lane = 0
+    while lane + REGISTER_BYTES <= stride:
+        _accumulate(REGISTER_BYTES, zero, sums + lane, values, order, columns, start, end, block + lane, stride)
+        lane += REGISTER_BYTES
+    while lane + HALF_BYTES <= stride:
+        _accumulate(HALF_BYTES, zero, sums + lane, values, order, columns, start, end, block + lane, stride)
+        lane += HALF_BYTES
+    while lane + QUARTER_BYTES <= stride:
+        _accumulate(QUARTER_BYTES, zero, sums + lane, values, order, columns, start, end, block + lane, stride)
+        lane += QUARTER_BYTES
+    while lane < stride:
+        _accumulate(LEAST_BYTES, zero, sums + lane, values, order, columns, start, end, block + lane, stride)
+        lane += LEAST_BYTES
+
+
+@_compiled
+def _add_row_gradients(zero, gradients, row, columns, start, end, block, stride):  # type: ignore[no-untyped-def]
+    """The same for the gradients of a row's weights."""
+    lane = 0
+    while lane + REGISTER_BYTES <= stride:
+        _add_dot_products(REGISTER_BYTES, zero, gradients, row + lane, columns, start, end, block + lane, stride)
+        lane += REGISTER_BYTES
+    while lane + HALF_BYTES <= stride:
+        _add_dot_products(HALF_BYTES, zero, gradients, row + lane, columns, start, end, block + lane, stride)
+        lane += HALF_BYTES
+    while lane + QUARTER_BYTES <= stride:
+        _add_dot_products(QUARTER_BYTES, zero, gradients, row + lane, columns, start, end, block + lane, stride)
+        lane += QUARTER_BYTES
+    while lane < stride:
+        _add_dot_products(LEAST_BYTES, zero, gradients, row + lane, columns, start, end, block + lane, stride)
+        lane += LEAST_BYTES
 
 
 @_compiled
@@ -264,32 +306,19 @@ def multiply_tiles(
         samples = min(TILE_BYTES // size, batch - tile)
         stride = (samples * size + LEAST_BYTES - 1) // LEAST_BYTES * LEAST_BYTES
         if blocks == 1:
-            _transpose(zero, inputs + tile * width * size, width * size, samples, width, block, stride, stride // size)
+            _transpose_block(zero, inputs, width, tile, samples, 0, block, stride)
         for top in range(first, last, panel):
             bottom = min(top + panel, last)
             for row in range(top, bottom):
-                start = carray(_pointer(bias, zero), last)[row] if bias != 0 else zero
-                carray(_pointer(sums + (row - top) * stride, zero), stride // size)[:] = start
+                initial = carray(_pointer(bias, zero), last)[row] if bias != 0 else zero
+                carray(_pointer(sums + (row - top) * stride, zero), stride // size)[:] = initial
             for number in range(blocks):
-                left = number * BLOCK_COLUMNS
                 if blocks > 1:
-                    from_here = inputs + (tile * width + left) * size
-                    columns_here = min(BLOCK_COLUMNS, width - left)
-                    _transpose(zero, from_here, width * size, samples, columns_here, block, stride, stride // size)
+                    _transpose_block(zero, inputs, width, tile, samples, number, block, stride)
+                origin = block - number * BLOCK_COLUMNS * stride
                 for row in range(top, bottom):
                     start, end = np.intp(start_of[row, number]), np.intp(start_of[row, number + 1])
-                    total, origin, lane = sums + (row - top) * stride, block - left * stride, 0
-                    while lane + REGISTER_BYTES <= stride:
-                        _accumulate(
-                            REGISTER_BYTES, zero, total + lane, values, order, columns, start, end, origin + lane, stride
-                        )
-                        lane += REGISTER_BYTES
-                    while lane + HALF_BYTES <= stride:
-                        _accumulate(HALF_BYTES, zero, total + lane, values, order, columns, start, end, origin + lane, stride)
-                        lane += HALF_BYTES
-                    while lane < stride:
-                        _accumulate(LEAST_BYTES, zero, total + lane, values, order, columns, start, end, origin + lane, stride)
-                        lane += LEAST_BYTES
+                    _accumulate_row(zero, sums + (row - top) * stride, values, order, columns, start, end, origin, stride)
             target = outputs + (tile * height + top) * size
             _transpose(zero, sums, stride, bottom - top, samples, target, height * size, bottom - top)
 
@@ -313,28 +342,15 @@ def add_weight_gradients(
         samples = min(TILE_BYTES // size, batch - tile)
         stride = (samples * size + LEAST_BYTES - 1) // LEAST_BYTES * LEAST_BYTES
         if blocks == 1:
-            _transpose(zero, inputs + tile * width * size, width * size, samples, width, block, stride, stride // size)
+            _transpose_block(zero, inputs, width, tile, samples, 0, block, stride)
         for top in range(first, last, panel):
             bottom = min(top + panel, last)
             source = outer + (tile * height + top) * size
             _transpose(zero, source, height * size, samples, bottom - top, rows, stride, stride // size)
             for number in range(blocks):
-                left = number * BLOCK_COLUMNS
                 if blocks > 1:
-                    from_here = inputs + (tile * width + left) * size
-                    columns_here = min(BLOCK_COLUMNS, width - left)
-                    _transpose(zero, from_here, width * size, samples, columns_here, block, stride, stride // size)
+                    _transpose_block(zero, inputs, width, tile, samples, number, block, stride)
+                origin = block - number * BLOCK_COLUMNS * stride
                 for row in range(top, bottom):
                     start, end = np.intp(start_of[row, number]), np.intp(start_of[row, number + 1])
-                    kept, origin, lane = rows + (row - top) * stride, block - left * stride, 0
-                    while lane + REGISTER_BYTES <= stride:
-                        _add_dot_products(
-                            REGISTER_BYTES, zero, gradients, kept + lane, columns, start, end, origin + lane, stride
-                        )
-                        lane += REGISTER_BYTES
-                    while lane + HALF_BYTES <= stride:
-                        _add_dot_products(HALF_BYTES, zero, gradients, kept + lane, columns, start, end, origin + lane, stride)
-                        lane += HALF_BYTES
-                    while lane < stride:
-                        _add_dot_products(LEAST_BYTES, zero, gradients, kept + lane, columns, start, end, origin + lane, stride)
-                        lane += LEAST_BYTES
+                    _add_row_gradients(zero, gradients, rows + (row - top) * stride, columns, start, end, origin, stride)

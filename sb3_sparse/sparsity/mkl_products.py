@@ -88,4 +88,6 @@ def _silence_beta_notice() -> None:
     # torch says once per process that CSR support is in beta; a user of a sparse layer can do nothing about it.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        th.sparse_csr_tensor(th.zeros(2, dtype=th.int32), th.zeros(0, dtype=th.int32), th.zeros(0), (1, 1), check_invariants=False)
+        th.sparse_csr_tensor(
+            th.zeros(2, dtype=th.int32), th.zeros(0, dtype=th.int32), th.zeros(0), (1, 1), check_invariants=False
+        )

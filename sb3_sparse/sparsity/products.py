@@ -89,6 +89,11 @@ def back_end_for(topology: Topology) -> BackEnd | None:
     return _mkl()
 
 
+def available_back_ends() -> list[BackEnd]:
+    """All back ends that can be used here, the fastest first."""
+    return [back_end for back_end in (_kernels(), _mkl()) if back_end is not None]
+
+
 @functools.cache
 def _kernels() -> BackEnd | None:
     if importlib.util.find_spec("numba") is None or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
@@ -119,7 +124,7 @@ def sparse_linear(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, t
     :param topology: Positions of the active weights in an (out_features, in_features) matrix
     :return: (..., out_features), contiguous; None if all products are to be made with the dense matrix
     """
-    if input.device.type != "cpu" or not _are_ordinary(input, values):
+    if not input.is_cpu or not _are_ordinary(input, values):
         return None
     back_end = back_end_for(topology)
     if back_end is None:
@@ -141,17 +146,14 @@ def sparse_linear(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, t
 
 def _are_ordinary(input: th.Tensor, values: th.Tensor) -> bool:
     """Whether these are plain numbers in memory that nobody follows through torch's operations."""
+    # torch.jit.trace, torch.compile and torch.export, torch.func, and modes such as FakeTensorMode.
+    if th._C._is_tracing() or th.compiler.is_compiling() or th._C._are_functorch_transforms_active():
+        return False
+    if type(input) not in (th.Tensor, th.nn.Parameter) or th._C._len_torch_dispatch_stack():
+        return False
     if input.dtype != values.dtype or input.dtype not in (th.float32, th.float64) or input.numel() == 0:
         return False
-    if type(input) not in (th.Tensor, th.nn.Parameter) or th.is_autocast_enabled("cpu"):
-        return False
-    # torch.func, torch.jit.trace, torch.compile and torch.export, and modes such as FakeTensorMode.
-    return not (
-        th._C._are_functorch_transforms_active()
-        or th._C._is_tracing()
-        or th.compiler.is_compiling()
-        or th._C._len_torch_dispatch_stack()
-    )
+    return not th.is_autocast_enabled("cpu")
 
 
 class _SparseLinear(th.autograd.Function):

@@ -9,7 +9,7 @@ from torch import nn
 
 _INT32_MAX = 2**31 - 1
 _UINT16_MAX = 2**16 - 1
-# Columns that a kernel has in its scratch memory at a time: with 512 bytes of samples each, half of a second-level cache of 1 MiB.
+# Columns that a kernel has in its scratch memory at a time: with 512 bytes of samples each half of a second-level cache.
 BLOCK_COLUMNS = 1024
 _REMEDY = "Build the model with the sparsity, distribution, budget and network size that the checkpoint was made with."
 
@@ -70,6 +70,10 @@ class Topology(nn.Module):
     def __init__(self, indices: th.Tensor, shape: Sequence[int]):
         super().__init__()
         self.shape = th.Size(shape)
+        # Plain attributes, as they are asked for in every forward pass: numbers of weights of the dense layer, and active.
+        self.numel, self.active = self.shape.numel(), indices.numel()
+        # Whether rows and columns can be numbered with 16 bits, as in BlockedRows.
+        self.fits_blocked_rows = len(shape) == 2 and max(shape) <= _UINT16_MAX + 1 and self.numel <= _INT32_MAX
         dtype = th.int32 if self.numel <= _INT32_MAX else th.int64
         _check_indices(indices, self.numel)
         # A copy: indices are written in place, and the caller's tensor may be those of another topology.
@@ -92,16 +96,6 @@ class Topology(nn.Module):
             raise ValueError(f"Of shape {tuple(shape)}, between 1 and {math.prod(shape)} weights can be active; got {active}.")
         order = th.randperm(math.prod(shape), generator=generator)
         return cls(order[:active].sort().values, shape)
-
-    @property
-    def numel(self) -> int:
-        """Number of weights of the dense layer."""
-        return math.prod(self.shape)
-
-    @property
-    def active(self) -> int:
-        """Number of active weights."""
-        return self.indices.numel()
 
     @property
     def density(self) -> float:
@@ -142,11 +136,6 @@ class Topology(nn.Module):
     def compressed_rows(self) -> CompressedRows:
         """The topology of a two-dimensional weight as compressed sparse rows."""
         return self._derive("rows", lambda: _compress(self.indices.long(), self.shape))
-
-    @property
-    def fits_blocked_rows(self) -> bool:
-        """Whether rows and columns can be numbered with 16 bits, as in :class:`BlockedRows`."""
-        return len(self.shape) == 2 and max(self.shape) <= _UINT16_MAX + 1 and self.numel <= _INT32_MAX
 
     def blocked_rows(self) -> BlockedRows:
         """The topology of a two-dimensional weight as rows in blocks of columns."""
