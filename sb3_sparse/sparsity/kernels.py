@@ -37,7 +37,7 @@ _FUSED = ("contract", "reassoc")  # multiply and add in one instruction, sums in
 
 
 @intrinsic
-def _pointer(typing_context: Any, address: Any, like: Any) -> Any:
+def pointer(typing_context: Any, address: Any, like: Any) -> Any:
     """Make an address a pointer to numbers of the type of ``like``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -192,7 +192,12 @@ def _sum(builder: Any, vector: Any) -> Any:
     return builder.extract_element(vector, _INT32(0))
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """
+    Let numba compile a function at its first call, and keep the machine code for the next process.
+
+    :param function: Function of numbers and arrays
+    """
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return njit(function, cache=True, **options)
@@ -200,7 +205,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
         return njit(function, **options)
 
 
-@_compiled
+@compiled
 def _transpose(zero, source, source_stride, rows, columns, target, target_stride, padded):  # type: ignore[no-untyped-def]
     """Transpose (rows, columns) into (columns, padded), zeros in what is padded; strides in bytes."""
     size = _size(zero)
@@ -211,13 +216,13 @@ def _transpose(zero, source, source_stride, rows, columns, target, target_stride
             from_here, to_there = source + i * source_stride + j * size, target + j * target_stride + i * size
             _transpose_square(zero, from_here, source_stride, to_there, target_stride)
     for j in range(columns):
-        to = carray(_pointer(target + j * target_stride, zero), padded)
+        to = carray(pointer(target + j * target_stride, zero), padded)
         for i in range(0 if j >= squared_columns else squared_rows, rows):
-            to[i] = carray(_pointer(source + i * source_stride, zero), columns)[j]
+            to[i] = carray(pointer(source + i * source_stride, zero), columns)[j]
         to[rows:] = zero
 
 
-@_compiled
+@compiled
 def _transpose_block(zero, inputs, width, tile, samples, number, block, stride):  # type: ignore[no-untyped-def]
     """Put block ``number`` of a tile's columns into the scratch memory."""
     size, left = _size(zero), number * BLOCK_COLUMNS
@@ -225,7 +230,7 @@ def _transpose_block(zero, inputs, width, tile, samples, number, block, stride):
     _transpose(zero, source, width * size, samples, min(BLOCK_COLUMNS, width - left), block, stride, stride // size)
 
 
-@_compiled
+@compiled
 def _accumulate_row(zero, sums, values, order, columns, start, end, block, stride):  # type: ignore[no-untyped-def]
     """Go through a row for all samples of a tile, as many at a time as fit into registers."""
     lane = 0
@@ -243,7 +248,7 @@ def _accumulate_row(zero, sums, values, order, columns, start, end, block, strid
         lane += LEAST_BYTES
 
 
-@_compiled
+@compiled
 def _add_row_gradients(zero, gradients, row, columns, start, end, block, stride):  # type: ignore[no-untyped-def]
     """The same for the gradients of a row's weights."""
     lane = 0
@@ -261,7 +266,7 @@ def _add_row_gradients(zero, gradients, row, columns, start, end, block, stride)
         lane += LEAST_BYTES
 
 
-@_compiled
+@compiled
 def multiply_samples(zero, values, columns, starts, blocks, first, last, inputs, width, batch, bias, outputs, height):  # type: ignore[no-untyped-def]
     """
     Multiply a few samples one by one: ``outputs[:, first:last] = inputs @ weight[first:last].T + bias``.
@@ -274,21 +279,21 @@ def multiply_samples(zero, values, columns, starts, blocks, first, last, inputs,
     :param outputs: (batch, height)
     """
     size = _size(zero)
-    start_of = carray(_pointer(starts, np.int32(0)), (last, blocks + 1))
-    weights, places = carray(_pointer(values, zero), 1), carray(_pointer(columns, np.uint16(0)), 1)
+    start_of = carray(pointer(starts, np.int32(0)), (last, blocks + 1))
+    weights, places = carray(pointer(values, zero), 1), carray(pointer(columns, np.uint16(0)), 1)
     for sample in range(batch):
-        given = carray(_pointer(inputs + sample * width * size, zero), width)
-        result = carray(_pointer(outputs + sample * height * size, zero), height)
+        given = carray(pointer(inputs + sample * width * size, zero), width)
+        result = carray(pointer(outputs + sample * height * size, zero), height)
         for row in range(first, last):
             start, end = np.intp(start_of[row, 0]), np.intp(start_of[row, blocks])
             gathered = start + (end - start) // GATHERED * GATHERED
             total = _gathered_dot_product(zero, values, columns, start, gathered, inputs + sample * width * size)
             for k in range(gathered, end):
                 total += weights[k] * given[np.intp(places[k])]
-            result[row] = total + carray(_pointer(bias, zero), last)[row] if bias != 0 else total
+            result[row] = total + carray(pointer(bias, zero), last)[row] if bias != 0 else total
 
 
-@_compiled
+@compiled
 def multiply_tiles(
     zero, values, order, columns, starts, blocks, first, last, inputs, width, batch, bias, outputs, height, block, sums
 ):  # type: ignore[no-untyped-def]
@@ -300,7 +305,7 @@ def multiply_tiles(
     :param sums: Scratch of TILE_BYTES for every row, or PANEL_ROWS of them if there is but one block
     """
     size = _size(zero)
-    start_of = carray(_pointer(starts, np.int32(0)), (last, blocks + 1))
+    start_of = carray(pointer(starts, np.int32(0)), (last, blocks + 1))
     panel = PANEL_ROWS if blocks == 1 else last - first
     for tile in range(0, batch, TILE_BYTES // size):
         samples = min(TILE_BYTES // size, batch - tile)
@@ -310,8 +315,8 @@ def multiply_tiles(
         for top in range(first, last, panel):
             bottom = min(top + panel, last)
             for row in range(top, bottom):
-                initial = carray(_pointer(bias, zero), last)[row] if bias != 0 else zero
-                carray(_pointer(sums + (row - top) * stride, zero), stride // size)[:] = initial
+                initial = carray(pointer(bias, zero), last)[row] if bias != 0 else zero
+                carray(pointer(sums + (row - top) * stride, zero), stride // size)[:] = initial
             for number in range(blocks):
                 if blocks > 1:
                     _transpose_block(zero, inputs, width, tile, samples, number, block, stride)
@@ -323,7 +328,7 @@ def multiply_tiles(
             _transpose(zero, sums, stride, bottom - top, samples, target, height * size, bottom - top)
 
 
-@_compiled
+@compiled
 def add_weight_gradients(
     zero, gradients, columns, starts, blocks, first, last, inputs, width, batch, outer, height, block, rows
 ):  # type: ignore[no-untyped-def]
@@ -336,7 +341,7 @@ def add_weight_gradients(
     :param rows: Scratch of TILE_BYTES for every row, or PANEL_ROWS of them if there is but one block
     """
     size = _size(zero)
-    start_of = carray(_pointer(starts, np.int32(0)), (last, blocks + 1))
+    start_of = carray(pointer(starts, np.int32(0)), (last, blocks + 1))
     panel = PANEL_ROWS if blocks == 1 else last - first
     for tile in range(0, batch, TILE_BYTES // size):
         samples = min(TILE_BYTES // size, batch - tile)
