@@ -154,7 +154,7 @@ def _largest_error(policy: Policy, model: BaseAlgorithm, vec_normalize: VecNorma
     assert isinstance(model.action_space, spaces.Box)
     half_range = 0.5 * (model.action_space.high - model.action_space.low)
     actual = np.concatenate([policy(observations[:1]), policy(observations[1:3]), policy(observations[3:])])
-    return float(np.abs((actual - expected) / half_range).max())
+    return float(np.abs((actual - expected) / np.where(half_range > 0.0, half_range, 1.0)).max())
 
 
 def _entries(observations: np.ndarray, space: spaces.Space) -> np.ndarray | dict[str, np.ndarray]:

@@ -7,14 +7,13 @@ from zipfile import BadZipFile
 
 from sb3_contrib import TQC
 from sb3_contrib.tqc.policies import TQCPolicy
-from stable_baselines3 import SAC, TD3
+from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
-# DDPG acts as TD3 does.
 _ALGORITHMS: dict[type, type[BaseAlgorithm]] = {SACPolicy: SAC, TD3Policy: TD3, TQCPolicy: TQC}
 # What training needs and acting does not: a replay buffer takes gigabytes, and one of HER an environment.
 _NO_BUFFER: dict[str, Any] = {
@@ -41,7 +40,9 @@ def load_model(path: str | Path) -> BaseAlgorithm:
         raise ValueError(f"{path} is no model saved by Stable-Baselines3: {error}") from error
     policy_class = None if data is None else data.get("policy_class")
     for known, algorithm in _ALGORITHMS.items():
-        if isinstance(policy_class, type) and issubclass(policy_class, known):
+        if data is not None and isinstance(policy_class, type) and issubclass(policy_class, known):
+            if algorithm is TD3 and data["policy_kwargs"].get("n_critics") == 1:
+                algorithm = DDPG  # which writes that down; policies of this package would warn of a TD3 like it
             return algorithm.load(path, device="cpu", custom_objects=_NO_BUFFER)
     name = getattr(policy_class, "__name__", policy_class)
     raise ValueError(f"{path} is a model with a {name}; policies of SAC, TD3, DDPG and TQC can be exported.")

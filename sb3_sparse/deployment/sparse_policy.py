@@ -79,7 +79,7 @@ class SparsePolicy:
             is_batch = part.ndim > len(shape)
             if part.shape[is_batch:] != shape:
                 raise ValueError(f"Expected observations{f' {key!r}' if key else ''} of shape {shape}, got {part.shape}.")
-            parts.append(part.reshape(len(part) if is_batch else 1, -1))
+            parts.append(part.reshape(len(part) if is_batch else 1, math.prod(shape)))
         return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)), is_batch
 
     def save(self, path: Path) -> None:

@@ -85,7 +85,7 @@ def _multiply(
     input: th.Tensor, values: th.Tensor, order: th.Tensor | None, rows: BlockedRows, bias: th.Tensor | None
 ) -> th.Tensor:
     input, values, bias = input.contiguous(), values.contiguous(), None if bias is None else bias.contiguous()
-    batch, height = len(input), rows.shape[0]
+    batch, height = input.shape[0], rows.shape[0]
     output = input.new_empty(batch, height)
     if order is None and batch <= FEW_SAMPLES:
         run = partial(_multiply_samples, input, values, rows, bias, output)
@@ -101,18 +101,18 @@ def _multiply(
 def _multiply_samples(
     input: th.Tensor, values: th.Tensor, rows: BlockedRows, bias: th.Tensor | None, output: th.Tensor, first: int, last: int
 ) -> None:
-    (height, width), starts, columns = rows
+    (height, width), blocks, starts, columns = rows
     kernels.multiply_samples(
         _ZEROS[input.dtype],
         values.data_ptr(),
         columns.data_ptr(),
         starts.data_ptr(),
-        starts.shape[1] - 1,
+        blocks,
         first,
         last,
         input.data_ptr(),
         width,
-        len(input),
+        input.shape[0],
         0 if bias is None else bias.data_ptr(),
         output.data_ptr(),
         height,
@@ -129,20 +129,20 @@ def _multiply_tiles(
     first: int,
     last: int,
 ) -> None:
-    (height, width), starts, columns = rows
-    block, sums = _scratch(input, starts.shape[1] - 1, last - first)
+    (height, width), blocks, starts, columns = rows
+    block, sums = _scratch(input, blocks, last - first)
     kernels.multiply_tiles(
         _ZEROS[input.dtype],
         values.data_ptr(),
         None if order is None else order.data_ptr(),
         columns.data_ptr(),
         starts.data_ptr(),
-        starts.shape[1] - 1,
+        blocks,
         first,
         last,
         input.data_ptr(),
         width,
-        len(input),
+        input.shape[0],
         0 if bias is None else bias.data_ptr(),
         output.data_ptr(),
         height,
@@ -154,19 +154,19 @@ def _multiply_tiles(
 def _add_weight_gradients(
     grad_output: th.Tensor, input: th.Tensor, rows: BlockedRows, gradients: th.Tensor, first: int, last: int
 ) -> None:
-    (height, width), starts, columns = rows
-    block, outer = _scratch(input, starts.shape[1] - 1, last - first)
+    (height, width), blocks, starts, columns = rows
+    block, outer = _scratch(input, blocks, last - first)
     kernels.add_weight_gradients(
         _ZEROS[input.dtype],
         gradients.data_ptr(),
         columns.data_ptr(),
         starts.data_ptr(),
-        starts.shape[1] - 1,
+        blocks,
         first,
         last,
         input.data_ptr(),
         width,
-        len(input),
+        input.shape[0],
         grad_output.data_ptr(),
         height,
         block.data_ptr(),

@@ -38,11 +38,13 @@ class BlockedRows(NamedTuple):
     ``BLOCK_COLUMNS`` columns.
 
     :param shape: Numbers of rows and columns
+    :param blocks: Number of blocks
     :param starts: (rows, blocks + 1) int32, first entry of every block in every row, and the row's end
     :param columns: (active,) uint16, column of every active weight
     """
 
     shape: th.Size
+    blocks: int
     starts: th.Tensor
     columns: th.Tensor
 
@@ -160,13 +162,16 @@ class Topology(nn.Module):
 
     def _derive(self, key: str, build: Any) -> Any:
         """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
-        if self.indices.is_inference():  # made under th.inference_mode(), and without a version
-            return build()
+        indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
+        assert indices is not None
         source, version, value = self._derived.get(key, (None, -1, None))
-        if source is not self.indices or version != self.indices._version:
-            with th.inference_mode(False):  # what is cached must serve the next backward pass, too
-                value = build()
-            self._derived[key] = (self.indices, self.indices._version, value)
+        if source is indices and version == indices._version:
+            return value
+        if indices.is_inference():  # made under th.inference_mode(), and without a version
+            return build()
+        with th.inference_mode(False):  # what is cached must serve the next backward pass, too
+            value = build()
+        self._derived[key] = (indices, indices._version, value)
         return value
 
     def __getstate__(self) -> dict[str, Any]:
@@ -241,7 +246,7 @@ def _starts(rows: th.Tensor, number_of_rows: int) -> th.Tensor:
 def _block(indices: th.Tensor, shape: th.Size) -> BlockedRows:
     blocks = -(-shape[1] // BLOCK_COLUMNS)
     firsts = th.arange(shape[0]).unsqueeze(1) * shape[1] + (th.arange(blocks + 1) * BLOCK_COLUMNS).clamp(max=shape[1])
-    return BlockedRows(shape, th.searchsorted(indices, firsts).int(), (indices % shape[1]).to(th.uint16))
+    return BlockedRows(shape, blocks, th.searchsorted(indices, firsts).int(), (indices % shape[1]).to(th.uint16))
 
 
 def _block_transposed(indices: th.Tensor, shape: th.Size) -> tuple[BlockedRows, th.Tensor]:
