@@ -5,6 +5,7 @@ The dense matrix is what a sparse layer would multiply instead, so that building
 the active weights' gradients from all.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -50,30 +51,29 @@ class ProductCost:
 
 
 def product_cost(
-    shapes: Sequence[tuple[int, int]] = SHAPES, batches: Sequence[int] = BATCHES, densities: Sequence[float] = DENSITIES
+    shapes: Sequence[tuple[int, int]] | None = None, batches: Sequence[int] = BATCHES, densities: Sequence[float] | None = None
 ) -> list[ProductCost]:
     """
     Time all products on one thread, dense and sparse in turn.
 
-    :param shapes: Numbers of rows and columns
+    :param shapes: Numbers of rows and columns; ``SHAPES`` if None
     :param batches: Batch sizes
-    :param densities: Densities, in (0, 1]
-    :raises ValueError: if there is nothing but the dense matrix.
+    :param densities: Densities, in (0, 1]; ``DENSITIES`` if None
+    :raises ValueError: if there is nothing but the dense matrix, or a batch is not positive.
     """
+    shapes, densities = SHAPES if shapes is None else shapes, DENSITIES if densities is None else densities
+    if min(batches) < 1:
+        raise ValueError(f"batch sizes must be positive, got {list(batches)}.")
     back_ends = available_back_ends()
     if not back_ends:
-        raise ValueError('Neither numba (pip install "sb3-sparse[fast]") nor a torch with MKL is here: nothing to compare.')
+        raise ValueError(
+            'There is nothing but the dense matrix here: run pip install "sb3-sparse[fast]", or a torch with MKL.'
+        )
+    cases = itertools.product(back_ends, shapes, batches, densities)
     threads = th.get_num_threads()
     th.set_num_threads(1)
     try:
-        return [
-            cost
-            for back_end in back_ends
-            for shape in shapes
-            for batch in batches
-            for density in densities
-            for cost in _layer_cost(back_end, shape, batch, density)
-        ]
+        return [cost for case in cases for cost in _layer_cost(*case)]
     finally:
         th.set_num_threads(threads)
 
@@ -130,12 +130,10 @@ def format_crossovers(costs: Sequence[ProductCost]) -> str:
     """
     lines = ["| back end | rows x columns | batch | " + " | ".join(PRODUCTS) + " |", "|---|---|---|" + "---|" * len(PRODUCTS)]
     cases = dict.fromkeys((cost.back_end, cost.rows, cost.columns, cost.batch) for cost in costs)
-    for back_end, rows, columns, batch in cases:
-        cells = [
-            crossover([c for c in costs if (c.back_end, c.rows, c.columns, c.batch, c.product) == (*case, product)])
-            for product in PRODUCTS
-            for case in [(back_end, rows, columns, batch)]
-        ]
+    for case in cases:
+        measured = [cost for cost in costs if (cost.back_end, cost.rows, cost.columns, cost.batch) == case]
+        cells = [crossover([cost for cost in measured if cost.product == product]) for product in PRODUCTS]
+        back_end, rows, columns, batch = case
         lines.append(f"| {back_end} | {rows} x {columns} | {batch} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
