@@ -37,14 +37,20 @@ def step_list(policy: DeterministicPolicy) -> list[Step]:
     if policy.normalization is not None:
         steps += _fixed_normalization(policy.normalization)
     if hasattr(actor, "normalizer"):
-        steps += _steps_of(actor.normalizer)
-    steps += _steps_of(actor.features_extractor)
-    steps += [*_steps_of(actor.latent_pi), *_steps_of(actor.mu), Step("tanh", {})] if policy.squashes else _steps_of(actor.mu)
+        steps += steps_of(actor.normalizer)
+    steps += steps_of(actor.features_extractor)
+    steps += [*steps_of(actor.latent_pi), *steps_of(actor.mu), Step("tanh", {})] if policy.squashes else steps_of(actor.mu)
     half_range = 0.5 * (policy.high - policy.low)
     return [*steps, Step("affine", {"scale": _array(half_range).ravel(), "offset": _array(policy.low + half_range).ravel()})]
 
 
-def _steps_of(module: nn.Module) -> list[Step]:
+def steps_of(module: nn.Module) -> list[Step]:
+    """
+    Write down what a module computes.
+
+    :param module: Dense module: linear layers, layer normalisations and activations, one after the other or SimBa's
+    :raises ValueError: if it has anything else.
+    """
     if type(module) in ACTIVATIONS:
         return [Step(ACTIVATIONS[type(module)], {})]
     for kind, rule in _RULES.items():
@@ -55,7 +61,7 @@ def _steps_of(module: nn.Module) -> list[Step]:
 
 
 def _chain(*modules: nn.Module) -> list[Step]:
-    return [step for module in modules for step in _steps_of(module)]
+    return [step for module in modules for step in steps_of(module)]
 
 
 def _linear(layer: nn.Linear) -> list[Step]:

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_sparse.deployment import FORMATS, export
+from sb3_sparse.deployment.inference_cost import format_passes, inference_cost
 from sb3_sparse.deployment.loading import load_model, load_vec_normalize
 from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
@@ -102,7 +103,11 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.5, 0.8, 0.9, 0.95])
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
-    command.add_argument(
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--inference", action="store_true", help="instead, one pass of an actor and a critic for one observation"
+    )
+    instead.add_argument(
         "--products", action="store_true", help="instead, up to which density single products pay (option --batch)"
     )
     command.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes (default: %(default)s)")
@@ -115,10 +120,12 @@ def _bench(options: argparse.Namespace) -> None:
     if options.products:
         costs = product_cost(batches=options.batch)
         print(format_crossovers(costs))
+    elif options.inference:
+        costs = inference_cost(options.width_scale, options.sparsity, options.rounds)
+        print(format_passes(costs))
     else:
-        costs = [
-            cost for w in options.width_scale for cost in update_cost(w, options.sparsity, options.rounds, options.updates)
-        ]
+        widths = options.width_scale
+        costs = [cost for w in widths for cost in update_cost(w, options.sparsity, options.rounds, options.updates)]
         print(format_table(costs))
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
