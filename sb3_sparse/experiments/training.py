@@ -173,14 +173,13 @@ def random_return(task: str, episodes: int, seed: int = 0) -> tuple[float, float
     return float(np.mean(returns)), float(np.std(returns))
 
 
-def action_repeat(task: str, **env_kwargs: Any) -> int:
+def action_repeat(task: str) -> int:
     """
     Environment steps per agent step, with which results are counted.
 
     :param task: Environment id
-    :param env_kwargs: Keyword arguments of the environment
     """
-    env: Any = gym.make(task, **env_kwargs)
+    env: Any = gym.make(task)
     repeat = getattr(env.unwrapped, "action_repeat", 1)
     env.close()
     return repeat

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
 from sb3_sparse.common.pruned_policy import PrunedPolicy
@@ -80,12 +81,20 @@ class SharedModel:
     @property
     def file(self) -> Path:
         """The model's zip."""
-        return self.folder / f"{self.args['algo']}-{self.env_id.rpartition(':')[2].replace('/', '-')}.zip"
+        names = importlib.import_module("huggingface_sb3")
+        return self.folder / names.ModelName(self.args["algo"], names.EnvironmentName(self.env_id)).filename
 
     def load(self) -> BaseAlgorithm:
-        """Load the model, as anybody will who downloads it, without a replay buffer."""
-        algos = importlib.import_module("rl_zoo3").ALGOS
-        return algos[self.args["algo"]].load(self.file, device="cpu", buffer_size=1)
+        """Load what is uploaded, without a replay buffer; those of some kinds could not be made without an environment."""
+        algo = importlib.import_module("rl_zoo3").ALGOS[self.args["algo"]]
+        buffer: dict[str, Any] = {
+            "replay_buffer_class": None,
+            "replay_buffer_kwargs": {},
+            "buffer_size": 1,
+            "optimize_memory_usage": False,
+        }
+        is_off_policy = issubclass(algo, OffPolicyAlgorithm)
+        return algo.load(self.file, device="cpu", custom_objects=buffer if is_off_policy else None)
 
 
 def complete_card(shared: SharedModel) -> None:
@@ -215,6 +224,7 @@ def _snippet(shared: SharedModel, model: BaseAlgorithm) -> str:
     if wrappers:
         return f"Its environment is wrapped (`{'`, `'.join(wrappers)}` in `config.yml`), which these commands take care of."
     library, algorithm = type(model).__module__.split(".")[0], type(model).__name__
+    buffer = ", buffer_size=1" if isinstance(model, OffPolicyAlgorithm) else ""
     arguments = "".join(f", {name}={value!r}" for name, value in shared.env_kwargs.items())
     normalised = (shared.folder / "vec_normalize.pkl").exists() and bool(shared.hyperparameters.get("normalize"))
     lines = [
@@ -232,7 +242,7 @@ def _snippet(shared: SharedModel, model: BaseAlgorithm) -> str:
         f'repo = "{shared.repo_id}"',
         f'env = gym.make("{shared.env_id}"{arguments})',
         *(_NORMALISED if normalised else []),
-        f'model = {algorithm}.load(load_from_hub(repo, "{shared.file.name}"), env=env, buffer_size=1)',
+        f'model = {algorithm}.load(load_from_hub(repo, "{shared.file.name}"), env=env{buffer})',
         "print(evaluate_policy(model, env, n_eval_episodes=10))",
     ]
     return "Or in Python:\n\n```python\n" + "\n".join(lines) + "\n```"

@@ -58,7 +58,7 @@ def _change(manager_class: Any) -> None:
     if not hasattr(manager_class, "knows_sb3_sparse"):
         manager_class.knows_sb3_sparse = True
         _prefer_our_files(manager_class)
-        manager_class._save_config = record_provenance(manager_class._save_config)
+        record_provenance(manager_class)
         manager_class.load_trial = _keep_our_policy_kwargs(manager_class.load_trial)
         tables = importlib.import_module("rl_zoo3.hyperparams_opt")
         search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)

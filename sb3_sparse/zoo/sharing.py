@@ -1,7 +1,6 @@
 """Models to the Hugging Face Hub and back by the RL Zoo's own commands, repaired where its dependencies have moved on."""
 
 import functools
-import importlib
 import os
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.experiments.extras import import_extra
 from sb3_sparse.zoo.model_card import SharedModel, complete_card
 
 
@@ -24,9 +24,9 @@ def pushing() -> Iterator[None]:
 
     :raises SharingError: if there is no such model, or the Hub refuses or cannot be reached.
     """
-    utils = importlib.import_module("rl_zoo3.utils")
-    replay = importlib.import_module("huggingface_sb3.push_to_hub")
-    api = importlib.import_module("huggingface_hub").HfApi
+    utils = _module("rl_zoo3.utils")
+    replay = _module("huggingface_sb3.push_to_hub")
+    api = _module("huggingface_hub").HfApi
     sources: list[Path] = []
     with ExitStack() as stack:
         stack.enter_context(_explaining_refusals())
@@ -45,12 +45,19 @@ def pulling() -> Iterator[None]:
 
     :raises SharingError: if the Hub does not have the model, its author is not trusted, or there is a run in its place.
     """
-    hub = importlib.import_module("huggingface_sb3")
+    hub = _module("huggingface_sb3")
     with _explaining_refusals(), _replaced(hub, "load_from_hub", _raising_as_requests(hub.load_from_hub)):
         try:
             yield
         except ValueError as error:  # the zoo's own, and all that it does is download and copy
             raise SharingError(str(error)) from error
+
+
+def _module(name: str) -> Any:
+    try:
+        return import_extra(name, "zoo")
+    except ImportError as error:
+        raise SharingError(str(error)) from error
 
 
 @contextmanager
@@ -69,7 +76,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _explaining_refusals() -> Iterator[None]:
-    errors = importlib.import_module("huggingface_hub.errors")
+    errors = _module("huggingface_hub.errors")
     # The base of all that goes wrong on the way there, of whichever HTTP client huggingface_hub uses.
     network_error = errors.HfHubHTTPError.__bases__[0]
     try:
@@ -81,7 +88,7 @@ def _explaining_refusals() -> Iterator[None]:
 def _hint(error: Exception) -> str:
     response = getattr(error, "response", None)
     if response is None:
-        endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
+        endpoint = _module("huggingface_hub.constants").ENDPOINT
         return f"Is there a connection to {endpoint}?"
     if response.status_code in (401, 403):
         return "Log in with `hf auth login`, or set HF_TOKEN to a token that may write to the organization given by -orga."
@@ -94,7 +101,7 @@ def _generate_metadata() -> Iterator[None]:
     rl_zoo3 2.9 imports ``generate_metadata`` and saves a dictionary, but sb3-team-hf-integration 3.2 calls it
     ``_generate_metadata`` and returns an object.
     """
-    module = importlib.import_module("huggingface_sb3.push_to_hub")
+    module = _module("huggingface_sb3.push_to_hub")
     if hasattr(module, "generate_metadata"):
         yield
         return
@@ -112,7 +119,7 @@ def _ffmpeg() -> Iterator[None]:
     if shutil.which("ffmpeg"):
         yield
         return
-    program = Path(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
+    program = Path(_module("imageio_ffmpeg").get_ffmpeg_exe())
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(program, Path(folder, "ffmpeg").with_suffix(program.suffix if os.name == "nt" else ""))
         with _replaced_path(f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"):
@@ -177,8 +184,8 @@ def _raising_as_requests(load_from_hub: Callable) -> Callable:
     rl_zoo3 2.9 tries to download ``vec_normalize.pkl`` and expects the error of requests where there is none, but
     huggingface_hub has its errors from another HTTP client since 1.0.
     """
-    errors = importlib.import_module("huggingface_hub.errors")
-    http_error = importlib.import_module("requests.exceptions").HTTPError
+    errors = _module("huggingface_hub.errors")
+    http_error = _module("requests.exceptions").HTTPError
 
     @functools.wraps(load_from_hub)
     def wrapped(repo_id: str, filename: str) -> str:
