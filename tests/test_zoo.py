@@ -261,6 +261,18 @@ def test_sampled_sizes(algo: str) -> None:
     assert HYPERPARAMS_CONVERTER[algo](plain.params)["policy_kwargs"] == expected["policy_kwargs"]
 
 
+def test_a_size_too_small_for_its_sparsity_ends_the_trial_only() -> None:
+    optuna = pytest.importorskip("optuna")
+    tiny = manager("sac", "dm_control/walker-walk-v0", n_timesteps=10, eval_freq=-1)
+    tiny._hyperparams = {"policy": SparseSimBaPolicy, "policy_kwargs": {"width_scale": 0.02}, "buffer_size": 100}
+    tiny.n_actions, tiny.n_envs, tiny._vec_normalize = 6, 1, False
+    size = {"width_scale": 0.02, "depth_scale": 2.0, "sparsity": 0.95}
+    study = optuna.create_study()
+    study.enqueue_trial(size)
+    study.optimize(tiny.objective, n_trials=1)
+    assert study.trials[0].state == optuna.trial.TrialState.PRUNED
+
+
 def test_loaded_trial_keeps_the_critics(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
     ours = Trial()
