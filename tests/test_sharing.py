@@ -227,32 +227,46 @@ def test_run_without_our_record(shared: Shared, hub: LocalHub, tmp_path: Path, m
     assert "python" in rows["versions at upload"][0]
 
 
-def test_card_of_an_unusual_model(tmp_path: Path) -> None:
-    # It loads without its replay buffer, which needs an environment, and a wrapped environment is not made in a few lines.
-    kwargs: dict[str, Any] = {
-        "replay_buffer_class": HerReplayBuffer,
-        "policy_kwargs": {"width_scale": 0.0625, "sparsity": 0.5},
-    }
-    SAC(SparseSimBaPolicy, BitFlippingEnv(continuous=True), device="cpu", **kwargs).save(tmp_path / "sac-Mine-v0.zip")
-    args = {"algo": "sac", "env": "my_envs:Mine-v0", "trained_agent": "/home/me/before.zip", "seed": 3}
-    results = {
-        "mean_reward": -1,
-        "std_reward": 0.5,
-        "is_deterministic": False,
-        "n_eval_episodes": 2,
-        "eval_datetime": "2026-11-20T",
-    }
-    files = {"args.yml": args, "config.yml": {"env_wrapper": "my_envs.Wrapper"}, "env_kwargs.yml": {}, "results.json": results}
+@pytest.mark.parametrize(
+    ("env_id", "extras", "imported"),
+    [
+        ("my_envs:Mine-v0", "zoo", "sb3_sparse"),
+        ("Swimmer-v5", "zoo,dmc", "sb3_sparse"),
+        (ENV_ID, "zoo,dmc", "sb3_sparse.envs"),
+    ],
+)
+def test_what_the_card_installs(env_id: str, extras: str, imported: str, tmp_path: Path) -> None:
+    card = write_section(tmp_path, env_id)
+    assert f'pip install "sb3-sparse[{extras}]"' in card
+    assert f"\nimport {imported}\n" in card
+    assert f'gym.make("{env_id}")' in card
+
+
+def write_section(folder: Path, env_id: str, trained_agent: str = "", **config: str) -> str:
+    """Our section for a model that the zoo did not make, and that cannot be loaded with its replay buffer alone."""
+    kwargs: dict[str, Any] = {"policy_kwargs": {"width_scale": 0.0625, "sparsity": 0.5}, "device": "cpu"}
+    trained = SAC(SparseSimBaPolicy, BitFlippingEnv(continuous=True), replay_buffer_class=HerReplayBuffer, **kwargs)
+    args = {"algo": "sac", "env": env_id, "trained_agent": trained_agent, "seed": 3}
+    results = {"mean_reward": -1, "std_reward": 0.5, "is_deterministic": False, "n_eval_episodes": 2}
+    results["eval_datetime"] = "2026-11-20T"
+    files = {"args.yml": args, "config.yml": config, "env_kwargs.yml": {}, "results.json": results}
     for name, content in files.items():
-        (tmp_path / name).write_text(json.dumps(content))  # which is YAML, too
-    model = SharedModel(tmp_path, "somebody/sac-Mine-v0", tmp_path / "best_model.zip")
-    card = section(model, model.load())
+        (folder / name).write_text(json.dumps(content))  # which is YAML, too
+    model = SharedModel(folder, "somebody/mine", folder / "best_model.zip")
+    trained.save(model.file)
+    return section(model, model.load())
+
+
+def test_card_of_an_unusual_model(tmp_path: Path) -> None:
+    card = write_section(tmp_path, "my_envs:Mine-v0", trained_agent="/home/me/before.zip", env_wrapper="my_envs.Wrapper")
     rows = Shared("sac", tmp_path, {"README.md": card.encode()}).table()
+    assert (tmp_path / "sac-Mine-v0.zip").exists()
     assert rows["continued from"] == ["`before.zip`"] and "/home/me" not in card
     assert rows["weights"] == ["`best_model.zip` of the run"]
     assert rows["return"] == ["-1.00 +/- 0.50 over 2 episodes, stochastic actions"]
+    # Such an environment is not made in a few lines.
     assert "```python" not in card and "`env_wrapper` in `config.yml`" in card
-    assert "--env my_envs:Mine-v0" in card and "sb3-sparse[zoo]" in card
+    assert "--env my_envs:Mine-v0" in card
 
 
 def test_stock_policies_keep_the_card_of_the_zoo(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

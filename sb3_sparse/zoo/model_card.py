@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -210,7 +211,7 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def _commands(shared: SharedModel) -> str:
     owner, name = shared.repo_id.split("/")
     run = f"--algo {shared.args['algo']} --env {shared.env_id} -f logs"
-    extras = "zoo,dmc" if _needs_suite(shared) else "zoo"
+    extras = "zoo,dmc" if _needs_mujoco(shared) else "zoo"
     return f"""```bash
 pip install "sb3-sparse[{extras}]"
 export TRUST_REMOTE_CODE=True  # a model is a pickle, which can run anything: only if you trust {owner}
@@ -236,7 +237,7 @@ def _snippet(shared: SharedModel, model: BaseAlgorithm) -> str:
         "from stable_baselines3.common.evaluation import evaluate_policy",
         *(["from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize"] if normalised else []),
         "",
-        "import sb3_sparse.envs" if _needs_suite(shared) else "import sb3_sparse",
+        "import sb3_sparse.envs" if _is_of_the_suite(shared) else "import sb3_sparse",
         "",
         'os.environ["TRUST_REMOTE_CODE"] = "True"  # see above',
         f'repo = "{shared.repo_id}"',
@@ -254,5 +255,10 @@ _NORMALISED = [
 ]
 
 
-def _needs_suite(shared: SharedModel) -> bool:
+def _is_of_the_suite(shared: SharedModel) -> bool:
     return re.match(r"(sb3_sparse\.envs:)?dm_control/", shared.env_id) is not None
+
+
+def _needs_mujoco(shared: SharedModel) -> bool:
+    spec = gym.registry.get(shared.env_id)
+    return _is_of_the_suite(shared) or (spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco"))
