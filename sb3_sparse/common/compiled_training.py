@@ -23,6 +23,8 @@ UPDATE_RULES = ("sb3", "paper")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 # Graphs that are captured over and over are slower than no graphs.
 _MANY_CAPTURES = 20
+# In the report of a divergence.
+_NAMED_TENSORS = 5
 
 
 class DivergenceError(ValueError):
@@ -270,14 +272,15 @@ class CompiledTraining(OffPolicyAlgorithm):
             self.logger.record(f"train/{name}", np.mean(values))
 
     def _refuse_divergence(self, logged: dict[str, list[float]]) -> None:
-        broken = {name: values for name, values in logged.items() if not np.isfinite(values).all()}
+        broken = [name for name, values in logged.items() if not np.isfinite(values).all()]
         if broken:
             tensors = [name for name, tensor in self.policy.state_dict().items() if not tensor.isfinite().all()]
+            more = f" and {len(tensors) - _NAMED_TENSORS} more" if len(tensors) > _NAMED_TENSORS else ""
+            weights = ", ".join(tensors[:_NAMED_TENSORS]) + more or "no weights yet, so rewards or observations may be the cause"
             raise DivergenceError(
-                f"Training diverged by update {self._n_updates}: {', '.join(broken)} became "
-                f"{', '.join(str(values[-1]) for values in broken.values())}. Not finite are now: "
-                f"{', '.join(tensors) or 'no weights yet, so rewards or observations may be the cause'}. Go on from the last "
-                "checkpoint with a lower learning rate, or check what the environment returns (stable_baselines3's VecCheckNan)."
+                f"Training diverged by update {self._n_updates}: {', '.join(broken)} are not finite, and neither are: {weights}. "
+                "Go on from the last checkpoint with a lower learning rate, or check what the environment returns "
+                "(stable_baselines3's VecCheckNan)."
             )
 
     def _memory_advice(self, batch_size: int) -> str:
