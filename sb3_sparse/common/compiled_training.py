@@ -53,9 +53,9 @@ class CompiledTraining(OffPolicyAlgorithm):
     """
     Mixin for SB3's off-policy algorithms whose ``train()`` runs the subclass's ``_update`` as fast as the device allows.
 
-    On a GPU each gradient step is one CUDA graph, its batch drawn from a replay buffer that lies there as well; on a CPU it runs
-    operation by operation. On both, gradients are computed only where they are used, the matrices of sparse layers are kept
-    instead of built anew in every forward pass, and losses are fetched once per ``train()``.
+    On a GPU each gradient step is one CUDA graph, its batch drawn from a replay buffer that lies there as well; on a CPU it
+    runs operation by operation. On both, gradients are computed only where they are used, the matrices of sparse layers are
+    kept instead of built anew in every forward pass, and losses are fetched once per ``train()``.
 
     :param args: Positional arguments of the SB3 algorithm
     :param update_rule: "sb3" for the order and losses of SB3, "paper" for those of the paper's code
@@ -94,7 +94,7 @@ class CompiledTraining(OffPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        # SB3 makes a buffer only where there is none, and notes the class it would have made: checkpoints then know its own only.
+        # SB3 makes a buffer only where there is none, and notes the class it would have made, so checkpoints know its own only.
         makes_buffer = self.replay_buffer is None and self._keeps_buffer_on_device()
         if makes_buffer:
             self.replay_buffer = self._device_buffer()
@@ -159,7 +159,7 @@ class CompiledTraining(OffPolicyAlgorithm):
 
         :param gradient_steps: Number of updates
         :param batch_size: Number of transitions in each batch
-        :raises DivergenceError: if a loss is not finite. That is noticed after the last step, as nothing waits for the GPU before.
+        :raises DivergenceError: if a loss is not finite, which is noticed after the last step: nothing waits for the GPU before.
         :raises torch.OutOfMemoryError: if the GPU's memory does not suffice; it says what would help.
         """
         obstacle = self._obstacle()
@@ -233,8 +233,8 @@ class CompiledTraining(OffPolicyAlgorithm):
         self._captures += 1
         if self._captures > _MANY_CAPTURES:
             self._warn_once(
-                "Updates are captured over and over, which is slow, because networks or hyperparameters other than learning rates "
-                "keep changing."
+                "Updates are captured over and over, which is slow, because networks or hyperparameters other than learning "
+                "rates keep changing."
             )
 
     def _notice_changes(self) -> None:
@@ -276,9 +276,11 @@ class CompiledTraining(OffPolicyAlgorithm):
         if broken:
             tensors = [name for name, tensor in self.policy.state_dict().items() if not tensor.isfinite().all()]
             more = f" and {len(tensors) - _NAMED_TENSORS} more" if len(tensors) > _NAMED_TENSORS else ""
-            weights = ", ".join(tensors[:_NAMED_TENSORS]) + more or "no weights yet, so rewards or observations may be the cause"
+            weights = (
+                ", ".join(tensors[:_NAMED_TENSORS]) + more or "no weights yet, so rewards or observations may be the cause"
+            )
             raise DivergenceError(
-                f"Training diverged by update {self._n_updates}: {', '.join(broken)} are not finite, and neither are: {weights}. "
+                f"Training diverged by update {self._n_updates}: {', '.join(broken)} are not finite; nor are {weights}. "
                 "Go on from the last checkpoint with a lower learning rate, or check what the environment returns "
                 "(stable_baselines3's VecCheckNan)."
             )

@@ -17,8 +17,8 @@ class DeviceReplayBuffer(ReplayBuffer):
     """
     Replay buffer in the memory of a device: one row of float32 numbers per transition, written by one copy and read by one
     gather, whatever the observation consists of. Vectors, dictionaries of them, several environments and n-step returns (which
-    follow SB3's ``NStepReplayBuffer``) are supported. Nothing in :meth:`sample` waits for the device, so it can be part of a CUDA
-    graph.
+    follow SB3's ``NStepReplayBuffer``) are supported. Nothing in :meth:`sample` waits for the device, so it can be part of a
+    CUDA graph.
 
     Batches come from a generator of its own, not from NumPy's global one as in SB3.
 

@@ -11,8 +11,8 @@ _FUSED = (th.optim.Adam, th.optim.AdamW)
 
 class LiveOptimizers:
     """
-    Lets a CUDA graph read learning rates from tensors. Only while it is captured do the optimizers differ from what SB3 made of
-    them: afterwards their learning rates are floats again and nothing says ``capturable``, so a checkpoint is SB3's.
+    Lets a CUDA graph read learning rates from tensors. Only while it is captured do the optimizers differ from what SB3 made
+    of them: afterwards their learning rates are floats again and nothing says ``capturable``, so a checkpoint is SB3's.
 
     :param optimizers: Optimizers whose steps are captured
     :param device: Their parameters' device
@@ -34,7 +34,9 @@ class LiveOptimizers:
     @contextmanager
     def capturing(self) -> Iterator[None]:
         """Make the optimizers fit for a capture, and for the steps before it that create their state, while this is open."""
-        changed = [_capturable(optimizer, group, rate) for (optimizer, group), rate in zip(self._groups, self._rates, strict=True)]
+        changed = [
+            _capturable(optimizer, group, rate) for (optimizer, group), rate in zip(self._groups, self._rates, strict=True)
+        ]
         before = [{name: group[name] for name in new} for (_, group), new in zip(self._groups, changed, strict=True)]
         for (_, group), new in zip(self._groups, changed, strict=True):
             group.update(new)

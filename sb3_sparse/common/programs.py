@@ -40,7 +40,7 @@ class GraphProgram(EagerProgram):
     """
     A gradient step that is captured in a CUDA graph after a few runs, and replayed from then on: one launch for all kernels.
 
-    A graph holds addresses: whoever replaces a tensor that the step reads, rather than writing into it, must make a new program.
+    A graph holds addresses: whoever replaces a tensor that the step reads, rather than writing into it, must make a new one.
 
     :param step: Makes the step and returns its (k,) losses; must not wait for the GPU
     :param parameters: Parameters that it changes
@@ -104,7 +104,8 @@ class GraphProgram(EagerProgram):
             raise
         except RuntimeError as error:
             warnings.warn(
-                f"The update cannot be captured in a CUDA graph and runs kernel by kernel, which is slower: {error}", stacklevel=2
+                f"The update cannot be captured in a CUDA graph and runs kernel by kernel, which is slower: {error}",
+                stacklevel=2,
             )
             return
         self.graph, self._losses, self._gradients = graph, losses, super().gradients()

@@ -97,9 +97,7 @@ class SAC(CompiledTraining, stable_baselines3.SAC):
         q_values = self.critic(samples.observations, samples.actions)
         return th.stack([F.mse_loss(q, target) for q in q_values]).sum()
 
-    def _actor_loss(
-        self, samples: Samples, actions: th.Tensor, log_prob: th.Tensor, temperature: th.Tensor
-    ) -> th.Tensor:
+    def _actor_loss(self, samples: Samples, actions: th.Tensor, log_prob: th.Tensor, temperature: th.Tensor) -> th.Tensor:
         with frozen(set(self.critic.parameters()) - set(self.actor.parameters())):
             q_values = th.cat(self.critic(samples.observations, actions), dim=1).min(dim=1, keepdim=True).values
         return (temperature * log_prob - q_values).mean()

@@ -16,8 +16,8 @@ class DenseWeights:
     weights in turn. Inactive positions are zeroed once, so a layer costs a write of its active weights, and no second matrix
     is needed for the target.
 
-    A layer fills the matrix only if another layer did so before, or after :meth:`expire`. Optimizers and averaging write values
-    in place without leaving a trace, so whoever serves matrices must call that after each of these writes.
+    A layer fills the matrix only if another layer did so before, or after :meth:`expire`. Optimizers and averaging write
+    values in place without leaving a trace, so whoever serves matrices must call that after each of these writes.
     """
 
     def __init__(self) -> None:

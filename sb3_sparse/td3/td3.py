@@ -105,6 +105,6 @@ class DDPG(TD3Training, stable_baselines3.DDPG):
     numbers for the same batches and noise, up to rounding. Further arguments: :class:`CompiledTraining`.
 
     ``update_rule="paper"`` is the update of the paper's code (SimBa's): the actor first, then the critic; Gaussian noise of
-    standard deviation 0.1 (``target_policy_noise``) on the actions of the actor's loss and of the target, which the online actor
-    chooses. The target actor is averaged all the same, for a training that goes on with SB3's rule.
+    standard deviation 0.1 (``target_policy_noise``) on the actions of the actor's loss and of the target, which the online
+    actor chooses. The target actor is averaged all the same, for a training that goes on with SB3's rule.
     """
