@@ -7,6 +7,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+from sb3_sparse.sparsity.dense_weights import DenseWeights
 from sb3_sparse.sparsity.products import compressed_linear, prefers_compressed_rows
 from sb3_sparse.sparsity.topology import Topology
 
@@ -168,6 +169,11 @@ class SparseLayer(nn.Module):
         for weight, values in self.value_names.items():
             self._parameters[values].copy_(self.topology.gather(twin.get_parameter(weight)))  # type: ignore[union-attr]
 
+    @property
+    def records_dense_gradient(self) -> bool:
+        """Whether the gradient with respect to all weights is kept."""
+        return self._records_dense_gradient
+
     def weight_names(self) -> dict[str, str]:
         """Parameter of this layer -> the dense layer's weight of which it holds the active entries."""
         return {values: weight for weight, values in self.value_names.items()}
@@ -198,6 +204,8 @@ class SparseLinear(SparseLayer):
 
     dense_type = nn.Linear
     bias: nn.Parameter | None
+    # Set only while somebody serves kept matrices, so never part of a copy or a pickle.
+    dense_weights: DenseWeights | None = None
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         """
@@ -206,6 +214,8 @@ class SparseLinear(SparseLayer):
         """
         if not self._records_dense_gradient and prefers_compressed_rows(input, self.values, self.topology):
             return compressed_linear(input, self.values, self.bias, self.topology)
+        if self.dense_weights is not None and not self._records_dense_gradient:
+            return self.dense_weights.linear(input, self.values, self.bias, self.topology)
         return F.linear(input, self.weight, self.bias)
 
 
