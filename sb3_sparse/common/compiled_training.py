@@ -94,7 +94,7 @@ class CompiledTraining(OffPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        # SB3 makes a buffer only where there is none, and notes the class it would have made, so checkpoints know its own only.
+        # SB3 makes a buffer only where there is none, and notes the class it would have made, so checkpoints name its own.
         makes_buffer = self.replay_buffer is None and self._keeps_buffer_on_device()
         if makes_buffer:
             self.replay_buffer = self._device_buffer()
@@ -159,7 +159,7 @@ class CompiledTraining(OffPolicyAlgorithm):
 
         :param gradient_steps: Number of updates
         :param batch_size: Number of transitions in each batch
-        :raises DivergenceError: if a loss is not finite, which is noticed after the last step: nothing waits for the GPU before.
+        :raises DivergenceError: if a loss is not finite, noticed after the last step: nothing waits for the GPU before.
         :raises torch.OutOfMemoryError: if the GPU's memory does not suffice; it says what would help.
         """
         obstacle = self._obstacle()

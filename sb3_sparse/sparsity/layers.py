@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sb3_sparse.sparsity.dense_weights import DenseWeights
-from sb3_sparse.sparsity.products import compressed_linear, prefers_compressed_rows
+from sb3_sparse.sparsity.products import sparse_linear
 from sb3_sparse.sparsity.topology import Topology
 
 SelfSparseLayer = TypeVar("SelfSparseLayer", bound="SparseLayer")
@@ -199,7 +199,7 @@ class SparseLinear(SparseLayer):
     """
     Linear layer with a fixed set of active weights, made from ``torch.nn.Linear``.
 
-    On a CPU with MKL it multiplies compressed rows where that is faster than rebuilding the dense matrix.
+    On a CPU it multiplies active weights only where that is faster than rebuilding the dense matrix (extra ``fast``, or MKL).
     """
 
     dense_type = nn.Linear
@@ -212,10 +212,12 @@ class SparseLinear(SparseLayer):
         :param input: (..., in_features)
         :return: (..., out_features)
         """
-        if not self._records_dense_gradient and prefers_compressed_rows(input, self.values, self.topology):
-            return compressed_linear(input, self.values, self.bias, self.topology)
-        if self.dense_weights is not None and not self._records_dense_gradient:
-            return self.dense_weights.linear(input, self.values, self.bias, self.topology)
+        if not self._records_dense_gradient:
+            output = sparse_linear(input, self.values, self.bias, self.topology)
+            if output is not None:
+                return output
+            if self.dense_weights is not None:
+                return self.dense_weights.linear(input, self.values, self.bias, self.topology)
         return F.linear(input, self.weight, self.bias)
 
 

@@ -9,9 +9,14 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
+from sb3_sparse.deployment import FORMATS, export
+from sb3_sparse.deployment.inference_cost import format_passes, inference_cost
+from sb3_sparse.deployment.loading import load_model, load_vec_normalize
+from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
 from sb3_sparse.experiments.update_cost import format_table, update_cost
 from sb3_sparse.zoo.registration import register
@@ -72,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_quickstart(commands)
     _add_bench(commands)
+    _add_export(commands)
     for name, module in _ZOO_COMMANDS.items():  # listed for the help only; the zoo parses their options
         commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
     return parser
@@ -112,12 +118,49 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.5, 0.8, 0.9, 0.95])
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--inference", action="store_true", help="instead, one pass of an actor and a critic for one observation"
+    )
+    instead.add_argument(
+        "--products", action="store_true", help="instead, up to which density single products pay (option --batch)"
+    )
+    command.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes (default: %(default)s)")
     command.add_argument("--json", type=Path, help="also write the figures to this file")
     command.set_defaults(run=_bench)
 
 
 def _bench(options: argparse.Namespace) -> None:
-    costs = [cost for w in options.width_scale for cost in update_cost(w, options.sparsity, options.rounds, options.updates)]
-    print(format_table(costs))
+    costs: list[Any]
+    if options.products:
+        costs = product_cost(batches=options.batch)
+        print(format_crossovers(costs))
+    elif options.inference:
+        costs = inference_cost(options.width_scale, options.sparsity, options.rounds)
+        print(format_passes(costs))
+    else:
+        widths = options.width_scale
+        costs = [cost for w in widths for cost in update_cost(w, options.sparsity, options.rounds, options.updates)]
+        print(format_table(costs))
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("export", help="write the deterministic policy of a saved model for other programs")
+    command.add_argument("model", type=Path, help="model saved by SAC, TD3, DDPG or TQC")
+    command.add_argument(
+        "--format",
+        choices=list(FORMATS),
+        default="onnx",
+        help="a dense ONNX graph, or active weights only for sb3_sparse.deployment.load_policy (default: %(default)s)",
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument("--vec-normalize", type=Path, help="statistics saved by VecNormalize, to be built in")
+    command.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> None:
+    vec_normalize = None if options.vec_normalize is None else load_vec_normalize(options.vec_normalize)
+    written = export(load_model(options.model), options.output, options.format, vec_normalize)
+    print(f"{written.path}: {written.bytes:,} bytes, deviates from the model by at most {written.largest_error:.1e}")
