@@ -7,6 +7,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+from sb3_sparse.sparsity.dense_weights import DenseWeights
 from sb3_sparse.sparsity.products import sparse_linear
 from sb3_sparse.sparsity.topology import Topology
 
@@ -168,6 +169,11 @@ class SparseLayer(nn.Module):
         for weight, values in self.value_names.items():
             self._parameters[values].copy_(self.topology.gather(twin.get_parameter(weight)))  # type: ignore[union-attr]
 
+    @property
+    def records_dense_gradient(self) -> bool:
+        """Whether the gradient with respect to all weights is kept."""
+        return self._records_dense_gradient
+
     def weight_names(self) -> dict[str, str]:
         """Parameter of this layer -> the dense layer's weight of which it holds the active entries."""
         return {values: weight for weight, values in self.value_names.items()}
@@ -198,6 +204,8 @@ class SparseLinear(SparseLayer):
 
     dense_type = nn.Linear
     bias: nn.Parameter | None
+    # Set only while somebody serves kept matrices, so never part of a copy or a pickle.
+    dense_weights: DenseWeights | None = None
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         """
@@ -208,6 +216,8 @@ class SparseLinear(SparseLayer):
             output = sparse_linear(input, self.values, self.bias, self.topology)
             if output is not None:
                 return output
+            if self.dense_weights is not None:
+                return self.dense_weights.linear(input, self.values, self.bias, self.topology)
         return F.linear(input, self.weight, self.bias)
 
 
