@@ -185,7 +185,7 @@ class _SparseLinear(th.autograd.Function):
         ctx.shape, ctx.rows, ctx.module, ctx.products = topology.shape, rows, module, products
         if products.forward:
             return module.multiply(input, values, bias, rows)
-        return F.linear(input, _dense(values, positions, topology.shape), bias)
+        return F.linear(input, _dense(values, ctx.positions(), topology.shape), bias)
 
     @staticmethod
     def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
