@@ -162,6 +162,8 @@ class Topology(nn.Module):
 
     def _derive(self, key: str, build: Any) -> Any:
         """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
+        if th.compiler.is_compiling():  # which has no place to cache in
+            return build()
         indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
         assert indices is not None
         source, version, value = self._derived.get(key, (None, -1, None))
