@@ -13,7 +13,7 @@ from sb3_sparse.common.architecture import simba_sizes
 from sb3_sparse.common.networks import simba_network
 from sb3_sparse.deployment.sparse_policy import SparsePolicy
 from sb3_sparse.deployment.step_list import steps_of
-from sb3_sparse.experiments.update_cost import ACTION_DIM, OBSERVATION_DIM
+from sb3_sparse.experiments.contenders import ACTION_DIM, OBSERVATION_DIM
 from sb3_sparse.sparsity import prune, to_dense
 
 SECONDS_PER_ROUND = 0.05

@@ -18,6 +18,8 @@ from sb3_sparse.deployment.inference_cost import format_passes, inference_cost
 from sb3_sparse.deployment.loading import load_model, load_vec_normalize
 from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
+from sb3_sparse.experiments.contenders import contenders
+from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
 from sb3_sparse.experiments.update_cost import format_table, update_cost
 from sb3_sparse.zoo.registration import register
 from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
@@ -111,13 +113,16 @@ def _quickstart(options: argparse.Namespace) -> None:
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "bench", help="process time of one SAC update and one action on the CPU: plain dense SimBa against ours"
-    )
+    command = commands.add_parser("bench", help="time updates and actions of SAC: stock SB3, ours, dense and sparse")
     command.add_argument("--width-scale", nargs="+", type=float, default=[1.0, 2.0])
     command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.5, 0.8, 0.9, 0.95])
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
+    command.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    command.add_argument("--peer", action="store_true", help="time SBX (JAX) as well, if sbx-rl is installed")
+    command.add_argument("--loop", metavar="ENV", help="also time whole training loops in this environment")
+    command.add_argument("--loop-steps", type=int, default=1_000, help="agent steps of each (default: %(default)s)")
     instead = command.add_mutually_exclusive_group()
     instead.add_argument(
         "--inference", action="store_true", help="instead, one pass of an actor and a critic for one observation"
@@ -139,11 +144,20 @@ def _bench(options: argparse.Namespace) -> None:
         costs = inference_cost(options.width_scale, options.sparsity, options.rounds)
         print(format_passes(costs))
     else:
-        widths = options.width_scale
-        costs = [cost for w in widths for cost in update_cost(w, options.sparsity, options.rounds, options.updates)]
-        print(format_table(costs))
+        costs = _bench_updates(options)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+
+
+def _bench_updates(options: argparse.Namespace) -> list[Any]:
+    compared = contenders(options.width_scale, options.sparsity, options.peer)
+    costs: list[Any] = update_cost(compared, options.rounds, options.updates, options.device, not options.no_memory)
+    print(format_table(costs))
+    if options.loop:
+        loops = [loop_cost(contender, options.loop, options.loop_steps, options.device) for contender in compared]
+        print(format_loops(loops))
+        costs += loops
+    return costs
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
