@@ -1,0 +1,241 @@
+"""Dynamic sparsity: SET, RigL and gradual magnitude pruning on the layers of this package."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
+
+from sb3_sparse.callbacks.fresh_policy import recapture
+from sb3_sparse.callbacks.losses import sample_losses
+from sb3_sparse.callbacks.measured_networks import all_optimizers, measured_networks
+from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
+from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
+from sb3_sparse.common.pruned_policy import PrunedPolicy
+from sb3_sparse.common.sparsify import sparsify
+from sb3_sparse.diagnostics.recording import evaluation_mode
+from sb3_sparse.sparsity import SparseLayer, Topology, sparse_layers
+from sb3_sparse.sparsity.moving import drop_and_grow, remap
+
+METHODS = ("set", "rigl", "pruning")
+SCHEDULES = ("cosine", "constant")
+
+
+class SparseTopologyCallback(BaseCallback):
+    """
+    Changes which weights exist while a model trains; without this callback masks are static, which is the paper's method.
+
+    - ``"set"`` (Mocanu et al., 2018): drop the active weights of smallest magnitude, grow as many at random positions
+    - ``"rigl"`` (Evci et al., 2020): the same, but grow where the gradient of the loss is largest. The gradient is that of a batch
+      of the replay buffer, drawn for it; the loss must be known (SAC, TD3, DDPG, TQC, DQN)
+    - ``"pruning"``: gradual magnitude pruning (Zhu and Gupta, 2017; in RL Graesser et al., 2022) from dense, or from the
+      sparsity that the model has, to ``final_sparsity`` by the cubic schedule ``S_f + (S_i - S_f) (1 - t)^3``
+
+    "set" and "rigl" need a sparse model and conserve the number of active weights of every layer exactly; what grows starts at 0,
+    and so do the optimizer's moments of it. "pruning" takes any model; at every moment its layers have as many weights as a model
+    that is built with the sparsity of that moment, so that it saves and loads as one. Target networks move along: kept weights
+    keep their values there, too. In an MLP critic of a stock policy, "set" and "rigl" work after ``sparsify(model, sparsity)``.
+
+    :param method: One of the above
+    :param update_freq: Agent steps between two changes
+    :param drop_fraction: "set", "rigl": fraction of a layer's active weights that are dropped at first, in (0, 1)
+    :param schedule: "set", "rigl": "cosine" lets the fraction fall to 0 at ``end``, "constant" keeps it
+    :param start: Fraction of training before which nothing changes; not before the first update either
+    :param end: Fraction of training after which nothing changes
+    :param final_sparsity: "pruning": sparsity at the end, as for ``sparsify``
+    :param batch_size: "rigl": transitions for the gradient
+    :param seed: Seed of what grows at random and of the batches
+    :param verbose: 1 tells of every change
+    :raises ValueError: if an argument is out of range, or the model does not fit the method.
+    """
+
+    def __init__(
+        self,
+        method: str = "set",
+        update_freq: int = 1_000,
+        drop_fraction: float = 0.3,
+        schedule: str = "cosine",
+        start: float = 0.0,
+        end: float = 0.8,
+        final_sparsity: float | Mapping[str, float] | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        verbose: int = 0,
+    ):
+        super().__init__(verbose)
+        _check(method, update_freq, drop_fraction, schedule, start, end, final_sparsity)
+        self.method, self.update_freq, self.drop_fraction, self.schedule = method, update_freq, drop_fraction, schedule
+        self.start, self.end, self.final_sparsity = start, end, final_sparsity
+        self.batch_size, self.seed = batch_size, seed
+        # State: agent steps at the last change, changes so far, and the sparsity that pruning began with.
+        self.last_step = 0
+        self.changes = 0
+        self.initial_sparsity: float | Mapping[str, float] | None = None
+
+    def _init_callback(self) -> None:
+        if self.method == "pruning":
+            if not isinstance(self.model.policy, PrunedPolicy):
+                sparsify(self.model, 0.0)  # prunes nothing yet, but lets the policy say how sparse it is
+            return
+        if not any(True for _ in sparse_layers(self.model.policy)):
+            raise ValueError(
+                f"{self.method!r} moves active weights, but no layer of this model is sparse: build it with sparsity > 0, or call "
+                "sparsify(model, sparsity) first."
+            )
+        if self.method == "rigl":
+            replay_buffer_of(self.model, "RigL")
+
+    def _on_training_start(self) -> None:
+        self.last_step = self.num_timesteps
+        if self.method == "pruning" and self.initial_sparsity is None:
+            self.initial_sparsity = self.model.policy.sparsity  # type: ignore[assignment]
+        if self.model._total_timesteps * (self.end - self.start) < self.update_freq:
+            warnings.warn(
+                f"SparseTopologyCallback: update_freq={self.update_freq} is longer than the time for changes, "
+                f"{self.model._total_timesteps * (self.end - self.start):g} agent steps."
+            )
+
+    def _on_step(self) -> bool:
+        is_due = self.num_timesteps // self.update_freq > self.last_step // self.update_freq
+        progress = self.num_timesteps / self.model._total_timesteps
+        # The step after the end completes a schedule that falls between two changes.
+        ended_before = self.last_step / self.model._total_timesteps >= self.end
+        has_learned = self.model._n_updates > 0  # type: ignore[attr-defined]
+        if is_due and has_learned and progress >= self.start and not ended_before:
+            self._change(min(1.0, (progress - self.start) / (self.end - self.start)))
+        if is_due:
+            self.last_step = self.num_timesteps
+        return True
+
+    def _change(self, progress: float) -> None:
+        if self.method == "pruning":
+            sparsity = self._pruning_schedule(progress)
+            prune_by_magnitude(self.model, sparsity)
+            self._log_sparsity(sparsity)
+        else:
+            fraction = self.drop_fraction * (0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0)
+            self._move(fraction)
+            self.logger.record("topology/drop_fraction", fraction)
+        self.changes += 1
+        active = sum(topology.active for topology in self._topologies())
+        self.logger.record("topology/active_weights", self._active_weights())
+        recapture(self.model)
+        if self.verbose:
+            print(f"{self.method}: change {self.changes} after {self.num_timesteps} agent steps, {active:,} weights in sparse layers")
+
+    def _pruning_schedule(self, progress: float) -> float | dict[str, float]:
+        initial, final = _by_role(self.initial_sparsity), _by_role(self.final_sparsity)
+        left = (1.0 - progress) ** 3
+        sparsity = {role: final[role] + (initial[role] - final[role]) * left for role in final}
+        return sparsity["actor"] if sparsity["actor"] == sparsity["critic"] else sparsity
+
+    def _log_sparsity(self, sparsity: float | Mapping[str, float]) -> None:
+        for role, value in _by_role(sparsity).items():
+            self.logger.record(f"topology/{role}_sparsity", value)
+
+    def _active_weights(self) -> int:
+        """Parameters that optimizers train."""
+        groups = [group for optimizer in all_optimizers(self.model) for group in optimizer.param_groups]
+        return sum({id(p): p.numel() for group in groups for p in group["params"]}.values())
+
+    def _topologies(self) -> dict[Topology, list[SparseLayer]]:
+        """Every topology with the layers that share it, that of the online network first."""
+        trained = {id(p) for o in all_optimizers(self.model) for group in o.param_groups for p in group["params"]}
+        found: dict[Topology, list[SparseLayer]] = {}
+        for _, layer in sparse_layers(self.model.policy):
+            layers = found.setdefault(layer.topology, [])
+            layers.insert(0 if id(layer.values) in trained else len(layers), layer)
+        return found
+
+    def _move(self, fraction: float) -> None:
+        generator = th.Generator().manual_seed(_seed(self.seed, self.num_timesteps))
+        scores = self._gradients() if self.method == "rigl" else {}
+        for topology, layers in self._topologies().items():
+            if topology in scores:
+                score = scores[topology].abs()
+            elif self.method == "set":
+                score = th.rand(topology.numel, generator=generator).to(topology.indices.device)
+            else:
+                continue  # no gradient reaches it
+            count = int(fraction * topology.active)
+            indices, sources = drop_and_grow(topology, layers[0].values.detach().abs(), score, count)
+            self._move_layers(layers, indices, sources)
+
+    @th.no_grad()
+    def _move_layers(self, layers: list[SparseLayer], indices: th.Tensor, sources: th.Tensor) -> None:
+        values = [[remap(layer.get_parameter(name), sources) for name in layer.value_names.values()] for layer in layers]
+        parameters = {layer.get_parameter(name) for layer in layers for name in layer.value_names.values()}
+        for layer, moved in zip(layers, values, strict=True):
+            layer.set_topology(indices, *moved)
+        for optimizer in all_optimizers(self.model):
+            for parameter in parameters & set(optimizer.state):
+                parameter.grad = None  # it belongs to the old positions
+                for value in optimizer.state[parameter].values():
+                    if isinstance(value, th.Tensor) and value.shape == parameter.shape:
+                        value.copy_(remap(value, sources))
+
+    def _gradients(self) -> dict[Topology, th.Tensor]:
+        """Gradients of all weights, inactive ones included, of a batch; those of the run are left alone."""
+        if not can_sample(self.model, self.batch_size):
+            warnings.warn(f"RigL: the replay buffer does not hold {self.batch_size} transitions yet, nothing moves.")
+            return {}
+        found: dict[Topology, th.Tensor] = {}
+        with private_randomness(self.model, self.seed, self.num_timesteps), evaluation_mode(self.model.policy):
+            batch = sample_batch(self.model, self.batch_size)
+            for name, network in measured_networks(self.model).items():
+                losses = sample_losses(self.model, name, batch)
+                if losses is None:
+                    raise ValueError(f'The loss of {type(self.model).__name__}\'s {name} is not known: use method="set".')
+                found.update(_dense_gradients(network.module, losses))
+        return found
+
+
+def _dense_gradients(network: nn.Module, losses: Any) -> dict[Topology, th.Tensor]:
+    layers = [layer for _, layer in sparse_layers(network)]
+    for layer in layers:
+        layer.record_dense_gradient()
+    try:
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        with th.enable_grad():
+            th.autograd.grad(losses().mean(), parameters, allow_unused=True)
+        return {layer.topology: layer.dense_gradient for layer in layers if layer.dense_gradient is not None}
+    finally:
+        for layer in layers:
+            layer.record_dense_gradient(False)
+
+
+def _by_role(sparsity: float | Mapping[str, float] | None) -> dict[str, float]:
+    if isinstance(sparsity, Mapping):
+        return dict(sparsity)
+    assert sparsity is not None
+    return {"actor": sparsity, "critic": sparsity}
+
+
+def _seed(*numbers: int) -> int:
+    return hash(numbers) % 2**63
+
+
+def _check(
+    method: str,
+    update_freq: int,
+    drop_fraction: float,
+    schedule: str,
+    start: float,
+    end: float,
+    final_sparsity: float | Mapping[str, float] | None,
+) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(map(repr, SCHEDULES))}, got {schedule!r}.")
+    if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
+        raise ValueError(f"update_freq must be a positive integer, got {update_freq!r}.")
+    if not 0.0 < drop_fraction < 1.0:
+        raise ValueError(f"drop_fraction must lie in (0, 1), got {drop_fraction!r}.")
+    if not 0.0 <= start < end <= 1.0:
+        raise ValueError(f"start and end must satisfy 0 <= start < end <= 1, got {start!r} and {end!r}.")
+    if (final_sparsity is None) == (method == "pruning"):
+        raise ValueError('final_sparsity is what "pruning" ends with, and nothing that the other methods take.')
