@@ -22,8 +22,8 @@ def fresh_policy(model: BaseAlgorithm, redraw_topology: bool = False) -> BasePol
     Build a model's policy anew, with parameters from torch's generator, which SB3 seeds with the model's seed.
 
     :param model: Model
-    :param redraw_topology: Prune it with a mask seed that is drawn as well; otherwise it is dense, for parameters of any topology
-        to be taken from it
+    :param redraw_topology: Prune it with a mask seed that is drawn as well; otherwise it is dense, for parameters of any
+        topology to be taken from it
     """
     kwargs: dict[str, Any] = dict(model.policy_kwargs)
     pruning = {"mask_seed": draw_mask_seed()} if redraw_topology else {"sparsity": 0.0}
@@ -41,8 +41,8 @@ def fresh_policy(model: BaseAlgorithm, redraw_topology: bool = False) -> BasePol
 def copy_parameters(source: nn.Module, target: nn.Module) -> None:
     """
     Overwrite a module's parameters and buffers in place by those of a fresh one of the same structure. Running statistics of
-    observations stay: they describe the data, not the network. Sparse layers keep their topology if the source's layer is dense,
-    and take over its topology otherwise.
+    observations stay: they describe the data, not the network. Sparse layers keep their topology if the source's layer is
+    dense, and take over its topology otherwise.
 
     :param source: Fresh module, dense or pruned with the same numbers of active weights
     :param target: Module to overwrite

@@ -9,8 +9,8 @@ from torch import nn
 
 class GradientWatch:
     """
-    Reads the norm of each network's gradient at the next step of its optimizer, before anything else can add to it: after SAC's
-    ``train()`` the critic's ``.grad`` also holds the gradient of the actor's loss.
+    Reads the norm of each network's gradient at the next step of its optimizer, before anything else can add to it: after
+    SAC's ``train()`` the critic's ``.grad`` also holds the gradient of the actor's loss.
 
     If the algorithm clips gradients (DQN), the clipped ones are read. Call :meth:`close` outside a step.
 

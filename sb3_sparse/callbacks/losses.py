@@ -15,8 +15,8 @@ Losses = Callable[[], th.Tensor]
 
 def sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> Losses | None:
     """
-    The loss that an algorithm trains a network with, for every sample of a batch by itself; its mean is SB3's loss. A model can
-    offer its own by a method ``sample_losses(network, batch)`` of the same result.
+    The loss that an algorithm trains a network with, for every sample of a batch by itself; its mean is SB3's loss. A model
+    can offer its own by a method ``sample_losses(network, batch)`` of the same result.
 
     Targets are computed at once, without gradients; noise is drawn from torch's generator.
 

@@ -8,10 +8,6 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-# Networks that are a function of the observation, and those that also take an action; targets are not measured.
-_OF_OBSERVATION = ("q_net", "quantile_net")
-_OF_ACTION = ("critic",)
-
 
 @dataclass(frozen=True)
 class MeasuredNetwork:
@@ -41,16 +37,14 @@ def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
     found: dict[str, MeasuredNetwork] = {}
     if "actor" in policy._modules:
         found["actor"] = MeasuredNetwork(policy.actor, lambda batch: policy._predict(batch.observations, deterministic=True))
-    for name in _OF_ACTION:
-        if name in policy._modules:
-            module = getattr(policy, name)
-            found[name] = MeasuredNetwork(module, lambda batch, module=module: module(batch.observations, batch.actions))
-    for name in _OF_OBSERVATION:
-        if name in policy._modules:
-            module = getattr(policy, name)
-            found[name] = MeasuredNetwork(module, lambda batch, module=module: module(batch.observations))
+    if "critic" in policy._modules:
+        found["critic"] = MeasuredNetwork(policy.critic, lambda batch: policy.critic(batch.observations, batch.actions))
+    if "q_net" in policy._modules:
+        found["q_net"] = MeasuredNetwork(policy.q_net, lambda batch: policy.q_net(batch.observations))
+    if "quantile_net" in policy._modules:
+        found["quantile_net"] = MeasuredNetwork(policy.quantile_net, lambda batch: policy.quantile_net(batch.observations))
     if not found:
-        raise ValueError(f"Don't know the networks of {type(policy).__name__}: it has neither actor and critic nor a Q-network.")
+        raise ValueError(f"Don't know the networks of {type(policy).__name__}: neither actor and critic nor a Q-network.")
     return found
 
 

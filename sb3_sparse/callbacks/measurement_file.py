@@ -3,10 +3,13 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EventCallback
 from stable_baselines3.common.logger import HumanOutputFormat
@@ -44,8 +47,9 @@ COLUMNS = tuple(field.name for field in fields(Measurement))
 
 class MeasurementFile:
     """
-    A CSV file that measurements are appended to, those of one moment by a single write. Lines that were cut off by a crash are
-    dropped when the run goes on, and so are those of steps that the resumed model has yet to take.
+    A CSV file that measurements are appended to, those of one moment by a single write, and matrices beside it. A line that
+    was cut off by a crash is dropped when the run goes on, and so is everything of steps that the resumed model has yet to
+    take.
 
     :param path: File, made together with its folder if missing
     :param resume_from: Agent steps of the model that goes on; 0 starts the file anew, as SB3's monitor and loggers do
@@ -58,6 +62,9 @@ class MeasurementFile:
         replacement = path.with_name(f".{path.name}.{os.getpid()}")
         replacement.write_text(",".join(COLUMNS) + "\n" + _lines(kept))
         os.replace(replacement, path)
+        for matrix, _, agent_steps in saved_matrices(path):
+            if resume_from == 0 or agent_steps > resume_from:
+                matrix.unlink()
 
     def append(self, measurements: Iterable[Measurement]) -> None:
         """
@@ -67,6 +74,29 @@ class MeasurementFile:
         """
         with self.path.open("a", newline="") as file:
             file.write(_lines(measurements))
+
+    def save_matrix(self, network: str, agent_steps: int, **arrays: Any) -> None:
+        """
+        Save a gradient covariance matrix.
+
+        :param network: Name of the network
+        :param agent_steps: When it was measured
+        :param arrays: What to save
+        """
+        name = f"{self.path.stem}-covariance-{network}-{agent_steps}.npz"
+        np.savez_compressed(self.path.with_name(name), agent_steps=agent_steps, **arrays)
+
+
+def saved_matrices(path: Path) -> list[tuple[Path, str, int]]:
+    """
+    Find the gradient covariance matrices of a run.
+
+    :param path: Its file of measurements
+    :return: File, network and agent steps of each, in the order of time
+    """
+    pattern = re.compile(re.escape(path.stem) + r"-covariance-(\w+)-(\d+)\.npz")
+    matches = [(file, pattern.fullmatch(file.name)) for file in path.parent.glob("*.npz")]
+    return sorted(((file, match[1], int(match[2])) for file, match in matches if match), key=lambda found: found[2])
 
 
 def read_measurements(path: Path) -> list[Measurement]:
@@ -102,10 +132,8 @@ def run_folder(callback: BaseCallback) -> Path | None:
     :param callback: Callback of a model that is being trained
     :return: Folder, None if the run writes nothing
     """
-    for folder in (_from_callbacks(callback.locals.get("callback")), _from_monitor(callback.model), _from_logger(callback.model)):
-        if folder is not None:
-            return folder
-    return None
+    model = callback.model
+    return _from_callbacks(callback.locals.get("callback")) or _from_monitor(model) or _from_logger(model)
 
 
 def _from_callbacks(callback: BaseCallback | None) -> Path | None:

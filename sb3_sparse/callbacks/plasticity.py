@@ -43,29 +43,30 @@ class PlasticityCallback(BaseCallback):
 
     Per network go to SB3's logger, ``plasticity/critic/dormant_0.1`` and so on, which is dumped then (as ``EvalCallback``
     does), so that TensorBoard, CSV and Weights & Biases get them at the right step. All values, those of single layers too, go
-    to ``plasticity.csv``, one line each, beside the run's other files; ``python -m sb3_sparse plot`` draws it. A resumed run goes
-    on with that file, a new one begins it anew.
+    to ``plasticity.csv``, one line each, beside the run's other files; ``python -m sb3_sparse plot`` draws it. A resumed run
+    goes on with that file, a new one begins it anew.
 
     - ``dormant``: :func:`~sb3_sparse.diagnostics.dormant_ratio` of all hidden units, for every ``tau``
     - ``active``: :func:`~sb3_sparse.diagnostics.fraction_active_units` of all hidden units
-    - ``srank``, ``feature_norm``: :func:`~sb3_sparse.diagnostics.srank` (Kumar et al.; ``srank_threshold`` is the paper's plain
-      count) and :func:`~sb3_sparse.diagnostics.feature_norm` of what enters the output layer, averaged over output layers with
-      inputs of their own (several critics)
+    - ``srank``, ``feature_norm``: :func:`~sb3_sparse.diagnostics.srank` (Kumar et al.; ``srank_threshold`` is the paper's
+      plain count) and :func:`~sb3_sparse.diagnostics.feature_norm` of what enters the output layer, averaged over output
+      layers with inputs of their own (several critics)
     - ``parameter_norm``, ``effective_learning_rate``: of all parameters
     - ``gradient_norm``: of the gradient with respect to the active weights, in the first update after the step, read when its
       optimizer gets it: that is the gradient at the measured parameters. A model with a method ``gradients(network)``, which
       returns parameter -> gradient, is asked for those of its last update instead
     - ``gradient_interference``: mean absolute off-diagonal entry of
-      :func:`~sb3_sparse.diagnostics.gradient_covariance`, whose matrices are saved as ``covariance_<network>_<agent steps>.npz``
+      :func:`~sb3_sparse.diagnostics.gradient_covariance`, whose matrices are saved as ``plasticity-covariance-<network>-<agent
+          steps>.npz`` beside it
 
     :param log_freq: Agent steps between two measurements
     :param batch_size: Transitions of a measurement; Srank cannot exceed it. The paper has 256
     :param metrics: What to measure, out of the above; ``gradient_interference`` is asked for by ``covariance_freq``
     :param tau: Threshold of the dormant ratio, or several
-    :param activation: "post": units are measured after the non-linearity (Sokar et al.), "pre": the outputs of layers before it,
-        heads excluded (the paper's code). Networks without activation modules are measured "pre"
-    :param covariance_freq: Agent steps between two gradient covariance matrices, which cost more than the rest; also one before
-        the first update and one at the end. None: never
+    :param activation: "post": units are measured after the non-linearity (Sokar et al.), "pre": the outputs of layers before
+        it, heads excluded (the paper's code). Networks without activation modules are measured "pre"
+    :param covariance_freq: Agent steps between two gradient covariance matrices, which cost more than the rest; also one
+        before the first update and one at the end. None: never
     :param covariance_networks: Networks to compute them for
     :param path: File for the measurements; ``plasticity.csv`` in the run's folder if None
     :param seed: Seed of the batches; those of a step depend on nothing else
@@ -108,16 +109,16 @@ class PlasticityCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._action_repeat = _action_repeat(self.training_env)
-        if self.num_timesteps == 0 and self.last_step is not None:  # learn() again, counting from 0
+        if self.num_timesteps == 0:
             self.last_step = self.last_covariance_step = None
-        if self._file is not None:
-            return
+        elif self.last_step is None and self.model._n_updates > 0:  # type: ignore[attr-defined]
+            self.last_step = self.last_covariance_step = self.num_timesteps
         folder = run_folder(self) if self.path is None else None
         path = self.path if folder is None else folder / FILE_NAME
         if path is None:
             self._say("measurements go to the logger only: give a path, or a Monitor with a file name, to keep them.")
         else:
-            self._file = MeasurementFile(path, resume_from=self.num_timesteps)
+            self._file = MeasurementFile(Path(path), resume_from=self.num_timesteps)
             if self.verbose:
                 print(f"Plasticity is written to {path}")
 
@@ -235,9 +236,13 @@ class PlasticityCallback(BaseCallback):
             off_diagonal = matrix[~th.eye(len(matrix), dtype=th.bool, device=matrix.device)]
             self._pending.note(name, "", "gradient_interference", float(off_diagonal.abs().mean()))
             if self._file is not None:
-                path = self._file.path.with_name(f"covariance_{name}_{self.num_timesteps}.npz")
-                steps = {"agent_steps": self.num_timesteps, "env_steps": self.num_timesteps * self._action_repeat}
-                np.savez_compressed(path, matrix=matrix.float().cpu().numpy(), updates=self._pending.updates, **steps)
+                self._file.save_matrix(
+                    name,
+                    self.num_timesteps,
+                    matrix=matrix.float().cpu().numpy(),
+                    env_steps=self.num_timesteps * self._action_repeat,
+                    updates=self._pending.updates,
+                )
 
     def _finish(self) -> None:
         """Write down what the last measurement found, with the gradients that came since."""
@@ -247,8 +252,10 @@ class PlasticityCallback(BaseCallback):
         pending.close()
         if self._file is not None:
             env_steps = pending.agent_steps * self._action_repeat
-            shared = (pending.agent_steps, env_steps, pending.updates)
-            self._file.append(Measurement(*shared, *found) for found in pending.values)
+            self._file.append(
+                Measurement(pending.agent_steps, env_steps, pending.updates, network, layer, metric, value)
+                for network, layer, metric, value in pending.values
+            )
         for network, layer, metric, value in pending.values:
             if layer == "":
                 self.logger.record(f"plasticity/{network}/{metric}", value)
@@ -298,9 +305,7 @@ def _action_repeat(env: Any) -> int:
     return int(env.get_attr("action_repeat")[0]) if env.has_attr("action_repeat") else 1
 
 
-def _check(
-    log_freq: int, batch_size: int, metrics: Sequence[str], activation: str, covariance_freq: int | None
-) -> None:
+def _check(log_freq: int, batch_size: int, metrics: Sequence[str], activation: str, covariance_freq: int | None) -> None:
     for name, number in {"log_freq": log_freq, "batch_size": batch_size, "covariance_freq": covariance_freq}.items():
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
             raise ValueError(f"{name} must be a positive integer, got {number!r}.")

@@ -1,6 +1,7 @@
 """Recycling of dormant units (ReDo)."""
 
 import copy
+import warnings
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -19,10 +20,10 @@ from sb3_sparse.sparsity import SparseLayer
 
 class ReDoCallback(BaseCallback):
     """
-    Recycles dormant units every so often (Sokar et al., 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning"): a
-    unit whose :func:`~sb3_sparse.diagnostics.dormancy_scores` is at most ``tau`` gets new incoming weights and a new bias from
-    its layer's initialisation, its outgoing weights become 0, and so do the optimizer's moments of all of these. The network
-    then computes what it did before (but for what a unit that was not entirely silent had contributed).
+    Recycles dormant units every so often (Sokar et al., 2023, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning"):
+    a unit whose :func:`~sb3_sparse.diagnostics.dormancy_scores` is at most ``tau`` gets new incoming weights and a new bias
+    from its layer's initialisation, its outgoing weights become 0, and so do the optimizer's moments of all of these. The
+    network then computes what it did before (but for what a unit that was not entirely silent had contributed).
 
     In a sparse layer only active weights are drawn and zeroed; masks stay. Target networks are left alone.
 
@@ -62,6 +63,7 @@ class ReDoCallback(BaseCallback):
         # State: agent steps at the last recycling, and units recycled so far by network.
         self.last_step = 0
         self.recycled: dict[str, int] = {}
+        self.said_nothing_to_recycle = False
 
     def _init_callback(self) -> None:
         replay_buffer_of(self.model, type(self).__name__)
@@ -102,6 +104,9 @@ class ReDoCallback(BaseCallback):
 
     def _dormant(self, network: MeasuredNetwork, batch: object) -> list[tuple[Chain, th.Tensor]]:
         recording = record(network.module, lambda: network.forward(batch))
+        if not recording.chains and not self.said_nothing_to_recycle:
+            self.said_nothing_to_recycle = True
+            warnings.warn("ReDoCallback: a network has no units whose weights in and out are known; it is left alone.")
         found = []
         for chain in recording.chains:
             consumers = [network.module.get_submodule(name) for name in chain.consumers]

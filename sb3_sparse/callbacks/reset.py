@@ -27,8 +27,8 @@ class ResetCallback(BaseCallback):
     temperature. Running statistics of observations are kept, as they describe the replay buffer, which is kept as well.
     Parameters are overwritten in place. There is no reset at the last step of training.
 
-    :param reset_freq: Agent steps between two resets. The paper does not say how many; 100 000 (200 000 environment steps at an
-        action repeat of 2) is what Nikishin et al. use on DeepMind Control
+    :param reset_freq: Agent steps between two resets. The paper does not say how many; 100 000 (200 000 environment steps at
+        an action repeat of 2) is what Nikishin et al. use on DeepMind Control
     :param part: "agent", "critic" (with its targets and moments; a features extractor that the actor shares stays), or
         "last_layers": the output layers of all networks
     :param redraw_topology: Draw new masks as well, of the same numbers of weights; otherwise masks stay
@@ -105,7 +105,7 @@ class ResetCallback(BaseCallback):
         names: list[str] = []
         with private_randomness(self.model, self.num_timesteps):
             batch = sample_batch(self.model, 2)
-            for name, network in measured_networks(self.model).items():
+            for network in measured_networks(self.model).values():
                 heads = record(network.module, lambda network=network: network.forward(batch)).output_layers  # type: ignore[misc]
                 online = next(key for key, module in self.model.policy.named_modules() if module is network.module)
                 roots = [root for root in (online, f"{online}_target") if root in self.model.policy._modules]

@@ -63,9 +63,10 @@ def private_randomness(model: BaseAlgorithm, *seed: int) -> Iterator[None]:
     :param model: Off-policy model
     :param seed: Non-negative integers that make the streams
     """
-    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    number = seed_from(*seed)
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    own = [value for value in vars(model.replay_buffer).values() if isinstance(value, _GENERATORS)]  # type: ignore[attr-defined]
+    buffer: Any = model.replay_buffer  # type: ignore[attr-defined]
+    own = [value for value in vars(buffer).values() if isinstance(value, _GENERATORS)]
     states = [_state(generator) for generator in own]
     devices = [model.device.index or 0] if model.device.type == "cuda" else []
     with th.random.fork_rng(devices):
@@ -81,6 +82,16 @@ def private_randomness(model: BaseAlgorithm, *seed: int) -> Iterator[None]:
             random.setstate(python_state)
             for generator, state in zip(own, states, strict=True):
                 _restore(generator, state)
+
+
+def seed_from(*numbers: int) -> int:
+    """
+    Make one seed of several numbers.
+
+    :param numbers: Non-negative integers, e.g. a user's seed and the agent step
+    :return: Integer below 2^32
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 _GENERATORS = (np.random.Generator, np.random.RandomState, th.Generator)

@@ -12,7 +12,7 @@ from torch import nn
 from sb3_sparse.callbacks.fresh_policy import recapture
 from sb3_sparse.callbacks.losses import sample_losses
 from sb3_sparse.callbacks.measured_networks import all_optimizers, measured_networks
-from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
+from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
 from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.common.sparsify import sparsify
@@ -29,15 +29,15 @@ class SparseTopologyCallback(BaseCallback):
     Changes which weights exist while a model trains; without this callback masks are static, which is the paper's method.
 
     - ``"set"`` (Mocanu et al., 2018): drop the active weights of smallest magnitude, grow as many at random positions
-    - ``"rigl"`` (Evci et al., 2020): the same, but grow where the gradient of the loss is largest. The gradient is that of a batch
-      of the replay buffer, drawn for it; the loss must be known (SAC, TD3, DDPG, TQC, DQN)
+    - ``"rigl"`` (Evci et al., 2020): the same, but grow where the gradient of the loss is largest. The gradient is that of a
+      batch of the replay buffer, drawn for it; the loss must be known (SAC, TD3, DDPG, TQC, DQN)
     - ``"pruning"``: gradual magnitude pruning (Zhu and Gupta, 2017; in RL Graesser et al., 2022) from dense, or from the
       sparsity that the model has, to ``final_sparsity`` by the cubic schedule ``S_f + (S_i - S_f) (1 - t)^3``
 
-    "set" and "rigl" need a sparse model and conserve the number of active weights of every layer exactly; what grows starts at 0,
-    and so do the optimizer's moments of it. "pruning" takes any model; at every moment its layers have as many weights as a model
-    that is built with the sparsity of that moment, so that it saves and loads as one. Target networks move along: kept weights
-    keep their values there, too. In an MLP critic of a stock policy, "set" and "rigl" work after ``sparsify(model, sparsity)``.
+    "set" and "rigl" need a sparse model (a stock one after ``sparsify(model, sparsity)``) and conserve the number of active
+    weights of every layer exactly; what grows starts at 0, and so do the optimizer's moments of it. "pruning" takes any model;
+    at every moment its layers have as many weights as a model that is built with the sparsity of that moment, so that it saves
+    and loads as one. Target networks move along: kept weights keep their values there, too.
 
     :param method: One of the above
     :param update_freq: Agent steps between two changes
@@ -82,8 +82,8 @@ class SparseTopologyCallback(BaseCallback):
             return
         if not any(True for _ in sparse_layers(self.model.policy)):
             raise ValueError(
-                f"{self.method!r} moves active weights, but no layer of this model is sparse: build it with sparsity > 0, or call "
-                "sparsify(model, sparsity) first."
+                f"{self.method!r} moves active weights, but no layer of this model is sparse: build it with sparsity > 0, or "
+                "call sparsify(model, sparsity) first."
             )
         if self.method == "rigl":
             replay_buffer_of(self.model, "RigL")
@@ -91,7 +91,7 @@ class SparseTopologyCallback(BaseCallback):
     def _on_training_start(self) -> None:
         self.last_step = self.num_timesteps
         if self.method == "pruning" and self.initial_sparsity is None:
-            self.initial_sparsity = self.model.policy.sparsity  # type: ignore[assignment]
+            self.initial_sparsity = self._sparsity_at_start()
         if self.model._total_timesteps * (self.end - self.start) < self.update_freq:
             warnings.warn(
                 f"SparseTopologyCallback: update_freq={self.update_freq} is longer than the time for changes, "
@@ -100,15 +100,26 @@ class SparseTopologyCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         is_due = self.num_timesteps // self.update_freq > self.last_step // self.update_freq
-        progress = self.num_timesteps / self.model._total_timesteps
-        # The step after the end completes a schedule that falls between two changes.
-        ended_before = self.last_step / self.model._total_timesteps >= self.end
-        has_learned = self.model._n_updates > 0  # type: ignore[attr-defined]
-        if is_due and has_learned and progress >= self.start and not ended_before:
-            self._change(min(1.0, (progress - self.start) / (self.end - self.start)))
+        total = self.model._total_timesteps
+        has_begun = self.num_timesteps >= self.start * total and self.model._n_updates > 0  # type: ignore[attr-defined]
+        # The first change after the end completes the schedule.
+        ended_before = self.last_step >= self.end * total
+        if is_due and has_begun and not ended_before:
+            self._change(self._progress())
         if is_due:
             self.last_step = self.num_timesteps
         return True
+
+    def _on_training_end(self) -> None:
+        # A schedule that ends between two changes, or with training.
+        is_over = self.num_timesteps >= self.end * self.model._total_timesteps
+        if self.method == "pruning" and is_over and _by_role(self.model.policy.sparsity) != _by_role(self.final_sparsity):  # type: ignore[arg-type]
+            self._change(1.0)
+
+    def _progress(self) -> float:
+        """Share of the schedule that is over, clipped to [0, 1]."""
+        share = self.num_timesteps / self.model._total_timesteps
+        return min(1.0, max(0.0, (share - self.start) / (self.end - self.start)))
 
     def _change(self, progress: float) -> None:
         if self.method == "pruning":
@@ -120,11 +131,11 @@ class SparseTopologyCallback(BaseCallback):
             self._move(fraction)
             self.logger.record("topology/drop_fraction", fraction)
         self.changes += 1
-        active = sum(topology.active for topology in self._topologies())
-        self.logger.record("topology/active_weights", self._active_weights())
+        active = self._active_parameters()
+        self.logger.record("topology/active_parameters", active)
         recapture(self.model)
         if self.verbose:
-            print(f"{self.method}: change {self.changes} after {self.num_timesteps} agent steps, {active:,} weights in sparse layers")
+            print(f"{self.method}: change {self.changes} after {self.num_timesteps} agent steps, {active:,} active parameters")
 
     def _pruning_schedule(self, progress: float) -> float | dict[str, float]:
         initial, final = _by_role(self.initial_sparsity), _by_role(self.final_sparsity)
@@ -132,12 +143,20 @@ class SparseTopologyCallback(BaseCallback):
         sparsity = {role: final[role] + (initial[role] - final[role]) * left for role in final}
         return sparsity["actor"] if sparsity["actor"] == sparsity["critic"] else sparsity
 
+    def _sparsity_at_start(self) -> float | dict[str, float]:
+        """What the schedule started from; a model that goes on within it has come some of the way already."""
+        present, final = _by_role(self.model.policy.sparsity), _by_role(self.final_sparsity)  # type: ignore[arg-type]
+        left = (1.0 - self._progress()) ** 3
+        if self.num_timesteps == 0 or left == 0.0:
+            return present
+        return {role: final[role] + (present[role] - final[role]) / left for role in final}
+
     def _log_sparsity(self, sparsity: float | Mapping[str, float]) -> None:
         for role, value in _by_role(sparsity).items():
             self.logger.record(f"topology/{role}_sparsity", value)
 
-    def _active_weights(self) -> int:
-        """Parameters that optimizers train."""
+    def _active_parameters(self) -> int:
+        """Number of parameters that optimizers train."""
         groups = [group for optimizer in all_optimizers(self.model) for group in optimizer.param_groups]
         return sum({id(p): p.numel() for group in groups for p in group["params"]}.values())
 
@@ -151,7 +170,7 @@ class SparseTopologyCallback(BaseCallback):
         return found
 
     def _move(self, fraction: float) -> None:
-        generator = th.Generator().manual_seed(_seed(self.seed, self.num_timesteps))
+        generator = th.Generator().manual_seed(seed_from(self.seed, self.num_timesteps))
         scores = self._gradients() if self.method == "rigl" else {}
         for topology, layers in self._topologies().items():
             if topology in scores:
@@ -212,10 +231,6 @@ def _by_role(sparsity: float | Mapping[str, float] | None) -> dict[str, float]:
         return dict(sparsity)
     assert sparsity is not None
     return {"actor": sparsity, "critic": sparsity}
-
-
-def _seed(*numbers: int) -> int:
-    return hash(numbers) % 2**63
 
 
 def _check(

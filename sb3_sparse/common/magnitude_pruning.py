@@ -23,9 +23,9 @@ from sb3_sparse.sparsity.layers import sparse_type_of
 
 def prune_by_magnitude(model: BaseAlgorithm, sparsity: float | Mapping[str, float]) -> int:
     """
-    Prune a model's networks in place to a higher sparsity: in every layer the weights of largest magnitude stay, as many as the
-    policy's layer-wise allocation gives that layer at this sparsity. So the model is afterwards one that was built with this
-    sparsity, and saves and loads as such. Target networks keep the same positions, optimizers their moments.
+    Prune a model's networks in place to a higher sparsity: in every layer the weights of largest magnitude stay, as many as
+    the policy's layer-wise allocation gives that layer at this sparsity. So the model is afterwards one that was built with
+    this sparsity, and saves and loads as such. Target networks keep the same positions, optimizers their moments.
 
     :param model: Model whose policy prunes (one of this package, or a stock one after :func:`sb3_sparse.sparsify`)
     :param sparsity: As for ``sparsify``; lower than the present one brings weights back as zeros

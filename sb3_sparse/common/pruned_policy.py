@@ -231,12 +231,15 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
 
 def guard_parts(policy: BasePolicy) -> None:
     """
-    Have the parts of a policy refuse to be loaded alone where that would move a topology; parts that do already are left alone.
+    Have the parts of a policy refuse to be loaded alone where that would move a topology; parts that do already are left
+    alone.
 
     :param policy: Pruned policy
     """
     for module in policy.modules():
-        guarded = any(hook.hook is refuse_to_move_alone for hook in module._load_state_dict_pre_hooks.values())
+        guarded = any(
+            getattr(hook, "hook", None) is refuse_to_move_alone for hook in module._load_state_dict_pre_hooks.values()
+        )
         if module is not policy and not guarded and any(isinstance(part, Topology) for part in module.modules()):
             module.register_load_state_dict_pre_hook(refuse_to_move_alone)
 

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 import torch as th
 
 
-def gradient_covariance(gradients: th.Tensor | Iterable[th.Tensor] | None = None, *, gram: th.Tensor | None = None) -> th.Tensor:
+def gradient_covariance(
+    gradients: th.Tensor | Iterable[th.Tensor] | None = None, *, gram: th.Tensor | None = None
+) -> th.Tensor:
     """
     Cosine similarity of every pair of per-sample gradients (equation 2 of the paper, after Lyle et al., 2023)::
 

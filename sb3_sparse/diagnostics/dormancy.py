@@ -28,8 +28,8 @@ def dormancy_scores(activations: th.Tensor) -> th.Tensor:
 
 def dormant_ratio(activations: Activations, tau: float = 0.1) -> float:
     """
-    Fraction of units whose dormancy score is at most ``tau``, over the units of all layers together (Sokar et al., 2023; paper,
-    section 4.2).
+    Fraction of units whose dormancy score is at most ``tau``, over the units of all layers together (Sokar et al., 2023;
+    paper, section 4.2).
 
     What the units are is the caller's choice. Sokar et al. take activations *after* the non-linearity, of every hidden layer.
     The paper's text says "activation", its code takes the output of every linear layer *before* it, heads excluded; there a

@@ -51,8 +51,9 @@ def gradient_norm(gradients: Tensors) -> float:
 
 def effective_learning_rate(learning_rate: float, parameters: Tensors, power: int = 2) -> float:
     """
-    Learning rate on the unit sphere, ``learning_rate / ||parameters||^power``: how far a step turns parameters that a following
-    normalisation makes scale-invariant (Lyle et al., 2024, "Normalization and effective learning rates in RL", section 3).
+    Learning rate on the unit sphere, ``learning_rate / ||parameters||^power``: how far a step turns parameters that a
+    following normalisation makes scale-invariant (Lyle et al., 2024, "Normalization and effective learning rates in RL",
+    section 3).
 
     :param learning_rate: Learning rate
     :param parameters: As for :func:`parameter_norm`

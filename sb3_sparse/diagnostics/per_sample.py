@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -103,7 +104,8 @@ def _layer_gram(layer: nn.Module, calls: list[_Call], samples: int, max_bytes: i
         if "weight" in own:
             gram = gram + outer * (inputs @ inputs.T).double()
         if "values" in own:
-            gram = gram + _active_gram(layer.topology.long_indices(), inputs, delta, max_bytes)  # type: ignore[operator, union-attr]
+            topology: Any = layer.topology
+            gram = gram + _active_gram(topology.long_indices(), inputs, delta, max_bytes)
         return gram
     return _block_gram(layer, calls, samples, max_bytes)
 
@@ -139,12 +141,10 @@ def _block_gram(layer: nn.Module, calls: list[_Call], samples: int, max_bytes: i
     return gram
 
 
-def _sample_gradients(
-    layer: nn.Module, parameters: dict[str, th.Tensor], calls: list[_Call], samples: slice
-) -> th.Tensor:
+def _sample_gradients(layer: nn.Module, parameters: dict[str, th.Tensor], calls: list[_Call], samples: slice) -> th.Tensor:
     def pull(delta: th.Tensor, *inputs: th.Tensor) -> dict[str, th.Tensor]:
         one_sample = tuple(value.unsqueeze(0) for value in inputs)
-        _, back = vjp(lambda values: functional_call(layer, values, one_sample), parameters)
+        _, back, *_ = vjp(lambda values: functional_call(layer, values, one_sample), parameters)
         return back(delta.unsqueeze(0))[0]
 
     total: th.Tensor | None = None

@@ -14,7 +14,8 @@ def srank(features: th.Tensor, delta: float = 0.01, threshold: float | None = No
     - The paper's text (section 4.1): the number of ``sigma_i > threshold``. Give ``threshold`` to get it. It depends on the
       scale of the features; with 0.01 it is saturated at initialisation for every sparsity.
 
-    The rank is bounded by the batch as well as by the number of features: a batch that is smaller than that measures the batch.
+    The rank is bounded by the batch as well as by the number of features: a batch that is smaller than that measures the
+    batch.
 
     :param features: (batch, features) e.g. the output of a critic's encoder, before its head
     :param delta: Share of the singular values' sum that may be missing, in (0, 1)

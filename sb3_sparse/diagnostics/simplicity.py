@@ -41,8 +41,8 @@ def simplicity_bias_score(
     Each network is evaluated on a grid of 300 x 300 points over [-100, 100]^2. With F the absolute value of the image's
     two-dimensional discrete Fourier transform without its mean, frequencies (i, j) from 0 to 150 are summed up in rings of
     radius k = round(sqrt(i^2 + j^2)), and ``complexity = sum_k k F_k / (K sum_k F_k)``, K = 212. The score is the mean of
-    ``1 / complexity``. It does not depend on the output's scale or offset, but on the initialisation and on whether the grid is
-    normalised: compare like with like. A network without parameters that vary, or with a constant output, has no score.
+    ``1 / complexity``. It does not depend on the output's scale or offset, but on the initialisation and on whether the grid
+    is normalised: compare like with like. A network without parameters that vary, or with a constant output, has no score.
 
     :param make_network: Makes a network, (points, 2) -> (points, 1), with new random parameters from torch's generator
     :param networks: Number of networks

@@ -144,7 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="plasticity-loss", description="Plasticity of a large dense critic and its sparse twin.")
+    parser = argparse.ArgumentParser(
+        prog="plasticity-loss", description="Plasticity of a large dense critic and its sparse twin."
+    )
     parser.add_argument("--task", default="dm_control/cartpole-swingup-v0")
     parser.add_argument("--network", choices=("mlp", "simba"), default="mlp")
     parser.add_argument("--width", type=int, default=512, help="hidden dimension of the critic")

@@ -13,8 +13,8 @@ def drop_and_grow(
     stays. A weight that was just dropped can grow again, and has not moved then (RigL, Evci et al., 2020, algorithm 1: growth
     excludes what was kept).
 
-    Nothing is changed: remap whatever belongs to the old positions with :func:`remap`, then call ``set_topology`` on every layer
-    that shares the topology.
+    Nothing is changed: remap whatever belongs to the old positions with :func:`remap`, then call ``set_topology`` on every
+    layer that shares the topology.
 
     :param topology: Present positions
     :param magnitudes: (active,) what the weakest are dropped by, e.g. absolute values
