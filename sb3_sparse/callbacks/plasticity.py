@@ -125,14 +125,18 @@ class PlasticityCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self._pending is not None and self._pending.is_complete:
             self._finish()
-        if self._is_due(self.last_step, self.log_freq) or self._is_due(self.last_covariance_step, self.covariance_freq):
-            self._measure()
+        units_are_due = self._is_due(self.last_step, self.log_freq)
+        covariance_is_due = self._is_due(self.last_covariance_step, self.covariance_freq)
+        if units_are_due or covariance_is_due:
+            self.measure(units_are_due, covariance_is_due)
         return True
 
     def _on_training_end(self) -> None:
         self._finish()
-        if self.last_step != self.num_timesteps:
-            self._measure(is_last=True)
+        wants_units = self.last_step != self.num_timesteps
+        wants_covariance = self.covariance_freq is not None and self.last_covariance_step != self.num_timesteps
+        if wants_units or wants_covariance:
+            self.measure(wants_units, wants_covariance)
             self._finish()
 
     def _is_due(self, last_step: int | None, freq: int | None) -> bool:
@@ -142,22 +146,27 @@ class PlasticityCallback(BaseCallback):
             return self.num_timesteps >= self.model.learning_starts  # type: ignore[attr-defined]
         return self.num_timesteps // freq > last_step // freq
 
-    def _measure(self, is_last: bool = False) -> None:
+    def measure(self, units: bool = True, covariance: bool = False) -> None:
+        """
+        Measure the networks as they are now. Values are written and logged once the next update has told the gradients.
+
+        :param units: Whether to measure everything but the gradient covariance
+        :param covariance: Whether to measure that
+        """
         self._finish()
         if not can_sample(self.model, self.batch_size):
             self._say(f"the replay buffer does not hold {self.batch_size} transitions yet; measuring starts when it does.")
             return
         networks = measured_networks(self.model)
         self._pending = _Pending(self.num_timesteps, self.model._n_updates, networks)  # type: ignore[attr-defined]
-        wants_covariance = self.covariance_freq is not None and is_last
         with private_randomness(self.model, self.seed, self.num_timesteps):
             batch = sample_batch(self.model, self.batch_size)
-            if is_last or self._is_due(self.last_step, self.log_freq):
+            if units:
                 for name, network in networks.items():
                     self._measure_network(name, network, batch)
                 self._watch_gradients(networks)
                 self.last_step = self.num_timesteps
-            if wants_covariance or self._is_due(self.last_covariance_step, self.covariance_freq):
+            if covariance:
                 self._measure_covariance(networks, batch)
                 self.last_covariance_step = self.num_timesteps
 
