@@ -2,7 +2,8 @@
 
 from importlib.metadata import version
 
-from sb3_sparse import networks, sparsity
+from sb3_sparse import diagnostics, networks, sparsity
+from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
 from sb3_sparse.sac import SparseSimBaPolicy
 from sb3_sparse.td3 import SparseSimBaTD3Policy
@@ -11,10 +12,15 @@ from sb3_sparse.tqc import SparseSimBaTQCPolicy
 __version__ = version("sb3-sparse")
 
 __all__ = [
+    "PlasticityCallback",
+    "ReDoCallback",
+    "ResetCallback",
     "SparseSimBaExtractor",
     "SparseSimBaPolicy",
     "SparseSimBaTD3Policy",
     "SparseSimBaTQCPolicy",
+    "SparseTopologyCallback",
+    "diagnostics",
     "hyperparameters",
     "networks",
     "sparsify",

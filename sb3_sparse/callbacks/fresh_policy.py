@@ -62,6 +62,22 @@ def copy_parameters(source: nn.Module, target: nn.Module) -> None:
                 buffer.copy_(fresh.get_buffer(key))
 
 
+@th.no_grad()
+def copy_statistics(online: nn.Module, target: nn.Module) -> None:
+    """
+    Give a target network the running statistics of its online network, where it has its own: after a reset it is a copy.
+
+    :param online: Online network
+    :param target: Its target network
+    """
+    for name, part in target.named_modules():
+        if isinstance(part, _STATISTICS):
+            source = online.get_submodule(name)
+            for key, buffer in part._buffers.items():
+                if buffer is not None:
+                    buffer.copy_(source.get_buffer(key))
+
+
 def _copy_active(fresh: nn.Module, layer: SparseLayer) -> None:
     if isinstance(fresh, SparseLayer):
         layer.set_topology(fresh.indices, *(fresh.get_parameter(values) for values in fresh.value_names.values()))

@@ -33,6 +33,18 @@ def sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> Losses | No
     return None
 
 
+def knows_sample_losses(model: BaseAlgorithm, network: str) -> bool:
+    """
+    Tell whether :func:`sample_losses` knows a loss.
+
+    :param model: Off-policy model
+    :param network: Name of one of its networks
+    """
+    if hasattr(model, "sample_losses"):
+        return True
+    return any(network in losses for kind, losses in _LOSSES.items() if isinstance(model, kind))
+
+
 def _discounts(model: Any, batch: Any) -> Any:
     return model.gamma if batch.discounts is None else batch.discounts
 

@@ -94,7 +94,10 @@ class ReDoCallback(BaseCallback):
             counts[name] = sum(int(units.sum()) for _, units in dormant[name])
             self.recycled[name] = self.recycled.get(name, 0) + counts[name]
             for chain, units in dormant[name]:
-                self._renew(network.module, chain, units)
+                self._renew_inputs(network.module, chain, units)
+            # Afterwards: a recycled unit may feed one whose inputs were drawn anew.
+            for chain, units in dormant[name]:
+                self._silence_outputs(network.module, chain, units)
             self.logger.record(f"redo/{name}", counts[name])
         if any(counts.values()):
             recapture(self.model)
@@ -116,7 +119,7 @@ class ReDoCallback(BaseCallback):
         return found
 
     @th.no_grad()
-    def _renew(self, network: nn.Module, chain: Chain, units: th.Tensor) -> None:
+    def _renew_inputs(self, network: nn.Module, chain: Chain, units: th.Tensor) -> None:
         producer = network.get_submodule(chain.producer)
         fresh = _fresh_layer(network, chain.producer)
         for name, parameter, positions, inputs in _weights(producer):
@@ -128,6 +131,9 @@ class ReDoCallback(BaseCallback):
             parameter = producer.get_parameter(name)
             parameter.copy_(th.where(units, fresh.get_parameter(name), parameter))
             self._forget(parameter, units)
+
+    @th.no_grad()
+    def _silence_outputs(self, network: nn.Module, chain: Chain, units: th.Tensor) -> None:
         for consumer in chain.consumers:
             for _, parameter, positions, inputs in _weights(network.get_submodule(consumer)):
                 # Positions of one unit lie side by side, also those of a channel that was flattened.

@@ -8,14 +8,14 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from sb3_sparse.callbacks.fresh_policy import clear_moments, copy_parameters, fresh_policy, recapture
+from sb3_sparse.callbacks.fresh_policy import clear_moments, copy_parameters, copy_statistics, fresh_policy, recapture
 from sb3_sparse.callbacks.measured_networks import measured_networks
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
-from sb3_sparse.common.pruned_policy import PrunedPolicy
+from sb3_sparse.common.pruned_policy import TARGETS, PrunedPolicy
 from sb3_sparse.diagnostics import record
 
 PARTS = ("agent", "critic", "last_layers")
-_CRITICS = ("critic", "critic_target", "q_net", "q_net_target", "quantile_net", "quantile_net_target")
+_CRITICS = ("critic", "q_net", "quantile_net")
 
 
 class ResetCallback(BaseCallback):
@@ -76,6 +76,9 @@ class ResetCallback(BaseCallback):
             if self.redraw_topology and isinstance(policy, PrunedPolicy) and isinstance(fresh, PrunedPolicy):
                 policy.seed_of_masks.fill_(fresh.mask_seed)
             _reset_temperature(self.model)
+        for online, target in TARGETS.items():
+            if target in policy._modules:
+                copy_statistics(policy.get_submodule(online), policy.get_submodule(target))
         recapture(self.model)
         self.resets += 1
         self.logger.record("reset/count", self.resets)
@@ -91,13 +94,13 @@ class ResetCallback(BaseCallback):
             return self._last_layers()
         actor: nn.Module | None = policy._modules.get("actor")
         shared = set() if actor is None else set(actor.modules())
-        return [
-            f"{name}.{child}"
-            for name in _CRITICS
-            if name in policy._modules
-            for child, module in policy.get_submodule(name).named_children()
-            if module not in shared
-        ]
+        names = []
+        for online in (name for name in _CRITICS if name in policy._modules):
+            # A target follows what its online network has of its own.
+            own = [child for child, module in policy.get_submodule(online).named_children() if module not in shared]
+            roots = [root for root in (online, TARGETS[online]) if root in policy._modules]
+            names += [f"{root}.{child}" for root in roots for child in own]
+        return names
 
     def _last_layers(self) -> list[str]:
         if not can_sample(self.model, 2):

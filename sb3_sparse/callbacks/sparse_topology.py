@@ -10,11 +10,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from sb3_sparse.callbacks.fresh_policy import recapture
-from sb3_sparse.callbacks.losses import sample_losses
+from sb3_sparse.callbacks.losses import knows_sample_losses, sample_losses
 from sb3_sparse.callbacks.measured_networks import all_optimizers, measured_networks
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
+from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
-from sb3_sparse.common.pruned_policy import PrunedPolicy
+from sb3_sparse.common.pruned_policy import TARGETS, PrunedPolicy
 from sb3_sparse.common.sparsify import sparsify
 from sb3_sparse.diagnostics.recording import evaluation_mode
 from sb3_sparse.sparsity import SparseLayer, Topology, sparse_layers
@@ -87,6 +88,9 @@ class SparseTopologyCallback(BaseCallback):
             )
         if self.method == "rigl":
             replay_buffer_of(self.model, "RigL")
+            for name in measured_networks(self.model):
+                if not knows_sample_losses(self.model, name):
+                    raise ValueError(f'The loss of {type(self.model).__name__}\'s {name} is not known: use method="set".')
 
     def _on_training_start(self) -> None:
         self.last_step = self.num_timesteps
@@ -161,12 +165,16 @@ class SparseTopologyCallback(BaseCallback):
         return sum({id(p): p.numel() for group in groups for p in group["params"]}.values())
 
     def _topologies(self) -> dict[Topology, list[SparseLayer]]:
-        """Every topology with the layers that share it, that of the online network first."""
-        trained = {id(p) for o in all_optimizers(self.model) for group in o.param_groups for p in group["params"]}
+        """Topologies of the online networks, with the layers that move with them: online first, then in target networks."""
+        layers = dict(sparse_layers(self.model.policy))
         found: dict[Topology, list[SparseLayer]] = {}
-        for _, layer in sparse_layers(self.model.policy):
-            layers = found.setdefault(layer.topology, [])
-            layers.insert(0 if id(layer.values) in trained else len(layers), layer)
+        for name, layer in layers.items():
+            root, _, path = name.partition(".")
+            if root in TARGETS.values():
+                continue
+            # A target's topology is the same one, or (in a features extractor) has the same indices.
+            twin = layers.get(f"{TARGETS.get(root)}.{path}")
+            found.setdefault(layer.topology, []).extend([layer] if twin is None or twin is layer else [layer, twin])
         return found
 
     def _move(self, fraction: float) -> None:
@@ -206,8 +214,7 @@ class SparseTopologyCallback(BaseCallback):
             batch = sample_batch(self.model, self.batch_size)
             for name, network in measured_networks(self.model).items():
                 losses = sample_losses(self.model, name, batch)
-                if losses is None:
-                    raise ValueError(f'The loss of {type(self.model).__name__}\'s {name} is not known: use method="set".')
+                assert losses is not None
                 found.update(_dense_gradients(network.module, losses))
         return found
 
@@ -254,3 +261,5 @@ def _check(
         raise ValueError(f"start and end must satisfy 0 <= start < end <= 1, got {start!r} and {end!r}.")
     if (final_sparsity is None) == (method == "pruning"):
         raise ValueError('final_sparsity is what "pruning" ends with, and nothing that the other methods take.')
+    if final_sparsity is not None:
+        PruningConfig.create(final_sparsity, "erdos_renyi", "all")

@@ -305,12 +305,16 @@ def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
     critics = {
         name: child
         for name, child in critic._modules.items()
-        if child is not None and child not in actor_modules and any(p.ndim >= 2 for p in child.parameters())
+        if child is not None and child not in actor_modules and _has_weights(child)
     }
     if "features_extractor" in critics:
         yield "critic", _tree(critics)
     else:
         yield from (("critic", _tree({name: child})) for name, child in critics.items())
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(p.ndim >= 2 for p in module.parameters()) or any(isinstance(m, SparseLayer) for m in module.modules())
 
 
 def _actor_critic_trees(policy: Any) -> Iterator[tuple[str, nn.Module]]:
