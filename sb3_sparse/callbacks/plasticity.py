@@ -158,7 +158,7 @@ class PlasticityCallback(BaseCallback):
             self._say(f"the replay buffer does not hold {self.batch_size} transitions yet; measuring starts when it does.")
             return
         networks = measured_networks(self.model)
-        self._pending = _Pending(self.num_timesteps, self.model._n_updates, networks)  # type: ignore[attr-defined]
+        self._pending = _Pending(self.num_timesteps, self.model._n_updates)  # type: ignore[attr-defined]
         with private_randomness(self.model, self.seed, self.num_timesteps):
             batch = sample_batch(self.model, self.batch_size)
             if units:
@@ -285,7 +285,7 @@ class PlasticityCallback(BaseCallback):
 class _Pending:
     """A measurement whose gradients are still to come."""
 
-    def __init__(self, agent_steps: int, updates: int, networks: dict[str, MeasuredNetwork]):
+    def __init__(self, agent_steps: int, updates: int):
         self.agent_steps, self.updates = agent_steps, updates
         self.values: list[tuple[str, str, str, float]] = []
         self.watch: GradientWatch | None = None

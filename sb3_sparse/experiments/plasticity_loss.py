@@ -19,6 +19,9 @@ import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
 from sb3_sparse.callbacks import PlasticityCallback, ResetCallback
 from sb3_sparse.common.hyperparameters import hyperparameters
 from sb3_sparse.common.sparsify import sparsify
+from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.experiments.run_figures import plot_runs
+from sb3_sparse.experiments.run_folders import find_runs
 from sb3_sparse.experiments.training import EVALUATION_SEED_OFFSET
 from sb3_sparse.sac import SparseSimBaPolicy
 
@@ -119,11 +122,12 @@ def make_model(run: PlasticityRun, env: gym.Env) -> SAC:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Train every combination of sparsity and seed, one after the other.
+    Train every combination of sparsity and seed, one after the other, and draw all runs of the folder.
 
     :param arguments: Command line, that of the process if None
     """
     options = _parser().parse_args(arguments)
+    import_extra("matplotlib", "plots")  # missing, it had better be found now
     for seed, sparsity in itertools.product(options.seed, options.sparsity):
         run = PlasticityRun(
             task=options.task,
@@ -141,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         folder = options.folder / f"{run.label}-seed{seed}"
         print(f"{folder}: {train(run, folder):.0f} s of process time", flush=True)
+    for file in plot_runs(find_runs([options.folder]), options.figures):
+        print(file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,7 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-starts", type=int, default=500, help="agent steps")
     parser.add_argument("--log-freq", type=int, default=500, help="agent steps")
     parser.add_argument("--reset-freq", type=int, help="agent steps between two resets of the agent; never by default")
-    parser.add_argument("--folder", type=Path, default=Path("runs/plasticity-loss"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/plasticity-loss"), help="runs")
+    parser.add_argument("--figures", type=Path, default=Path("runs/plasticity-loss-figures"))
     return parser
 
 
