@@ -343,3 +343,19 @@ def test_recording_moves_no_statistics() -> None:
     record(network, lambda: network(th.randn(4, 3)))
     assert all(th.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(part.training for part in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "post", "lowest"), [(0.0, (0.005, 0.02), 240), (0.8, (0.0, 0.0), 235), (0.9, (0.0, 0.0), 235)]
+)
+def test_a_critic_at_initialisation_against_measured_figures(sparsity: float, post: tuple[float, float], lowest: int) -> None:
+    # Of the reference's critic (width 512, batch 256): no unit is dormant before activation, 1.1 % are after it if dense and
+    # none from S = 0.8 on; Srank is 235 to 248, its plain count saturated.
+    th.manual_seed(0)
+    critic = prune(nn.Sequential(SimBaEncoder(88, 512, 2), nn.Linear(512, 1)), sparsity)
+    recording = record(critic, lambda: critic(th.randn(256, 88)))
+    features = recording.features["1"]
+    assert dormant_ratio(recording.pre, 0.2) == 0.0
+    assert post[0] <= dormant_ratio(recording.post, 0.1) <= post[1]
+    assert 0.49 < fraction_active_units(recording.post) < 0.51
+    assert lowest <= srank(features) <= 248 and srank(features, threshold=0.01) == 256
