@@ -235,13 +235,13 @@ class PlasticityCallback(BaseCallback):
     def _measure_covariance(self, networks: dict[str, MeasuredNetwork], batch: Any) -> None:
         assert self._pending is not None
         for name in [name for name in self.covariance_networks if name in networks]:
-            losses = sample_losses(self.model, name, batch)
-            if losses is None:
+            with evaluation_mode(self.model.policy):
+                losses = sample_losses(self.model, name, batch)
+                gram = None if losses is None else gradient_gram(networks[name].module, losses)
+            if gram is None:
                 self._say(f"the losses of {type(self.model).__name__}'s {name} are not known sample by sample: no covariance.")
                 continue
-            module = networks[name].module
-            with evaluation_mode(self.model.policy):
-                matrix = gradient_covariance(gram=gradient_gram(module, losses))
+            matrix = gradient_covariance(gram=gram)
             off_diagonal = matrix[~th.eye(len(matrix), dtype=th.bool, device=matrix.device)]
             self._pending.note(name, "", "gradient_interference", float(off_diagonal.abs().mean()))
             if self._file is not None:
