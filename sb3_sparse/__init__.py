@@ -5,13 +5,16 @@ from importlib.metadata import version
 from sb3_sparse import diagnostics, networks, sparsity
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
-from sb3_sparse.sac import SparseSimBaPolicy
-from sb3_sparse.td3 import SparseSimBaTD3Policy
+from sb3_sparse.sac import SAC, SparseSimBaPolicy
+from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
 from sb3_sparse.tqc import SparseSimBaTQCPolicy
 
 __version__ = version("sb3-sparse")
 
 __all__ = [
+    "DDPG",
+    "SAC",
+    "TD3",
     "PlasticityCallback",
     "ReDoCallback",
     "ResetCallback",

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from stable_baselines3 import SAC
 
+from sb3_sparse.experiments.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments import provenance
 from sb3_sparse.experiments.extras import import_extra
 from sb3_sparse.experiments.figures import plot_learning_curves
 from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.results import COLUMNS, append_rows, read_rows, rows
 from sb3_sparse.experiments.training import Evaluation, TrainingResult, TrainingRun, action_repeat, random_return, train
-from sb3_sparse.experiments.update_cost import PLAIN, format_table, update_cost
+from sb3_sparse.experiments.training_memory import training_memory
 from sb3_sparse.zoo.command_line import main
 
 SHORT = {
@@ -161,16 +162,38 @@ def test_a_missing_extra_is_named() -> None:
         import_extra("a_module_that_nobody_has", "plots")
 
 
-def test_benchmark_compares_all_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    costs = update_cost(0.0625, [0.0, 0.5], rounds=2, updates=1)
-    assert [cost.variant for cost in costs] == [PLAIN, "S=0", "S=0.5"]
-    assert costs[0].update_ratio == costs[0].predict_ratio == 1.0
-    assert all(min(*cost.update_ms, *cost.predict_ms) > 0 for cost in costs)
-    assert len(format_table(costs).splitlines()) == 5
+def test_benchmark_compares_all_contenders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bench.json"
-    assert (
-        main(["bench", "--width-scale", "0.0625", "--sparsity", "0.5", "--rounds", "1", "--updates", "1", "--json", str(path)])
-        == 0
-    )
-    assert [entry["variant"] for entry in json.loads(path.read_text())] == [PLAIN, "S=0.5"]
-    assert "plain dense" in capsys.readouterr().out
+    small = [
+        "--width-scale",
+        "0.0625",
+        "--sparsity",
+        "0",
+        "0.5",
+        "--rounds",
+        "2",
+        "--updates",
+        "1",
+        "--device",
+        "cpu",
+        "--no-memory",
+    ]
+    assert main(["bench", *small, "--loop", "Pendulum-v1", "--loop-steps", "20", "--json", str(path)]) == 0
+    variants = [STOCK, "SB3, S=0", "ours, S=0", "SB3, S=0.5", "ours, S=0.5"]
+    entries = json.loads(path.read_text())
+    assert [entry["variant"] for entry in entries] == 2 * variants
+    assert entries[0]["update_speedup"] == entries[0]["predict_speedup"] == 1.0
+    for entry in entries[:5]:
+        assert min(*entry["update_ms"], *entry["predict_ms"]) > 0 and len(entry["update_ms"]) == 2
+        assert entry["memory_bytes"] is None
+    assert all(entry["steps_per_second"] > 0 for entry in entries[5:])
+    output = capsys.readouterr().out
+    assert all(output.count(f"| {variant} |") == 2 for variant in variants)
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_the_networks() -> None:
+    dense, sparse = (training_memory(Contender(COMPILED, 2.0, sparsity), "cpu") for sparsity in (0.0, 0.95))
+    # 17.4M weights, with gradient, two moments and the critic's target: 4 + 16.9 / 17.4 times 4 bytes.
+    assert 0.8 * 347e6 < dense < 2.0 * 347e6
+    assert sparse < 0.6 * dense

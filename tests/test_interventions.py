@@ -28,7 +28,7 @@ EXTRACTOR_WITH_LAYERS = {
     "features_extractor_class": SparseSimBaExtractor,
     "features_extractor_kwargs": {"sparsity": 0.5, "width_scale": 0.125},
 }
-SPARSE_MODELS = ["sac", "td3", "tqc", "dqn-extractor", "sac-sparsified", "dqn-sparsified"]
+SPARSE_MODELS = ["sac", "sac-compiled", "td3", "tqc", "dqn-extractor", "sac-sparsified", "dqn-sparsified"]
 TRAINED_AT_ALL = 30
 
 
@@ -381,7 +381,7 @@ def test_dynamic_training_conserves_the_number_of_weights(method: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["sac-dense", "td3", "sac-stock", "dqn-stock", "tqc"])
+@pytest.mark.parametrize("name", ["sac-dense", "sac-compiled", "td3", "sac-stock", "dqn-stock"])
 def test_pruning_follows_its_schedule_and_leaves_a_model_that_loads(name: str, tmp_path: Path) -> None:
     model = make(name)
     callback = SparseTopologyCallback("pruning", update_freq=5, end=0.75, final_sparsity=0.8)

@@ -222,13 +222,18 @@ class PlasticityCallback(BaseCallback):
         assert self._pending is not None
         if "gradient_norm" not in self.metrics:
             return
+        answered: set[str] = set()
         if hasattr(self.model, "gradients"):
+            if self._pending.updates == 0:
+                return
+            # None are offered where the model had to fall back to SB3's own update.
             for name in networks:
                 gradients = self.model.gradients(name)
-                if gradients and self._pending.updates > 0:
+                if gradients:
                     self._pending.note_gradients(name, gradient_norms(gradients))
-            return
-        trained = {name: n.module for name, n in networks.items() if optimizers_with(self.model, n.module)}
+                    answered.add(name)
+        silent = {name: n.module for name, n in networks.items() if name not in answered}
+        trained = {name: module for name, module in silent.items() if optimizers_with(self.model, module)}
         optimizers = {id(o): o for module in trained.values() for o in optimizers_with(self.model, module)}
         self._pending.watch = GradientWatch(optimizers.values(), trained)
 

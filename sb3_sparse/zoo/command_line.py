@@ -9,12 +9,19 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
+from sb3_sparse.deployment import FORMATS, export
+from sb3_sparse.deployment.inference_cost import format_passes, inference_cost
+from sb3_sparse.deployment.loading import load_model, load_vec_normalize
+from sb3_sparse.experiments.contenders import contenders
+from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
+from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
+from sb3_sparse.experiments.quickstart import Quickstart, quickstart
 from sb3_sparse.experiments.run_figures import plot_runs
 from sb3_sparse.experiments.run_folders import find_runs
-from sb3_sparse.experiments.quickstart import Quickstart, quickstart
 from sb3_sparse.experiments.update_cost import format_table, update_cost
 from sb3_sparse.zoo.registration import register
 from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
@@ -75,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quickstart(commands)
     _add_bench(commands)
     _add_plot(commands)
+    _add_export(commands)
     for name, module in _ZOO_COMMANDS.items():  # listed for the help only; the zoo parses their options
         commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
     return parser
@@ -108,20 +116,38 @@ def _quickstart(options: argparse.Namespace) -> None:
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "bench", help="process time of one SAC update and one action on the CPU: plain dense SimBa against ours"
-    )
+    command = commands.add_parser("bench", help="time updates and actions of SAC: stock SB3, ours, dense and sparse")
     command.add_argument("--width-scale", nargs="+", type=float, default=[1.0, 2.0])
     command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.5, 0.8, 0.9, 0.95])
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
+    command.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    command.add_argument("--peer", action="store_true", help="time SBX (JAX) as well, if sbx-rl is installed")
+    command.add_argument("--loop", metavar="ENV", help="also time whole training loops in this environment")
+    command.add_argument("--loop-steps", type=int, default=1_000, help="agent steps of each (default: %(default)s)")
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--inference", action="store_true", help="instead, one pass of an actor and a critic for one observation"
+    )
+    instead.add_argument(
+        "--products", action="store_true", help="instead, up to which density single products pay (option --batch)"
+    )
+    command.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes (default: %(default)s)")
     command.add_argument("--json", type=Path, help="also write the figures to this file")
     command.set_defaults(run=_bench)
 
 
 def _bench(options: argparse.Namespace) -> None:
-    costs = [cost for w in options.width_scale for cost in update_cost(w, options.sparsity, options.rounds, options.updates)]
-    print(format_table(costs))
+    costs: list[Any]
+    if options.products:
+        costs = product_cost(batches=options.batch)
+        print(format_crossovers(costs))
+    elif options.inference:
+        costs = inference_cost(options.width_scale, options.sparsity, options.rounds)
+        print(format_passes(costs))
+    else:
+        costs = _bench_updates(options)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
 
@@ -141,3 +167,34 @@ def _add_plot(commands: argparse._SubParsersAction) -> None:
 def _plot(options: argparse.Namespace) -> None:
     for file in plot_runs(find_runs(options.runs, options.action_repeat), options.output):
         print(file)
+
+
+def _bench_updates(options: argparse.Namespace) -> list[Any]:
+    compared = contenders(options.width_scale, options.sparsity, options.peer)
+    costs: list[Any] = update_cost(compared, options.rounds, options.updates, options.device, not options.no_memory)
+    print(format_table(costs))
+    if options.loop:
+        loops = [loop_cost(contender, options.loop, options.loop_steps, options.device) for contender in compared]
+        print(format_loops(loops))
+        costs += loops
+    return costs
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("export", help="write the deterministic policy of a saved model for other programs")
+    command.add_argument("model", type=Path, help="model saved by SAC, TD3, DDPG or TQC")
+    command.add_argument(
+        "--format",
+        choices=list(FORMATS),
+        default="onnx",
+        help="a dense ONNX graph, or active weights only for sb3_sparse.deployment.load_policy (default: %(default)s)",
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument("--vec-normalize", type=Path, help="statistics saved by VecNormalize, to be built in")
+    command.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> None:
+    vec_normalize = None if options.vec_normalize is None else load_vec_normalize(options.vec_normalize)
+    written = export(load_model(options.model), options.output, options.format, vec_normalize)
+    print(f"{written.path}: {written.bytes:,} bytes, deviates from the model by at most {written.largest_error:.1e}")
