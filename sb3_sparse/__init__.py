@@ -5,6 +5,7 @@ from importlib.metadata import version
 from sb3_sparse import networks, sparsity
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
 from sb3_sparse.sac import SparseSimBaPolicy
+from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.td3 import SparseSimBaTD3Policy
 from sb3_sparse.tqc import SparseSimBaTQCPolicy
 
@@ -15,6 +16,7 @@ __all__ = [
     "SparseSimBaPolicy",
     "SparseSimBaTD3Policy",
     "SparseSimBaTQCPolicy",
+    "StreamAC",
     "hyperparameters",
     "networks",
     "sparsify",
