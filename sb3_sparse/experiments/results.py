@@ -41,9 +41,9 @@ def rows(result: TrainingResult, action_repeat: int) -> list[dict[str, Any]]:
     """
     run = result.run
     shared = {
-        "commit": _commit(),
-        "date": datetime.date.today().isoformat(),
-        "hardware": _hardware(),
+        "commit": commit(),
+        "date": today(),
+        "hardware": hardware(),
         "algo": "sac",
         "task": run.task,
         "network": run.network,
@@ -96,7 +96,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _commit() -> str:
+def today() -> str:
+    """Date of today."""
+    return datetime.date.today().isoformat()
+
+
+def commit() -> str:
     """The checkout's commit, or "release" for an installed package."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
@@ -105,7 +110,8 @@ def _commit() -> str:
         return "release"
 
 
-def _hardware() -> str:
+def hardware() -> str:
+    """The CPU's name."""
     cpu = platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -412,10 +412,18 @@ class StreamAC(BaseAlgorithm):
         self._log_training()
         self.logger.dump(step=self.num_timesteps)
 
+    def take_training_means(self) -> dict[str, float]:
+        """
+        What the updates were like since this was last asked for, or logged: means of the absolute TD error, the entropy, and
+        the step size and trace norm (L1) of actor and critic.
+
+        :return: Name -> mean, empty if there were no updates
+        """
+        return {} if self._learner is None else self._learner.means.take()
+
     def _log_training(self) -> None:
-        if self._learner is not None:
-            for name, mean in self._learner.means.take().items():
-                self.logger.record(f"train/{name}", mean)
+        for name, mean in self.take_training_means().items():
+            self.logger.record(f"train/{name}", mean)
         for name, network in (("actor", self.policy.actor), ("critic", self.policy.critic)):
             square = sum(float(parameter.detach().square().sum()) for parameter in network.parameters())
             self.logger.record(f"train/{name}_parameter_norm", math.sqrt(square))
