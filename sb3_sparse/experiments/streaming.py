@@ -15,6 +15,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
+from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.results import commit, hardware, today
 from sb3_sparse.stream_ac import StreamAC
 
@@ -39,6 +40,7 @@ COLUMNS = (
     "critic_trace_norm",
     "cpu_seconds",
 )
+TABLE = "streaming.csv"
 PROGRESS_FREQ = 1_000  # environment steps between two reports
 
 
@@ -248,8 +250,8 @@ class Grid:
 
 
 DENSE, SPARSE_INIT = Arm("dense", 0.0), Arm("sparse", 0.0)
-# The paper (section 5, appendix C.2) names the tasks, 5 seeds and 2M steps. Its widths and sparsities are read off nothing that
-# is written: 128 is the default, and the others continue it.
+# Tasks, seeds and steps are the paper's (section 5, appendix C.2). It writes down neither widths nor sparsities: 128 is the
+# default, and the others continue it.
 _TASKS, _SEEDS, _STEPS = ("Ant-v4", "Walker2d-v4"), (0, 1, 2, 3, 4), 2_000_000
 _STATIC = tuple(Arm("dense", sparsity) for sparsity in (0.5, 0.8, 0.9))
 _SCALING = {
@@ -264,3 +266,30 @@ _ARMS = {
 }
 # The paper's figure -> budget -> its runs. Figures 12 and 17 show the same ones.
 GRIDS: dict[int, dict[str, Grid]] = {12: _SCALING, 13: _ARMS, 17: _SCALING}
+
+
+def run_grid(grid: Grid, output: Path, workers: int | None = None) -> Rows:
+    """
+    Run what is missing of a grid, then write its results table.
+
+    :param grid: Runs
+    :param output: Folder: each run's files go to ``runs/``, the table to ``streaming.csv``
+    :param workers: Processes at once; as many as there are CPU cores if None
+    :return: Lines of the table, of all runs in the folder
+    """
+    runs = grid.runs()
+    folders = [output / "runs" / run.name for run in runs]
+    train_all(train_stream, runs, folders, workers, on_result=lambda _: write_table(output / TABLE, collect(output)))
+    rows = collect(output)
+    write_table(output / TABLE, rows)
+    return rows
+
+
+def collect(output: Path) -> Rows:
+    """
+    Gather the lines of all runs in a folder, complete or not.
+
+    :param output: Folder
+    :return: Lines of the results table
+    """
+    return [row for path in sorted((output / "runs").glob("**/windows.csv")) for row in read_windows(path.parent)]

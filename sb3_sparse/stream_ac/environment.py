@@ -59,8 +59,8 @@ def stepper(env: VecEnv) -> "DirectStepper | VecStepper":
 
 class DirectStepper:
     """
-    Steps the environment inside of a DummyVecEnv, which copies observations and infos several times, and does otherwise what it
-    does.
+    Steps the environment inside of a DummyVecEnv and does what that does, except for copying observations and infos several
+    times.
 
     :param env: With one environment
     """
@@ -119,7 +119,7 @@ def _vectorized(env: VecEnv) -> VecEnv:
         space = env.get_attr("observation_space")[0]
         if env.observation_space != space:
             raise ValueError(
-                f"The vectorised environment turns the vectors of StreamWrapper, {space}, into {env.observation_space}: change "
+                f"The vectorised environment turns StreamWrapper's vectors, {space}, into {env.observation_space}: change "
                 "observations inside of StreamWrapper, with gymnasium's wrappers."
             )
         return env

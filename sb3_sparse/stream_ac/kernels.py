@@ -2,10 +2,10 @@
 Stream AC compiled by numba: what :class:`~sb3_sparse.stream_ac.numba_learner.NumbaLearner` calls at every step.
 
 A network is a flat vector of its parameters, a second of their traces, a third of their running squares (adaptive ObGD), and a
-table of its layers, one line each: two hidden layers, then the heads. Sparse layers hold their active weights only, row by row;
-``rows`` has the first entry of every row, ``columns`` the column of every active weight. Columns are unsigned, for numba looks
-at the sign of other indices in every iteration, which keeps it from vectorising, and of 16 bits where these are enough, for
-what limits wide networks is the memory.
+table of its layers, one line each: two hidden layers, then the heads. Sparse layers hold their active weights only, row by
+row; ``rows`` has the first entry of every row, ``columns`` the column of every active weight. Columns are unsigned, for numba
+looks at the sign of other indices in every iteration, which keeps it from vectorising, and of 16 bits where these are enough,
+for what limits wide networks is the memory.
 """
 
 import math

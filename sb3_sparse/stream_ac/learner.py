@@ -30,7 +30,11 @@ class Means:
 
     def take(self) -> dict[str, float]:
         """Return the means and start anew; nothing if nothing was added."""
-        means = {name: value / self.count for name, value in zip(self.names, self.sums.tolist(), strict=True)} if self.count else {}
+        means = (
+            {name: value / self.count for name, value in zip(self.names, self.sums.tolist(), strict=True)}
+            if self.count
+            else {}
+        )
         self.sums[:] = 0.0
         self.count = 0
         return means
@@ -65,7 +69,7 @@ class Learner(ABC):
         """Those of actor and critic."""
         return self.policy.actor.optimizer, self.policy.critic.optimizer  # type: ignore[return-value]
 
-    def bind(self) -> None:
+    def bind(self) -> None:  # noqa: B027, what a back end may need
         """Take note of parameters, masks or traces that were replaced, rather than written in place, since the last call."""
 
     def reset_traces(self) -> None:
@@ -140,6 +144,6 @@ def refuse_not_finite(observation: np.ndarray) -> None:
     wrong = [i for i, value in enumerate(np.asarray(observation).tolist()) if not math.isfinite(value)]
     if wrong:
         raise ValueError(
-            f"The environment returned an observation that is not finite, in entries {wrong[:10]} of {len(observation)}. Neither "
-            "statistics nor networks have seen it; the model can be saved."
+            f"The environment returned an observation that is not finite, in entries {wrong[:10]} of {len(observation)}. "
+            "Neither statistics nor networks have seen it; the model can be saved."
         )

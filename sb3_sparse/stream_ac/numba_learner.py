@@ -62,7 +62,8 @@ class NumbaLearner(Learner):
         self._actor = flatten(self.policy.actor, actor, observations=1)
         self._critic = flatten(self.policy.critic.vf, critic, observations=2)
         statistics = self.policy.normalizer
-        self._statistics = tuple(buffer.numpy() for buffer in (statistics.mean, statistics.squares, statistics.count))
+        self._mean, self._squares = statistics.mean.numpy(), statistics.squares.numpy()
+        self._count = statistics.count.numpy()
         self._arrays = (*self._actor, *self._critic)
         self._adaptive = isinstance(actor, AdaptiveObGD)
         self._set_options(actor.group, critic.group)
@@ -75,7 +76,7 @@ class NumbaLearner(Learner):
     def observe(self, observation: np.ndarray) -> np.ndarray:
         """See :class:`~sb3_sparse.stream_ac.learner.Learner`."""
         features = np.empty(self._dim, np.float32)
-        if not kernels.observe(observation, *self._statistics, features):
+        if not kernels.observe(observation, self._mean, self._squares, self._count, features):
             refuse_not_finite(observation)
         return features
 
@@ -95,7 +96,7 @@ class NumbaLearner(Learner):
     ) -> None:
         """See :class:`~sb3_sparse.stream_ac.learner.Learner`."""
         correction = self._count_step() if self._adaptive else 1.0
-        finite = kernels.learn(
+        finite = kernels.learn(  # type: ignore[call-arg]
             *self._arrays,
             features,
             next_features,
@@ -142,7 +143,7 @@ def flatten(network: StreamNetwork, optimizer: ObGD, observations: int) -> FlatN
     """
     optimizer.initialize_state()
     layers = network.linear_layers()
-    parameters = [parameter for layer in layers for parameter in (_weight(layer), layer.bias)]
+    parameters = [parameter for layer in layers for parameter in (_weight(layer), _bias(layer))]
     flat = {"params": _share([parameter.data for parameter in parameters])}
     for parameter, view in zip(parameters, flat["params"][1], strict=True):
         parameter.data = view
@@ -151,7 +152,7 @@ def flatten(network: StreamNetwork, optimizer: ObGD, observations: int) -> FlatN
         for parameter, view in zip(parameters, flat[name][1], strict=True):
             optimizer.state[parameter][name] = view
     table, rows, columns = _tables(layers)
-    width, outputs = network.trunk[0].out_features, sum(layer.out_features for layer in layers[2:])
+    width, outputs = _shape(layers[0])[0], sum(_shape(layer)[0] for layer in layers[2:])
     return FlatNetwork(
         layers=table,
         params=flat["params"][0],
@@ -166,7 +167,20 @@ def flatten(network: StreamNetwork, optimizer: ObGD, observations: int) -> FlatN
 
 
 def _weight(layer: nn.Linear | SparseLinear) -> nn.Parameter:
-    return layer.values if isinstance(layer, SparseLinear) else layer.weight
+    if isinstance(layer, SparseLinear):
+        return layer.values
+    assert isinstance(layer.weight, nn.Parameter)
+    return layer.weight
+
+
+def _bias(layer: nn.Linear | SparseLinear) -> nn.Parameter:
+    assert isinstance(layer.bias, nn.Parameter)
+    return layer.bias
+
+
+def _shape(layer: nn.Linear | SparseLinear) -> tuple[int, int]:
+    outputs, inputs = layer.topology.shape if isinstance(layer, SparseLinear) else layer.weight.shape
+    return outputs, inputs
 
 
 def _share(tensors: list[th.Tensor]) -> tuple[np.ndarray, list[th.Tensor]]:
@@ -178,13 +192,13 @@ def _share(tensors: list[th.Tensor]) -> tuple[np.ndarray, list[th.Tensor]]:
 
 def _tables(layers: list[nn.Linear | SparseLinear]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     table = np.full((len(layers), kernels.TABLE_COLUMNS), -1, np.int64)
-    narrow = max(layer.in_features for layer in layers) <= np.iinfo(np.uint16).max
+    narrow = max(_shape(layer)[1] for layer in layers) <= np.iinfo(np.uint16).max
     rows, columns = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint16 if narrow else np.uint32)]
     position = first_output = 0
     for line, layer in zip(table, layers, strict=True):
-        weights = _weight(layer).numel()
+        weights, (outputs, inputs) = _weight(layer).numel(), _shape(layer)
         line[[kernels.WEIGHTS, kernels.BIAS]] = position, position + weights
-        line[[kernels.INPUTS, kernels.OUTPUTS]] = layer.in_features, layer.out_features
+        line[[kernels.INPUTS, kernels.OUTPUTS]] = inputs, outputs
         if isinstance(layer, SparseLinear):
             compressed = layer.topology.compressed_rows()
             line[[kernels.ROWS, kernels.COLUMNS]] = sum(map(len, rows)), sum(map(len, columns))
@@ -192,6 +206,6 @@ def _tables(layers: list[nn.Linear | SparseLinear]) -> tuple[np.ndarray, np.ndar
             columns.append(compressed.columns.numpy().astype(columns[0].dtype))
         # Hidden layers write to the start of their workspace, heads side by side.
         line[kernels.FIRST_OUTPUT] = first_output if layer in layers[2:] else 0
-        first_output += layer.out_features if layer in layers[2:] else 0
-        position += weights + layer.out_features
+        first_output += outputs if layer in layers[2:] else 0
+        position += weights + outputs
     return table, np.concatenate(rows), np.concatenate(columns)

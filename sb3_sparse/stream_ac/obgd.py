@@ -118,8 +118,8 @@ class ObGD(th.optim.Optimizer):
 
 class AdaptiveObGD(ObGD):
     r"""
-    ObGD along traces that are divided by the root of a running mean of :math:`(\delta e)^2` (bias-corrected, epsilon inside the
-    root), also in the norm.
+    ObGD along traces that are divided by the root of a running mean of :math:`(\delta e)^2` (bias-corrected, epsilon inside
+    the root), also in the norm.
 
     :param params: Parameters of one network, in one group
     :param lr: Largest step size

@@ -165,9 +165,9 @@ class StreamAC(BaseAlgorithm):
         for name, value in positive.items():
             if value == 0:
                 raise ValueError(f"{name} must be greater than 0, got {value!r}.")
-        for name, value, choices in (("optimizer", self.optimizer, OPTIMIZERS), ("backend", self.backend, BACKENDS)):
-            if value not in choices:
-                raise ValueError(f"Unknown {name} {value!r}: choose one of {', '.join(map(repr, choices))}.")
+        for name, choice, choices in (("optimizer", self.optimizer, OPTIMIZERS), ("backend", self.backend, BACKENDS)):
+            if choice not in choices:
+                raise ValueError(f"Unknown {name} {choice!r}: choose one of {', '.join(map(repr, choices))}.")
         if self._chosen_backend() == "numba" and self.device.type != "cpu":
             raise ValueError(f"backend='numba' runs on the CPU, not on {self.device}: give device='cpu' or backend='torch'.")
 
@@ -337,8 +337,8 @@ class StreamAC(BaseAlgorithm):
             if is_loaded and self.env.env_method("training_state")[0]["episode"] is None:
                 return False
             warnings.warn(
-                "The episode that training was in cannot be continued in this environment: replaying its actions does not lead "
-                "to the same observation, or takes too long. A new episode begins; all else goes on as it was.",
+                "The episode that training was in cannot be continued in this environment: replaying its actions does not "
+                "lead to the same observation, or takes too long. A new episode begins; all else goes on as it was.",
                 stacklevel=4,
             )
             return False
@@ -348,14 +348,18 @@ class StreamAC(BaseAlgorithm):
 
     def _make_learner(self) -> Learner:
         self._check_options()
-        shared = {"lr": self.lr_schedule(self._current_progress_remaining), "gamma": self.gamma, "trace_lambda": self.trace_lambda}
+        shared = {
+            "lr": self.lr_schedule(self._current_progress_remaining),
+            "gamma": self.gamma,
+            "trace_lambda": self.trace_lambda,
+        }
         self.policy.actor.optimizer.param_groups[0].update(**shared, kappa=self.kappa_actor)
         self.policy.critic.optimizer.param_groups[0].update(**shared, kappa=self.kappa_critic)
         if self._chosen_backend() == "torch":
             if self.backend == "auto" and self.device.type == "cpu":
                 warnings.warn(
-                    f"numba is not installed, so StreamAC learns in torch, some twenty times slower. Run: {_INSTALL}, or give "
-                    "backend='torch' to keep it.",
+                    "numba is not installed, so StreamAC learns in torch, at less than a twentieth of the speed. Run: "
+                    f"{_INSTALL}, or give backend='torch' to keep it.",
                     stacklevel=5,
                 )
             return TorchLearner(self.policy, self.gamma, self.ent_coef)

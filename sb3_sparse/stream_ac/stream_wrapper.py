@@ -1,6 +1,7 @@
 """The environment as Stream AC wants it: flat observations, the time in the episode, scaled rewards, episodes that resume."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +66,7 @@ class EpisodeRecord:
     :param observation: The latest observation
     """
 
-    generator_state: dict[str, Any]
+    generator_state: Mapping[str, Any]
     reset_arguments: dict[str, Any]
     actions: list[Any] = field(default_factory=list)
     observation: np.ndarray | None = None
@@ -87,8 +88,8 @@ class StreamWrapper(gym.Wrapper):
     :param env: Environment
     :param time_feature: Whether to append the time; needs a time limit. None appends it if there is one
     :param time_limit: Steps until an episode is truncated; found out if None
-    :param reset_reward_trace: Whether the running sum behind the reward scaling starts anew in each episode; the reference lets
-        it leak
+    :param reset_reward_trace: Whether the running sum behind the reward scaling starts anew in each episode; the reference
+        lets it leak
     :raises ValueError: for images, spaces that cannot be flattened, and a time feature without a time limit.
     """
 
@@ -105,6 +106,7 @@ class StreamWrapper(gym.Wrapper):
             raise ValueError(f"{env} has no time limit, which the time feature needs: give time_limit, or time_feature=False.")
         self.time_limit = None if time_feature is False else limit
         self.observation_space = self._extended(spaces.flatten_space(space))
+        self._shape, self._dtype = (spaces.flatdim(self.observation_space),), self.observation_space.dtype
         self._reward_scaling = RewardScaling(resets=reset_reward_trace)
         self._training = False
         # Whether somebody else stepped or reset the environment since training left it.
@@ -125,7 +127,9 @@ class StreamWrapper(gym.Wrapper):
         :param seed: As in gymnasium
         :param options: As in gymnasium
         """
-        arguments = {key: value for key, value in {"seed": seed, "options": options}.items() if value is not None}
+        arguments: dict[str, Any] = {
+            key: value for key, value in {"seed": seed, "options": options}.items() if value is not None
+        }
         self._astray = not self._training
         if self._training:
             self._episode = EpisodeRecord(self.unwrapped.np_random.bit_generator.state, arguments)
@@ -216,7 +220,7 @@ class StreamWrapper(gym.Wrapper):
     def _extend(self, observation: Any, time: int) -> np.ndarray:
         if self._flattens:
             observation = spaces.flatten(self.env.observation_space, observation)
-        extended = np.empty(self.observation_space.shape, self.observation_space.dtype)
+        extended: np.ndarray = np.empty(self._shape, self._dtype)
         if self.time_limit is None:
             extended[:] = observation
         else:
@@ -237,8 +241,8 @@ def _check_flattens(space: spaces.Space) -> None:
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     if any(is_image_space(part) for part in parts):
         raise ValueError(
-            f"StreamAC learns from vectors, and {space} has images. A network for images would be another one; to try this one "
-            "on pixels, wrap the environment in gymnasium.wrappers.FlattenObservation."
+            f"StreamAC learns from vectors, and {space} has images. A network for images would be another one; to try this "
+            "one on pixels, wrap the environment in gymnasium.wrappers.FlattenObservation."
         )
     if not isinstance(space, spaces.Space) or not space.is_np_flattenable:
         raise ValueError(f"StreamAC learns from vectors, and observations of {space} cannot be flattened.")

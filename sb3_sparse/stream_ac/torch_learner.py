@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch as th
+from torch.distributions import Categorical
 
 from sb3_sparse.stream_ac.learner import Learner, refuse_not_finite
 
@@ -19,8 +20,9 @@ class TorchLearner(Learner):
         """See :class:`~sb3_sparse.stream_ac.learner.Learner`."""
         actor, chance = self.policy.actor, self._tensor(noise)
         distribution = actor.distribution(self._tensor(features)[None])
-        if actor.is_discrete:
-            action = (distribution.probs.cumsum(-1) <= chance).sum().clamp(max=distribution.probs.shape[-1] - 1)[None].float()
+        if isinstance(distribution, Categorical):
+            below = distribution.probs[0].cumsum(0)
+            action = (below <= chance).sum().clamp(max=len(below) - 1)[None].float()
         else:
             action = distribution.mean[0] + distribution.stddev[0] * chance
         return action.cpu().numpy()

@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
+from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.experiments.stream_cost import TASK, format_stream_table, stream_cost
+from sb3_sparse.experiments.streaming import GRIDS, TABLE, run_grid
+from sb3_sparse.experiments.streaming_figures import draw_figure
 from sb3_sparse.experiments.update_cost import format_table, update_cost
 from sb3_sparse.zoo.registration import register
 
@@ -57,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_quickstart(commands)
     _add_bench(commands)
+    _add_figure(commands)
     for name, module in _ZOO_COMMANDS.items():  # listed for the help only; the zoo parses their options
         commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
     return parser
@@ -91,8 +97,11 @@ def _quickstart(options: argparse.Namespace) -> None:
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
-        "bench", help="process time of one SAC update and one action on the CPU: plain dense SimBa against ours"
+        "bench", help="process time on the CPU: one SAC update and one action, plain dense SimBa against ours; or StreamAC"
     )
+    command.add_argument("--stream-ac", action="store_true", help="time StreamAC instead, against plain autograd")
+    command.add_argument("--width", nargs="+", type=int, default=[128, 1024], help="of StreamAC (default: %(default)s)")
+    command.add_argument("--env", default=TASK, help="environment that StreamAC trains in (default: %(default)s)")
     command.add_argument("--width-scale", nargs="+", type=float, default=[1.0, 2.0])
     command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.5, 0.8, 0.9, 0.95])
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
@@ -102,7 +111,43 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
+    if options.stream_ac:
+        _bench_stream_ac(options)
+        return
     costs = [cost for w in options.width_scale for cost in update_cost(w, options.sparsity, options.rounds, options.updates)]
     print(format_table(costs))
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+    _write_costs(options.json, costs)
+
+
+def _bench_stream_ac(options: argparse.Namespace) -> None:
+    costs = stream_cost(options.width, options.sparsity, options.rounds, options.env)
+    print(format_stream_table(costs))
+    _write_costs(options.json, costs)
+
+
+def _write_costs(path: Path | None, costs: Sequence[Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+
+
+def _add_figure(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "figure", help="run what is missing of the grid behind a figure of the paper, then draw the figure"
+    )
+    command.add_argument("number", type=int, choices=sorted(GRIDS), help="number of the figure in the paper")
+    budgets = ("smoke", "short", "full")
+    command.add_argument(
+        "--budget", choices=budgets, default="short", help="seconds, hours or days of a CPU core (default: %(default)s)"
+    )
+    command.add_argument("--output", type=Path, default=Path("runs/figures"), help="folder to write to (default: %(default)s)")
+    command.add_argument("--workers", type=int, help="processes at once; all CPU cores by default")
+    command.set_defaults(run=_figure)
+
+
+def _figure(options: argparse.Namespace) -> None:
+    grid = GRIDS[options.number][options.budget]
+    import_extra("matplotlib", "plots")  # before hours of training, not after
+    rows = run_grid(grid, options.output, options.workers)
+    path = options.output / f"figure-{options.number}-{options.budget}.png"
+    draw_figure(options.number, rows, grid, path)
+    print(f"Results table: {options.output / TABLE}\nFigure: {path}")
