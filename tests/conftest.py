@@ -1,9 +1,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch as th
+from commands import run
 
 # The networks of the tests are so small that more threads only wait for each other.
 th.set_num_threads(1)
@@ -32,3 +34,25 @@ def wheel_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(command, cwd=Path(__file__).parent.parent, check=True)
     (path,) = folder.glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="session")
+def site(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``pip install`` makes of the wheel, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    with ZipFile(wheel_file) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rendering(site: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where there is nothing to draw with, or to make videos with."""
+    pytest.importorskip("moviepy")
+    code = (
+        "from sb3_sparse.envs import DMControlEnv; env = DMControlEnv('pendulum', 'swingup', render_mode='rgb_array')\n"
+        "try: env.render()\nexcept RuntimeError as error: print(error)"
+    )
+    output = run(site, tmp_path_factory.mktemp("rendering"), "-c", code)
+    if "cannot draw images" in output:
+        pytest.skip(output)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import SAC
 
+from sb3_sparse.experiments import provenance
 from sb3_sparse.experiments.extras import import_extra
 from sb3_sparse.experiments.figures import plot_learning_curves
 from sb3_sparse.experiments.parallel import train_all
@@ -89,6 +90,16 @@ def test_results_table_counts_environment_steps_and_grows(tmp_path: Path) -> Non
     assert [line["env_steps"] for line in lines[:2]] == ["0", "5000"]
     assert [line["return_mean"] for line in lines[:2]] == ["10.0", "300.1"]
     assert {line["seed"] for line in lines} == {"7"}
+
+
+def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / ".venv" / "sb3_sparse" / "experiments"
+    installed.mkdir(parents=True)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=me", "-c", "user.email=me@example.com"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "A project that uses the package"], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(installed / "provenance.py"))
+    assert provenance.commit() == "release"
 
 
 def test_learning_curves_are_drawn(tmp_path: Path) -> None:

@@ -2,17 +2,15 @@
 
 import argparse
 import inspect
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import gymnasium as gym
 import pytest
 import torch as th
 import yaml
+from commands import run
 from stable_baselines3 import SAC
 
 pytest.importorskip("dm_control")
@@ -48,23 +46,6 @@ IDS = list(ENTRIES["sac"])
 
 
 @pytest.fixture(scope="module")
-def site(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``pip install`` makes of the wheel, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("site")
-    with ZipFile(wheel_file) as archive:
-        archive.extractall(folder)
-    return folder
-
-
-def run(site: Path, folder: Path, *arguments: str, fails: bool = False) -> str:
-    env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    env.pop("MUJOCO_GL", None)  # other tests set it, users need not
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
 def trained(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("empty")
     return folder, run(site, folder, "-m", "rl_zoo3.train", *HUMANOID, "-n", "520", *SHORT)
@@ -93,19 +74,6 @@ def test_train_trains_a_sparse_policy(trained: tuple[Path, str]) -> None:
 def test_train_repeats_actions(trained: tuple[Path, str]) -> None:
     episode = (saved_run(trained) / "0.monitor.csv").read_text().splitlines()[2]
     assert episode.split(",")[1] == "500"
-
-
-@pytest.fixture(scope="module")
-def rendering(site: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skips where there is nothing to draw with, or to make videos with."""
-    pytest.importorskip("moviepy")
-    code = (
-        "from sb3_sparse.envs import DMControlEnv; env = DMControlEnv('pendulum', 'swingup', render_mode='rgb_array')\n"
-        "try: env.render()\nexcept RuntimeError as error: print(error)"
-    )
-    output = run(site, tmp_path_factory.mktemp("rendering"), "-c", code)
-    if "cannot draw images" in output:
-        pytest.skip(output)
 
 
 def test_enjoy(trained: tuple[Path, str], site: Path) -> None:
@@ -294,6 +262,18 @@ def test_sampled_sizes(algo: str) -> None:
     }
     assert HYPERPARAMS_CONVERTER[algo](ours.params)["policy_kwargs"] == {**quantiles, **size}
     assert HYPERPARAMS_CONVERTER[algo](plain.params)["policy_kwargs"] == expected["policy_kwargs"]
+
+
+def test_a_size_too_small_for_its_sparsity_ends_the_trial_only() -> None:
+    optuna = pytest.importorskip("optuna")
+    tiny = manager("sac", "dm_control/walker-walk-v0", n_timesteps=10, eval_freq=-1)
+    tiny._hyperparams = {"policy": SparseSimBaPolicy, "policy_kwargs": {"width_scale": 0.02}, "buffer_size": 100}
+    tiny.n_actions, tiny.n_envs, tiny._vec_normalize = 6, 1, False
+    size = {"width_scale": 0.02, "depth_scale": 2.0, "sparsity": 0.95}
+    study = optuna.create_study()
+    study.enqueue_trial(size)
+    study.optimize(tiny.objective, n_trials=1)
+    assert study.trials[0].state == optuna.trial.TrialState.PRUNED
 
 
 def test_loaded_trial_keeps_the_critics(tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 import csv
 import datetime
-import platform
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.experiments.provenance import commit, processor
 from sb3_sparse.experiments.training import TrainingResult
 
 COLUMNS = (
@@ -42,8 +41,8 @@ def rows(result: TrainingResult, action_repeat: int) -> list[dict[str, Any]]:
     run = result.run
     shared = {
         "commit": commit(),
-        "date": today(),
-        "hardware": hardware(),
+        "date": datetime.date.today().isoformat(),
+        "hardware": f"{processor()}, one thread",
         "algo": "sac",
         "task": run.task,
         "network": run.network,
@@ -94,27 +93,3 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def today() -> str:
-    """Date of today."""
-    return datetime.date.today().isoformat()
-
-
-def commit() -> str:
-    """The checkout's commit, or "release" for an installed package."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return "release"
-
-
-def hardware() -> str:
-    """The CPU's name."""
-    cpu = platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return f"{cpu}, one thread"

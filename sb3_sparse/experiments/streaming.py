@@ -1,6 +1,7 @@
 """Runs of Stream AC in pieces that can be interrupted, and the grids behind the paper's figures 12, 13 and 17."""
 
 import csv
+import datetime
 import itertools
 import os
 import time
@@ -16,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from sb3_sparse.experiments.parallel import train_all
-from sb3_sparse.experiments.results import commit, hardware, today
+from sb3_sparse.experiments.provenance import commit, processor
 from sb3_sparse.stream_ac import StreamAC
 
 COLUMNS = (
@@ -173,8 +174,8 @@ def _rows(run: StreamRun, model: StreamAC, returns: list[float], cpu_seconds: fl
     return [
         {
             "commit": commit(),
-            "date": today(),
-            "hardware": hardware(),
+            "date": datetime.date.today().isoformat(),
+            "hardware": f"{processor()}, one thread",
             "algo": "stream_ac",
             **identity,
             "env_steps": model.num_timesteps,

@@ -1,6 +1,6 @@
 """Which weights exist: layer-wise allocation, masks, sparse layers, pruning a module. Knows only torch."""
 
-from sb3_sparse.sparsity.allocation import erdos_renyi, uniform
+from sb3_sparse.sparsity.allocation import UnreachableSparsityError, erdos_renyi, uniform
 from sb3_sparse.sparsity.layers import SparseConv2d, SparseLayer, SparseLinear, initialize_weight, register_sparse_layer
 from sb3_sparse.sparsity.pruning import allocate, prune, share_topology, sparse_layers, to_dense
 from sb3_sparse.sparsity.summary import LayerSummary, Summary, summary
@@ -13,6 +13,7 @@ __all__ = [
     "SparseLinear",
     "Summary",
     "Topology",
+    "UnreachableSparsityError",
     "allocate",
     "erdos_renyi",
     "initialize_weight",

@@ -8,6 +8,10 @@ Shapes = Mapping[str, Sequence[int]]
 Distribution = Callable[..., dict[str, float]]
 
 
+class UnreachableSparsityError(ValueError):
+    """What has to stay of a network is more than the overall sparsity leaves."""
+
+
 def check_sparsity(sparsity: float, name: str = "sparsity") -> float:
     """
     Validate an overall sparsity.
@@ -62,7 +66,7 @@ def erdos_renyi(shapes: Shapes, sparsity: float, dense: Collection[str] = ()) ->
     :param sparsity: Overall fraction of the parameters in ``shapes`` to remove, in [0, 1).
     :param dense: Names that stay dense, but count in the budget.
     :return: Parameter name -> sparsity in [0, 1).
-    :raises ValueError: if the parameters that stay dense alone exceed what the overall sparsity leaves.
+    :raises UnreachableSparsityError: if the parameters that stay dense alone exceed what the overall sparsity leaves.
     """
     sparsity = check_sparsity(sparsity)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -75,7 +79,7 @@ def erdos_renyi(shapes: Shapes, sparsity: float, dense: Collection[str] = ()) ->
         open_names = [name for name in shapes if name not in kept]
         budget = sum(sizes[n] - zeros[n] for n in open_names) - sum(zeros[n] for n in kept)
         if budget <= 0:
-            raise ValueError(_unreachable(sparsity, sizes, kept))
+            raise UnreachableSparsityError(_unreachable(sparsity, sizes, kept))
         scale = budget / sum(raw_density[n] * sizes[n] for n in open_names)
         densest = max(raw_density[n] for n in open_names)
         if scale * densest <= 1.0:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch as th
 from torch import nn
 
-from sb3_sparse.sparsity.allocation import Distribution, check_sparsity, get_distribution
+from sb3_sparse.sparsity.allocation import UnreachableSparsityError, Distribution, check_sparsity, get_distribution
 from sb3_sparse.sparsity.layers import SparseLayer, sparse_type_of
 from sb3_sparse.sparsity.topology import Topology
 
@@ -280,7 +280,7 @@ def _active_count(name: str, shape: tuple[int, ...], layer_sparsity: float, spar
         raise ValueError(f"The distribution gave {name!r} the sparsity {layer_sparsity}: it must lie in [0, 1].")
     active = round((1.0 - layer_sparsity) * size)
     if active < 1 <= size:
-        raise ValueError(
+        raise UnreachableSparsityError(
             f"At sparsity {sparsity:g}, {name!r} of shape {shape} would keep no weight at all (layer sparsity "
             f"{layer_sparsity:.6f}): choose a lower sparsity, a larger network, or skip that layer."
         )

@@ -5,6 +5,7 @@ import json
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +20,18 @@ from sb3_sparse.experiments.streaming import GRIDS, TABLE, run_grid
 from sb3_sparse.experiments.streaming_figures import draw_figure
 from sb3_sparse.experiments.update_cost import format_table, update_cost
 from sb3_sparse.zoo.registration import register
+from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
 
 # Our commands that are the RL Zoo's own, and the zoo's modules behind them.
-_ZOO_COMMANDS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy", "record": "rl_zoo3.record_video"}
+_ZOO_COMMANDS = {
+    "train": "rl_zoo3.train",
+    "enjoy": "rl_zoo3.enjoy",
+    "record": "rl_zoo3.record_video",
+    "push": "rl_zoo3.push_to_hub",
+    "pull": "rl_zoo3.load_from_hub",
+}
+# In what some of them run.
+_SURROUNDINGS = {"push": pushing, "pull": pulling}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,17 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1
     if is_zoo_command:  # not above, as what goes wrong in hours of training is worth a traceback
-        _run_zoo(*words)
+        return _run_zoo(*words)
     return 0
 
 
-def _run_zoo(command: str, *options: str) -> None:
+def _run_zoo(command: str, *options: str) -> int:
     given = sys.argv
     sys.argv = [f"sb3-sparse {command}", *options]
     try:
-        runpy.run_module(_ZOO_COMMANDS[command], run_name="__main__")
+        with _SURROUNDINGS.get(command, nullcontext)():
+            runpy.run_module(_ZOO_COMMANDS[command], run_name="__main__")
+    except SharingError as error:
+        print(f"sb3-sparse: {error}", file=sys.stderr)
+        return 1
     finally:
         sys.argv = given
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

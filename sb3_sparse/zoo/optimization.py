@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sb3_sparse.common.simba_policy import SimBaPolicy
+from sb3_sparse.sparsity import UnreachableSparsityError
 
 # The zoo hands its samplers a trial and little else, so the trial carries what the search starts from.
 _START = "sb3_sparse_policy_kwargs"
@@ -62,7 +63,12 @@ def _tell_trial(objective: Callable) -> Callable:
         policy = self._hyperparams["policy"]
         if isinstance(policy, type) and issubclass(policy, SimBaPolicy):
             setattr(trial, _START, self._hyperparams.get("policy_kwargs", {}))
-        return objective(self, trial)
+        try:
+            return objective(self, trial)
+        except UnreachableSparsityError as error:  # a sampled size too small for the sampled sparsity ends the trial only
+            import optuna  # comes with the zoo, and this module is imported without it too
+
+            raise optuna.TrialPruned(str(error)) from error
 
     return wrapped
 

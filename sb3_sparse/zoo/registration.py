@@ -4,7 +4,6 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +11,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
 from sb3_sparse.stream_ac import StreamAC
+from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters
 from sb3_sparse.zoo.optimization import search_sparse_networks, search_stream_ac
+from sb3_sparse.zoo.provenance import record_provenance
 
 # The zoo's name of an algorithm -> the algorithm, where the zoo knows none.
 OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"stream_ac": StreamAC}
@@ -21,8 +22,9 @@ OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"stream_ac": StreamAC}
 def register() -> None:
     """
     Register the DeepMind Control Suite's environments and our algorithms, have the zoo read our hyperparameter files for the
-    ids in them, and have ``-optimize`` search our policies' sizes. For other ids, other algorithms, with ``-conf`` and for
-    other policies the zoo behaves as without us. Calling it again changes nothing.
+    ids in them, have ``-optimize`` search our policies' sizes, and put on record what runs of our policies were made with. For
+    other ids, other algorithms, with ``-conf`` and for other policies the zoo behaves as without us. Calling it again changes
+    nothing.
 
     :raises ImportError: If the zoo is not installed
     """
@@ -33,32 +35,6 @@ def register() -> None:
         _change(zoo.ExperimentManager)
     else:
         zoo.__class__ = _ModuleBeingImported
-
-
-def hyperparameter_file(algo: str) -> Path:
-    """
-    Find our hyperparameters, in an installed package as well as in a checkout.
-
-    :param algo: The zoo's name of the algorithm, e.g. "sac"
-    :return: Path of the YAML file, which exists only for the algorithms that we have hyperparameters for
-    """
-    package = Path(__file__).parents[1]
-    root = package if (package / "hyperparams").is_dir() else package.parent
-    return root / "hyperparams" / f"{algo}.yml"
-
-
-def our_hyperparameters(algo: str, env_id: str) -> dict[str, Any] | None:
-    """
-    Read our hyperparameters.
-
-    :param algo: The zoo's name of the algorithm, e.g. "sac"
-    :param env_id: Id of the environment
-    :return: The entry of the hyperparameter file, None if there is none
-    """
-    import yaml  # comes with the zoo, and this module is imported without it too
-
-    path = hyperparameter_file(algo)
-    return yaml.safe_load(path.read_text()).get(env_id) if path.is_file() else None
 
 
 class _ModuleBeingImported(ModuleType):
@@ -89,6 +65,7 @@ def _change(manager_class: Any) -> None:
     if not hasattr(manager_class, "knows_sb3_sparse"):
         manager_class.knows_sb3_sparse = True
         _prefer_our_files(manager_class)
+        record_provenance(manager_class)
         manager_class.load_trial = _keep_our_policy_kwargs(manager_class.load_trial)
         tables = importlib.import_module("rl_zoo3.hyperparams_opt")
         search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
