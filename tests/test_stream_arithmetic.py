@@ -228,14 +228,28 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("width", "sparsity", "actor", "critic"), TABLE)
-def test_densities(width: int, sparsity: float, actor: tuple[float, ...], critic: tuple[float, ...]) -> None:
-    policy = make_policy(width=width, sparsity=sparsity)
+# The same for a budget over weights alone.
+WEIGHTS_TABLE = [
+    (128, 0.5, (1, 0.383, 1), (1, 0.426, 1)),
+    (128, 0.9, (0.191, 0.047, 0.527), (0.276, 0.068, 1)),
+    (256, 0.8, (0.875, 0.115, 1), (1, 0.141, 1)),
+    (512, 0.9, (0.80, 0.054, 1), (0.987, 0.067, 1)),
+    (1024, 0.9, (1, 0.074, 1), (1, 0.083, 1)),
+    (1024, 0.95, (0.762, 0.026, 1), (0.958, 0.033, 1)),
+]
+
+
+@pytest.mark.parametrize(
+    ("budget", "width", "sparsity", "actor", "critic"),
+    [("all", *row) for row in TABLE] + [("weights", *row) for row in WEIGHTS_TABLE],
+)
+def test_densities(budget: str, width: int, sparsity: float, actor: tuple[float, ...], critic: tuple[float, ...]) -> None:
+    policy = make_policy(width=width, sparsity=sparsity, budget=budget)
     for network, expected in ((policy.actor, actor), (policy.critic, critic)):
         table = summary(network)
         densities = [1 - layer.sparsity for layer in table.values()]
         assert densities[:3] == pytest.approx(expected, abs=2e-3)
-        assert table.sparsity == pytest.approx(sparsity, abs=1e-3)
+        assert budget == "weights" or table.sparsity == pytest.approx(sparsity, abs=1e-3)
 
 
 class Script(gym.Env):

@@ -39,7 +39,7 @@ def draw_figure(number: int, lines: Lines, grid: Grid, path: Path) -> None:
         for axis, task in zip(axes, tasks, strict=True):
             _draw_scaling(axis, task, curves, grid)
     else:
-        figure, axes = _panels(len(tasks), len(grid.widths))
+        figure, axes = _panels(len(tasks), len(grid.widths), sharey="row")
         panels = [(task, width) for task in tasks for width in grid.widths]
         for axis, (task, width) in zip(axes, panels, strict=True):
             _draw_curves(axis, task, width, curves, grid)
@@ -107,7 +107,7 @@ def _draw_curves(axis: Any, task: str, width: int, curves: Mapping[tuple[str, in
         steps = sorted(by_step)
         label, colour = _style(arm, grid)
         if steps:
-            axis.plot(steps, [np.mean(by_step[step]) for step in steps], color=colour, label=f"{label} ({len(seeds)})")
+            axis.plot(steps, [np.mean(by_step[step]) for step in steps], color=colour, label=f"{label} ({_count(len(seeds))})")
             low, high = [min(by_step[step]) for step in steps], [max(by_step[step]) for step in steps]
             axis.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
     axis.set_xlim(0, grid.total_steps)
@@ -115,6 +115,10 @@ def _draw_curves(axis: Any, task: str, width: int, curves: Mapping[tuple[str, in
     axis.set_ylabel("return of training episodes")
     axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
     _finish(axis, f"{task}, width {width}")
+
+
+def _count(seeds: int) -> str:
+    return "1 seed" if seeds == 1 else f"{seeds} seeds"
 
 
 def _finish(axis: Any, title: str) -> None:
@@ -133,13 +137,13 @@ def _style(arm: Arm, grid: Grid) -> tuple[str, str]:
     return f"static, S = {arm.sparsity:g}", SPARSE_COLOURS[sparsities.index(arm.sparsity) % len(SPARSE_COLOURS)]
 
 
-def _panels(rows: int, columns: int) -> tuple[Any, list[Any]]:
+def _panels(rows: int, columns: int, **options: Any) -> tuple[Any, list[Any]]:
     # Figures are drawn without touching pyplot's global state or needing a display.
     figure_module = import_extra("matplotlib.figure", "plots")
     per_row = min(columns, 4)
     lines = rows * math.ceil(columns / per_row)
     figure = figure_module.Figure(figsize=(4.6 * per_row, 3.4 * lines), layout="constrained")
-    axes = list(figure.subplots(lines, per_row, squeeze=False).flat)
+    axes = list(figure.subplots(lines, per_row, squeeze=False, **options).flat)
     for axis in axes[rows * columns :]:
         axis.set_visible(False)
     return figure, axes[: rows * columns]

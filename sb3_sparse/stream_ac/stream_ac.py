@@ -242,8 +242,8 @@ class StreamAC(BaseAlgorithm):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         assert self.env is not None
-        callback.on_training_start(locals(), globals())
         try:
+            callback.on_training_start(locals(), globals())
             self._run(total_timesteps, callback, log_interval)
         finally:
             self.env.env_method("stop_training")

@@ -66,9 +66,10 @@ class EpisodeRecord:
     :param observation: The latest observation
     """
 
-    generator_state: Mapping[str, Any]
+    # SB3 writes the representation of what it saves into the file, too; this would be most of it.
+    generator_state: Mapping[str, Any] = field(repr=False)
     reset_arguments: dict[str, Any]
-    actions: list[Any] = field(default_factory=list)
+    actions: list[Any] = field(default_factory=list, repr=False)
     observation: np.ndarray | None = None
 
 
