@@ -338,7 +338,7 @@ model.learn(10**9, CheckpointCallback(10, sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), BACKENDS[1]])
 def test_a_killed_run_goes_on_bit_for_bit(backend: str, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), backend])
     deadline = time.monotonic() + 300
