@@ -142,6 +142,12 @@ def test_all_ways_to_give_an_environment_are_one(backend: str) -> None:
         assert_same_state(models[0], model)
 
 
+def test_the_seed_of_a_vectorized_environment_is_kept() -> None:
+    starts = [make(make_vec_env(pendulum, 1, seed=seed), seed=None) for seed in (5, 5, 6)]
+    first, second, other = (model.learn(1).env.env_method("training_state")[0]["episode"] for model in starts)  # type: ignore[union-attr]
+    assert first.reset_arguments == second.reset_arguments == {"seed": 5} and other.reset_arguments == {"seed": 6}
+
+
 def test_an_environment_in_another_process() -> None:
     vec_env = make_vec_env(pendulum, 1, wrapper_class=StreamWrapper, vec_env_cls=SubprocVecEnv)
     model, other = make(vec_env).learn(120), make(pendulum()).learn(120)
@@ -397,11 +403,18 @@ def test_hidden_activations_for_diagnostics() -> None:
         ({"policy_kwargs": {"width": 0}}, "width must be an integer of at least 2"),
         ({"policy_kwargs": {"init": "zeros"}}, "Unknown init 'zeros'.*'dense'"),
         ({"policy_kwargs": {"sparsity": 1.0}}, r"sparsity must lie in \[0, 1\)"),
+        ({"policy_kwargs": {"optimizer": "obgd"}}, "optimizer is an argument of StreamAC"),
+        ({"policy_kwargs": {"time_feature": False}}, "time_feature is an argument of StreamWrapper"),
     ],
 )
 def test_bad_options_are_named(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**kwargs)
+
+
+def test_policies_of_other_algorithms_are_refused() -> None:
+    with pytest.raises(ValueError, match="policy of its own, got SparseSimBaPolicy"):
+        StreamAC(sb3_sparse.SparseSimBaPolicy, "Pendulum-v1")  # type: ignore[arg-type]
 
 
 class Images(gym.Env):

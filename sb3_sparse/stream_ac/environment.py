@@ -125,7 +125,10 @@ def _vectorized(env: VecEnv) -> VecEnv:
         return env
     if type(env) is DummyVecEnv:
         inner = env.envs[0]
-        return DummyVecEnv([lambda: _as_env(with_stream_wrapper(inner))])
+        wrapped = DummyVecEnv([lambda: _as_env(with_stream_wrapper(inner))])
+        # Given for the next reset, as by make_vec_env(..., seed=...).
+        wrapped._seeds, wrapped._options = env._seeds, env._options
+        return wrapped
     raise ValueError(
         f"StreamAC cannot look into a {type(env).__name__}: wrap the environment before it is vectorised, e.g. "
         "make_vec_env(env_id, wrapper_class=StreamWrapper)."

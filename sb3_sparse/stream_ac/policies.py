@@ -20,9 +20,6 @@ from sb3_sparse.stream_ac.observation_statistics import ObservationStatistics
 class _DenseStreamPolicy(BasePolicy):
     """What :class:`StreamACPolicy` is before it is pruned."""
 
-    # Set by PrunedPolicy.
-    width: int
-
     def __init__(
         self,
         observation_space: spaces.Box,

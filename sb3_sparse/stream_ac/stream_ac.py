@@ -168,6 +168,11 @@ class StreamAC(BaseAlgorithm):
         for name, choice, choices in (("optimizer", self.optimizer, OPTIMIZERS), ("backend", self.backend, BACKENDS)):
             if choice not in choices:
                 raise ValueError(f"Unknown {name} {choice!r}: choose one of {', '.join(map(repr, choices))}.")
+        if not issubclass(self.policy_class, StreamACPolicy):
+            raise ValueError(f'StreamAC has a policy of its own, got {self.policy_class.__name__}: give "MlpPolicy".')
+        for name, place in {"optimizer": "StreamAC", "time_feature": "StreamWrapper"}.items():
+            if name in self.policy_kwargs:
+                raise ValueError(f"{name} is an argument of {place}, not of the policy: take it out of policy_kwargs.")
         if self._chosen_backend() == "numba" and self.device.type != "cpu":
             raise ValueError(f"backend='numba' runs on the CPU, not on {self.device}: give device='cpu' or backend='torch'.")
 
