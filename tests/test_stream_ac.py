@@ -444,6 +444,8 @@ def test_bad_environments_are_refused(env: Any, message: str) -> None:
 def test_the_time_feature_needs_a_time_limit() -> None:
     with pytest.raises(ValueError, match="has no time limit"):
         StreamWrapper(Dictionary(), time_feature=True)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        StreamWrapper(Dictionary(), time_limit=0)
     assert StreamWrapper(Dictionary(), time_limit=10).observation_space.shape == (8,)
     assert StreamWrapper(pendulum(), time_feature=False).observation_space.shape == (3,)
 

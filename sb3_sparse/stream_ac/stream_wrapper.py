@@ -91,7 +91,7 @@ class StreamWrapper(gym.Wrapper):
     :param time_limit: Steps until an episode is truncated; found out if None
     :param reset_reward_trace: Whether the running sum behind the reward scaling starts anew in each episode; the reference
         lets it leak
-    :raises ValueError: for images, spaces that cannot be flattened, and a time feature without a time limit.
+    :raises ValueError: for images, spaces that cannot be flattened, and a time feature without a time limit, or one below 1.
     """
 
     def __init__(
@@ -103,6 +103,8 @@ class StreamWrapper(gym.Wrapper):
         # Most environments return a vector already, and flattening it costs as much as all the rest here.
         self._flattens = not (isinstance(space, spaces.Box) and len(space.shape) == 1)
         limit = episode_length(env) if time_limit is None else time_limit
+        if limit is not None and limit < 1:
+            raise ValueError(f"time_limit must be a number of steps, at least 1, got {limit}.")
         if time_feature and limit is None:
             raise ValueError(f"{env} has no time limit, which the time feature needs: give time_limit, or time_feature=False.")
         self.time_limit = None if time_feature is False else limit
