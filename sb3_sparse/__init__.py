@@ -4,14 +4,17 @@ from importlib.metadata import version
 
 from sb3_sparse import networks, sparsity
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
-from sb3_sparse.sac import SparseSimBaPolicy
+from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.stream_ac import StreamAC
-from sb3_sparse.td3 import SparseSimBaTD3Policy
+from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
 from sb3_sparse.tqc import SparseSimBaTQCPolicy
 
 __version__ = version("sb3-sparse")
 
 __all__ = [
+    "DDPG",
+    "SAC",
+    "TD3",
     "SparseSimBaExtractor",
     "SparseSimBaPolicy",
     "SparseSimBaTD3Policy",

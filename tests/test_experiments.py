@@ -4,36 +4,20 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from stable_baselines3 import SAC
 
+from sb3_sparse.experiments.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments import provenance
 from sb3_sparse.experiments.extras import import_extra
 from sb3_sparse.experiments.figures import plot_learning_curves
 from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.results import COLUMNS, append_rows, read_rows, rows
-from sb3_sparse.experiments.stream_cost import PLAIN as PLAIN_STREAM
-from sb3_sparse.experiments.stream_cost import stream_cost
-from sb3_sparse.experiments.streaming import COLUMNS as COLUMNS_OF_STREAMING
-from sb3_sparse.experiments.streaming import (
-    DENSE,
-    GRIDS,
-    SPARSE_INIT,
-    Arm,
-    Grid,
-    StreamRun,
-    collect,
-    train_stream,
-    write_table,
-)
-from sb3_sparse.experiments.streaming_figures import draw_figure, final_returns, select
 from sb3_sparse.experiments.training import Evaluation, TrainingResult, TrainingRun, action_repeat, random_return, train
-from sb3_sparse.experiments.update_cost import PLAIN, format_table, update_cost
-from sb3_sparse.stream_ac import StreamAC
+from sb3_sparse.experiments.training_memory import training_memory
 from sb3_sparse.zoo.command_line import main
 
 SHORT = {
@@ -161,8 +145,6 @@ def test_quickstart_from_the_command_line(tmp_path: Path) -> None:
         (["quickstart", "--steps", "0"], "at least"),
         (["quickstart", "--env", "dm_control/cartpole-fly-v0"], "cartpole-fly"),
         (["bench", "--sparsity", "-0.1"], "sparsity must lie in [0, 1)"),
-        (["bench", "--stream-ac", "--width", "0"], "width must be an integer"),
-        (["bench", "--stream-ac", "--env", "NoSuchEnv-v0"], "NoSuchEnv"),
     ],
 )
 def test_bad_arguments_are_named_without_a_traceback(
@@ -180,103 +162,38 @@ def test_a_missing_extra_is_named() -> None:
         import_extra("a_module_that_nobody_has", "plots")
 
 
-def test_benchmark_compares_all_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    costs = update_cost(0.0625, [0.0, 0.5], rounds=2, updates=1)
-    assert [cost.variant for cost in costs] == [PLAIN, "S=0", "S=0.5"]
-    assert costs[0].update_ratio == costs[0].predict_ratio == 1.0
-    assert all(min(*cost.update_ms, *cost.predict_ms) > 0 for cost in costs)
-    assert len(format_table(costs).splitlines()) == 5
+def test_benchmark_compares_all_contenders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bench.json"
-    assert (
-        main(["bench", "--width-scale", "0.0625", "--sparsity", "0.5", "--rounds", "1", "--updates", "1", "--json", str(path)])
-        == 0
-    )
-    assert [entry["variant"] for entry in json.loads(path.read_text())] == [PLAIN, "S=0.5"]
-    assert "plain dense" in capsys.readouterr().out
-
-
-STREAM_GRID = Grid(("Pendulum-v1",), (8, 16), (DENSE, SPARSE_INIT, Arm("dense", 0.5)), (0, 1), 1_000, 2)
-
-
-def test_stream_runs_resume_where_they_were_stopped(tmp_path: Path) -> None:
-    run = StreamRun("Pendulum-v1", width=8, total_steps=1_000, windows=4)
-    seen: list[int] = []
-    rows = train_stream(run, tmp_path / "whole", seen.append)
-    assert [int(row["env_steps"]) for row in rows] == [250, 500, 750, 1_000] and seen == [1_000]
-    assert [row["episodes"] for row in rows] == [1, 1, 1, 2]  # of 200 steps each
-
-    class Stop(Exception):
-        pass
-
-    def stop(step: int) -> None:
-        raise Stop
-
-    with pytest.raises(Stop):
-        train_stream(run, tmp_path / "stopped", stop)
-    # The process may have ended between the table and the checkpoint.
-    beyond = [{**row, "return_mean": "1.0"} for row in rows]
-    write_table(tmp_path / "stopped" / "windows.csv", [dict(zip(row, row.values(), strict=True)) for row in beyond])
-    resumed = train_stream(run, tmp_path / "stopped")
-    assert resumed[-1]["return_mean"] == rows[-1]["return_mean"] != 1.0
-    models = [StreamAC.load(tmp_path / name / "checkpoint.zip") for name in ("whole", "stopped")]
-    np.testing.assert_array_equal(*(model.policy.parameters_to_vector() for model in models))
-    # What is complete is read, not run.
-    again = train_stream(run, tmp_path / "whole")
-    assert [row["return_mean"] for row in again] == [str(row["return_mean"]) for row in rows]
-
-
-def test_figures_of_streaming_show_what_there_is(tmp_path: Path) -> None:
-    image = pytest.importorskip("matplotlib.image")
-    for run in STREAM_GRID.runs()[:-1]:  # the last seed of one arm is missing
-        rows = [
-            {**dict.fromkeys(COLUMNS_OF_STREAMING, ""), "task": run.task, "width": run.width, "init": run.init,
-             "sparsity": run.sparsity, "seed": run.seed, "total_steps": 1_000, "env_steps": steps, "return_mean": steps / 10}
-            for steps in (500, 1_000)
-        ]  # fmt: skip
-        write_table(tmp_path / "runs" / run.name / "windows.csv", rows)
-    lines = collect(tmp_path)
-    curves = select(lines, STREAM_GRID)
-    assert len(curves) == 6 and len(curves["Pendulum-v1", 16, Arm("dense", 0.5)]) == 1
-    assert final_returns(curves["Pendulum-v1", 8, DENSE], 1_000) == [100.0, 100.0]
-    assert final_returns({0: [(500, 1.0)]}, 1_000) == []  # not complete
-    for number in (12, 13, 17):
-        draw_figure(number, lines, STREAM_GRID, tmp_path / f"{number}.png")
-        assert image.imread(tmp_path / f"{number}.png")[..., :3].std() > 0.01
-    with pytest.raises(ValueError, match="no finished window"):
-        draw_figure(12, [], STREAM_GRID, tmp_path / "none.png")
-
-
-def test_the_paper_s_streaming_grids() -> None:
-    full = GRIDS[12]["full"]
-    assert len(full.runs()) == 2 * 4 * 4 * 5 and {run.total_steps for run in full.runs()} == {2_000_000}
-    assert {(run.task, run.init) for run in full.runs()} == {("Ant-v4", "dense"), ("Walker2d-v4", "dense")}
-    assert set(GRIDS[12]["short"].runs()) < set(GRIDS[13]["short"].runs())  # figures share runs
-    names = [run.name for grids in GRIDS.values() for grid in grids.values() for run in set(grid.runs())]
-    assert len(set(names)) == len({run for grids in GRIDS.values() for grid in grids.values() for run in grid.runs()})
+    small = [
+        "--width-scale",
+        "0.0625",
+        "--sparsity",
+        "0",
+        "0.5",
+        "--rounds",
+        "2",
+        "--updates",
+        "1",
+        "--device",
+        "cpu",
+        "--no-memory",
+    ]
+    assert main(["bench", *small, "--loop", "Pendulum-v1", "--loop-steps", "20", "--json", str(path)]) == 0
+    variants = [STOCK, "SB3, S=0", "ours, S=0", "SB3, S=0.5", "ours, S=0.5"]
+    entries = json.loads(path.read_text())
+    assert [entry["variant"] for entry in entries] == 2 * variants
+    assert entries[0]["update_speedup"] == entries[0]["predict_speedup"] == 1.0
+    for entry in entries[:5]:
+        assert min(*entry["update_ms"], *entry["predict_ms"]) > 0 and len(entry["update_ms"]) == 2
+        assert entry["memory_bytes"] is None
+    assert all(entry["steps_per_second"] > 0 for entry in entries[5:])
+    output = capsys.readouterr().out
+    assert all(output.count(f"| {variant} |") == 2 for variant in variants)
 
 
 @pytest.mark.slow
-def test_figure_from_the_command_line(tmp_path: Path) -> None:
-    pytest.importorskip("mujoco")
-    assert main(["figure", "13", "--budget", "smoke", "--output", str(tmp_path), "--workers", "1"]) == 0
-    assert (tmp_path / "figure-13-smoke.png").stat().st_size > 10_000
-    table = read_rows(tmp_path / "streaming.csv")
-    assert {(row["init"], row["sparsity"]) for row in table} == {("dense", "0.0"), ("sparse", "0.0"), ("dense", "0.5")}
-    started = time.process_time()
-    assert main(["figure", "13", "--budget", "smoke", "--output", str(tmp_path), "--workers", "1"]) == 0  # nothing is left
-    assert time.process_time() - started < 30
-
-
-def test_benchmark_of_stream_ac(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("numba")
-    costs = stream_cost([8], [0.0, 0.5], rounds=2, task="Pendulum-v1", steps=20)
-    assert [(cost.what, cost.variant) for cost in costs] == [
-        ("agent", PLAIN_STREAM), ("agent", "torch, S=0"), ("agent", "numba, S=0"), ("agent", "numba, S=0.5"),
-        ("Pendulum-v1", PLAIN_STREAM), ("Pendulum-v1", "numba, S=0"), ("Pendulum-v1", "numba, S=0.5"),
-    ]  # fmt: skip
-    assert costs[0].speedup == 1.0 and costs[2].speedup > 5
-    path = tmp_path / "bench.json"
-    arguments = ["--width", "8", "--sparsity", "0", "--rounds", "1", "--env", "Pendulum-v1", "--json", str(path)]
-    assert main(["bench", "--stream-ac", *arguments]) == 0
-    assert [entry["variant"] for entry in json.loads(path.read_text())][:2] == [PLAIN_STREAM, "torch, S=0"]
-    assert "steps per second" in capsys.readouterr().out
+def test_memory_is_that_of_the_networks() -> None:
+    dense, sparse = (training_memory(Contender(COMPILED, 2.0, sparsity), "cpu") for sparsity in (0.0, 0.95))
+    # 17.4M weights, with gradient, two moments and the critic's target: 4 + 16.9 / 17.4 times 4 bytes.
+    assert 0.8 * 347e6 < dense < 2.0 * 347e6
+    assert sparse < 0.6 * dense

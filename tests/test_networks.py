@@ -50,8 +50,9 @@ def test_actor_against_reference(variant: str) -> None:
     }
     assert computed.keys() == expected.keys()
     for name, value in computed.items():
-        # atanh(tanh(x)) loses digits where the action saturates.
-        th.testing.assert_close(value.detach(), expected[name], **CLOSE, msg=lambda text, name=name: f"{name}: {text}")
+        # atanh(tanh(x)) loses digits where the action saturates, and the square of a distance of 20 deviations doubles errors.
+        close = {**CLOSE, "rtol": 2e-5} if name == "log_prob_of_given_actions" else CLOSE
+        th.testing.assert_close(value.detach(), expected[name], **close, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("variant", ["dense", "0.5", "0.8"])

@@ -1,6 +1,10 @@
 import copy
+import dataclasses
+import importlib.util
 import io
+import itertools
 import math
+import os
 import pickle
 from collections.abc import Callable
 
@@ -23,6 +27,8 @@ from sb3_sparse.sparsity import (
     to_dense,
 )
 from sb3_sparse.sparsity import layers as layers_module
+from sb3_sparse.sparsity import products as products_module
+from sb3_sparse.sparsity.products import KERNEL_CROSSOVER, MKL_CROSSOVER, Crossover, Products
 
 # Kind -> (dense layer, input of a batch).
 LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
@@ -35,6 +41,7 @@ LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
     "same reflect conv": (lambda **kw: nn.Conv2d(4, 6, 3, padding="same", padding_mode="reflect", **kw), (4, 7, 6)),
 }
 TOLERANCE = {th.float64: 1e-12, th.float32: 1e-6}
+needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="the kernels need numba")
 needs_mkl = pytest.mark.skipif(not th.backends.mkl.is_available(), reason="compressed rows need MKL")
 
 
@@ -43,11 +50,22 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=["dense", pytest.param("compressed", marks=needs_mkl)])
+ALWAYS = Crossover(1.0, 1.0, 1.0, small_batch=10**9)
+BACK_ENDS = [pytest.param("mkl", marks=needs_mkl), pytest.param("kernels", marks=needs_numba)]
+
+
+def use(back_end: str, monkeypatch: pytest.MonkeyPatch, crossover: Crossover = ALWAYS) -> None:
+    """Let linear layers multiply in one way, "dense" or that of a back end."""
+    found = {"mkl": products_module._mkl, "kernels": products_module._kernels, "dense": lambda: None}[back_end]()
+    assert back_end == "dense" or found.name == back_end
+    chosen = found and dataclasses.replace(found, crossover=crossover)
+    monkeypatch.setattr(products_module, "back_end_for", lambda topology: chosen)
+
+
+@pytest.fixture(params=["dense", *BACK_ENDS])
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which of the two ways a linear layer multiplies in."""
-    compressed = request.param == "compressed"
-    monkeypatch.setattr(layers_module, "prefers_compressed_rows", lambda input, values, topology: compressed)
+    """Which of the ways a linear layer multiplies in."""
+    use(request.param, monkeypatch)
     return request.param
 
 
@@ -71,25 +89,25 @@ def inactive(layer: SparseLayer) -> th.Tensor:
     return th.stack([layer.weight[off], to_dense(layer).weight[off]])
 
 
-def assert_close(actual: th.Tensor, expected: th.Tensor) -> None:
-    """Equal up to rounding, relative to the largest entry."""
+def assert_close(actual: th.Tensor, expected: th.Tensor, slack: float = 1.0) -> None:
+    """Equal up to rounding, relative to the largest entry; long sums need some slack."""
     assert actual.shape == expected.shape
     scale = max(expected.abs().max().item(), 1e-30) if expected.numel() else 1.0
-    assert (actual - expected).abs().max().item() <= TOLERANCE[expected.dtype] * scale if expected.numel() else True
+    assert (actual - expected).abs().max().item() <= slack * TOLERANCE[expected.dtype] * scale if expected.numel() else True
 
 
-def compare_with_dense(sparse: SparseLayer, dense: nn.Module, x: th.Tensor) -> None:
+def compare_with_dense(sparse: SparseLayer, dense: nn.Module, x: th.Tensor, slack: float = 1.0) -> None:
     """Outputs and all gradients of the masked dense layer."""
     inputs = [x.detach().requires_grad_(x.is_floating_point()) for _ in range(2)]
     outputs = [layer(input) for layer, input in zip((sparse, dense), inputs, strict=True)]
-    assert_close(outputs[0], outputs[1])
+    assert_close(outputs[0], outputs[1], slack)
     grad = th.randn_like(outputs[1])
     for output in outputs:
         output.backward(grad)
-    assert_close(inputs[0].grad, inputs[1].grad)
-    assert_close(sparse.values.grad, sparse.topology.gather(dense.weight.grad))
+    assert_close(inputs[0].grad, inputs[1].grad, slack)
+    assert_close(sparse.values.grad, sparse.topology.gather(dense.weight.grad), slack)
     if dense.bias is not None:
-        assert_close(sparse.bias.grad, dense.bias.grad)
+        assert_close(sparse.bias.grad, dense.bias.grad, slack)
 
 
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
@@ -565,22 +583,219 @@ def test_registered_layer_can_do_what_layers_can(noisy: nn.Sequential) -> None:
     assert [name for name, _ in sparse_layers(sparse)] == ["0", "2"]
 
 
-@needs_mkl
-@pytest.mark.parametrize(("sparsity", "batch", "compressed"), [(0.5, 1, True), (0.5, 64, False), (0.9, 64, True)])
-def test_compressed_rows_are_used_where_they_pay(monkeypatch, sparsity: float, batch: int, compressed: bool) -> None:
+CHOICES = list(itertools.product([False, True], repeat=3))
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "".join("dc"[part] for part in choice))
+def test_every_product_can_be_made_by_itself(monkeypatch, back_end: str, choice: tuple[bool, bool, bool]) -> None:
+    # Densities up to 1 or none at all.
+    use(back_end, monkeypatch, Crossover(*map(float, choice), small_batch=0))
+    sparse, dense = make("linear", dtype=th.float64)
+    compare_with_dense(sparse, dense, th.randn(9, 40, dtype=th.float64))
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("choice", CHOICES[1:], ids=lambda choice: "".join("dc"[part] for part in choice))
+def test_gradients_are_finite_differences(monkeypatch, back_end: str, choice: tuple[bool, bool, bool]) -> None:
+    use(back_end, monkeypatch, Crossover(*map(float, choice), small_batch=0))
+    layer = prune(nn.Linear(11, 7, dtype=th.float64), 0.6)
+    x = th.randn(4, 11, dtype=th.float64, requires_grad=True)
+
+    def outputs(x: th.Tensor, values: th.Tensor, bias: th.Tensor) -> th.Tensor:
+        result = products_module.sparse_linear(x, values, bias, layer.topology)
+        assert result is not None
+        return result
+
+    assert th.autograd.gradcheck(outputs, (x, layer.values, layer.bias))
+    assert th.autograd.gradgradcheck(outputs, (x, layer.values, layer.bias))
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [th.float32, th.float64])
+@pytest.mark.parametrize(
+    ("rows", "columns", "batch"),
+    [
+        (1, 1, 1),
+        (1, 3000, 5),
+        (65, 17, 129),  # a panel of rows, a tile of samples and one more
+        (64, 16, 128),
+        (130, 1025, 3),  # a block of columns and one more
+        (97, 2500, 200),
+        (15, 31, 47),
+    ],
+)
+def test_kernels_cover_all_of_a_matrix(monkeypatch, rows: int, columns: int, batch: int, dtype: th.dtype) -> None:
+    use("kernels", monkeypatch)
+    th.manual_seed(0)
+    dense = nn.Linear(columns, rows, dtype=dtype)
+    sparse = SparseLinear.convert(copy.deepcopy(dense), Topology.random((rows, columns), max(1, rows * columns // 3)))
+    with th.no_grad():
+        dense.weight.mul_(sparse.topology.mask())
+    compare_with_dense(sparse, dense, th.randn(batch, columns, dtype=dtype), slack=5.0)
+
+
+@needs_numba
+@pytest.mark.parametrize("batch", [1, 200])
+def test_kernels_leave_memory_beside_their_results_alone(batch: int) -> None:
+    from sb3_sparse.sparsity import kernel_products
+
+    layer = prune(nn.Linear(70, 37), 0.5)
+    x, room, allocated = th.randn(batch, 70), 4_096, []
+
+    def new_empty(like: th.Tensor, *shape: int) -> th.Tensor:
+        size = math.prod(shape)
+        allocated.append(th.full((size + 2 * room,), 7.0))
+        return allocated[-1][room : room + size].view(shape)
+
+    expected = layer(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(th.Tensor, "new_empty", new_empty)
+        rows = kernel_products.rows_of(layer.topology, with_transpose=True)
+        outputs = kernel_products.multiply(x, layer.values.detach(), layer.bias.detach(), rows)
+        kernel_products.input_gradient(outputs, layer.values.detach(), rows)
+        kernel_products.weight_gradient(outputs, x, rows)
+    assert_close(outputs, expected)
+    assert len(allocated) >= 3
+    for memory in allocated:
+        assert (memory[:room] == 7.0).all()
+        assert (memory[-room:] == 7.0).all()
+
+
+@needs_numba
+def test_threads_change_nothing(monkeypatch) -> None:
+    from sb3_sparse.sparsity import kernel_products
+
+    monkeypatch.setattr(kernel_products, "WORK_PER_THREAD", 1)
+    use("kernels", monkeypatch)
+    layer, x, results, before = (
+        prune(nn.Linear(300, 400), 0.7),
+        th.randn(70, 300, requires_grad=True),
+        [],
+        th.get_num_threads(),
+    )
+    shares = []
+    run = kernel_products._multiply_tiles
+    monkeypatch.setattr(kernel_products, "_multiply_tiles", lambda *args: shares.append(args[-2:]) or run(*args))
+    try:
+        for threads in (1, 2, 3):
+            th.set_num_threads(threads)
+            output = layer(x)
+            results.append([output, *th.autograd.grad(output.square().sum(), [x, *layer.parameters()])])
+    finally:
+        th.set_num_threads(before)
+    ranges = {400: [(0, 400), (0, 200), (200, 400), (0, 133), (133, 266), (266, 400)]}
+    ranges[300] = [(0, 300), (0, 150), (150, 300), (0, 100), (100, 200), (200, 300)]
+    assert sorted(shares) == sorted([*ranges[400], *ranges[300]])
+    for other in results[1:]:
+        assert all(map(th.equal, results[0], other))
+
+
+@needs_numba
+def test_kernels_run_in_a_forked_process(monkeypatch) -> None:
+    # Threads that were started before the fork do not live on in the child.
+    from sb3_sparse.sparsity import kernel_products
+
+    monkeypatch.setattr(kernel_products, "WORK_PER_THREAD", 1)
+    use("kernels", monkeypatch)
+    layer, x, before = prune(nn.Linear(128, 256), 0.7), th.randn(20, 128), th.get_num_threads()
+    try:
+        th.set_num_threads(2)
+        with th.no_grad():
+            expected = layer(x)
+            process = os.fork()
+            if process == 0:
+                # Not a return or an exception, either of which would go on with the tests in the child.
+                os._exit(0 if th.equal(layer(x), expected) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    finally:
+        th.set_num_threads(before)
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize(("sparsity", "batch"), [(0.1, 1), (0.1, 64), (0.9, 64)])
+def test_active_weights_are_multiplied_where_it_pays(monkeypatch, back_end: str, sparsity: float, batch: int) -> None:
+    use(back_end, monkeypatch, {"mkl": MKL_CROSSOVER, "kernels": KERNEL_CROSSOVER}[back_end])
     layer, calls = prune(nn.Linear(40, 30), sparsity, budget="weights"), []
-    real = layers_module.compressed_linear
-    monkeypatch.setattr(layers_module, "compressed_linear", lambda *args: calls.append(args) or real(*args))
-    assert isinstance(layer, SparseLinear)
-    layer(th.randn(batch, 40))
-    assert bool(calls) == compressed
+    module = products_module.back_end_for(layer.topology).module
+    for name in ("multiply", "input_gradient", "weight_gradient"):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, name=name, real=real: calls.append(name) or real(*args))
+    layer(th.randn(batch, 40, requires_grad=True)).sum().backward()
+    few = sparsity > 0.5 or batch == 1
+    assert calls == (["multiply", "input_gradient", "weight_gradient"] if few else [])
     # Where they cannot be used, the layer works all the same.
     calls.clear()
     copy.deepcopy(layer).bfloat16()(th.randn(1, 40, dtype=th.bfloat16))
     assert layer(th.randn(0, 40)).shape == (0, 30)
+    assert layer(th.randn(1, 40).as_subclass(Subclass)).shape == (1, 30)
     layer.record_dense_gradient()
     layer(th.randn(1, 40))
     assert not calls
+
+
+class Subclass(th.Tensor):
+    """Numbers that somebody follows through torch's operations."""
+
+
+def test_crossovers_are_per_product() -> None:
+    crossover = Crossover(0.5, 0.3, 0.1, small_batch=8)
+    assert [crossover.products(density, 256) for density in (0.6, 0.4, 0.2, 0.1)] == [
+        Products(False, False, False),
+        Products(True, False, False),
+        Products(True, True, False),
+        Products(True, True, True),
+    ]
+    assert crossover.products(0.9, 8) == Products(True, True, True)
+
+
+@pytest.mark.parametrize("available", ["kernels", "mkl", "nothing"])
+def test_what_is_installed_is_used(monkeypatch, available: str) -> None:
+    if available != "kernels":
+        monkeypatch.setattr(products_module, "_kernels", lambda: None)
+    if available == "nothing":
+        monkeypatch.setattr(products_module, "_mkl", lambda: None)
+    found = products_module.back_end_for(Topology.random((5, 5), 3))
+    installed = {"kernels": importlib.util.find_spec("numba") is not None, "mkl": th.backends.mkl.is_available()}
+    assert (found and found.name) == (available if installed.get(available) else found and "mkl")
+    assert available != "nothing" or found is None
+    sparse, dense = make("linear")
+    compare_with_dense(sparse, dense, th.randn(3, 40))
+
+
+@needs_numba
+def test_kernels_are_not_for_huge_matrices() -> None:
+    wide = Topology.random((2, 2**16 + 1), 100)
+    found = products_module.back_end_for(wide)
+    assert found is None or found.name == "mkl"
+    layer = SparseLinear.convert(nn.Linear(2**16 + 1, 2), wide)
+    x = th.randn(3, 2**16 + 1)
+    assert_close(layer(x), to_dense(layer)(x))
+
+
+def test_numba_that_does_not_load_is_reported(monkeypatch) -> None:
+    monkeypatch.setattr(products_module.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(products_module.importlib, "import_module", lambda name: raise_import_error("Numba needs NumPy 2.3"))
+    with pytest.warns(RuntimeWarning, match=r"numba cannot be used \(Numba needs NumPy 2.3\)"):
+        assert products_module._kernels.__wrapped__() is None
+
+
+def raise_import_error(message: str) -> None:
+    raise ImportError(message)
+
+
+def test_kernels_can_be_switched_off(monkeypatch) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    assert products_module._kernels.__wrapped__() is None
+
+
+def test_sparse_layers_can_be_traced(product: str) -> None:
+    # A trace that held the product of one input as a constant would ignore the next one.
+    layer = prune(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), 0.5).eval()
+    with th.no_grad():
+        traced = th.jit.trace(layer, (th.randn(4, 20),), check_trace=False)
+        batch = th.randn(4, 20)
+        th.testing.assert_close(traced(batch), layer(batch))
 
 
 @pytest.mark.filterwarnings("ignore:.*assigned during export")

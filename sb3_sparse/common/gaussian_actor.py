@@ -58,6 +58,20 @@ class SimBaActor(SimBaActorBase, Actor):
         self.mu = linear_head(size.hidden_dim, action_dim)
         self.log_std = linear_head(size.hidden_dim, action_dim)  # type: ignore[assignment]
 
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Draw an action: what SB3's actor returns, and from the same random numbers, without a distribution object, which takes
+        longer to make than a small network.
+
+        :param obs: (batch, *shape) raw observations
+        :param deterministic: Whether to return the mode
+        :return: (batch, action_dim) actions in [-1, 1]
+        """
+        if deterministic:
+            return th.tanh(self.mu(self.latent_pi(self.extract_features(obs, self.features_extractor))))
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        return th.tanh(mean + th.randn_like(mean) * log_std.exp())
+
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """
         :param obs: (batch, *shape) raw observations

@@ -20,6 +20,7 @@ from sb3_sparse.networks.initializers import orthogonal_linear
 from sb3_sparse.sparsity import Topology
 from sb3_sparse.sparsity.layers import sparse_type_of
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 ActorT = TypeVar("ActorT", bound="SimBaActorBase")
 
 
@@ -35,6 +36,16 @@ class NormalizesObservations(BaseModel):
         :return: (batch, features_dim)
         """
         return features_extractor(self.normalizer(self._preprocess(obs)))
+
+    def train(self: NetworkT, mode: bool = True) -> NetworkT:
+        """
+        Set training mode of the network and all below it. SB3 does so in every ``predict``, where torch's way, which sets it
+        whether it changes or not, would take longer than the actor.
+
+        :param mode: Whether to train
+        """
+        _set_training(self, mode)
+        return self
 
     def _preprocess(self, obs: PyTorchObs) -> PyTorchObs:
         return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)  # type: ignore[return-value]
@@ -165,6 +176,18 @@ def linear_head(hidden_dim: int, output_dim: int) -> nn.Linear:
     head = nn.Linear(hidden_dim, output_dim)
     orthogonal_linear(head)
     return head
+
+
+def _set_training(module: nn.Module, mode: bool) -> None:
+    for child in module._modules.values():
+        if child is None:
+            continue
+        if type(child).train is nn.Module.train:
+            _set_training(child, mode)
+        else:
+            child.train(mode)
+    if module.training != mode:
+        module.training = mode
 
 
 def _adopt_topologies(network: nn.Module, state_dict: Mapping[str, th.Tensor]) -> None:

@@ -1,93 +1,92 @@
-"""What one update and one action of SAC cost in stock SB3: plain dense SimBa against ours, dense and sparse, in one run."""
+"""What one update and one action of SAC cost: stock SB3, ours in stock SB3, and our compiled update, in one run."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3 import SAC
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import get_device
 
-from sb3_sparse.common.hyperparameters import hyperparameters
-from sb3_sparse.experiments.plain_simba import PlainSimBaPolicy
-from sb3_sparse.sac import SparseSimBaPolicy
+from sb3_sparse.experiments.contenders import BATCH_SIZE, OBSERVATION_DIM, STOCK, Contender, filled
+from sb3_sparse.experiments.training_memory import training_memory
 
-# Sizes of humanoid.
-OBSERVATION_DIM, ACTION_DIM = 67, 21
-BATCH_SIZE = 256
 PREDICTIONS = 100
-PLAIN = "plain dense"
-
-
-class _RandomEnv(gym.Env):
-    """An environment that costs nothing, of humanoid's sizes."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATION_DIM,), np.float32)
-    action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        return self._observation(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        return self._observation(), 0.0, False, False, {}
-
-    def _observation(self) -> np.ndarray:
-        return self.np_random.standard_normal(OBSERVATION_DIM).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class UpdateCost:
     """
-    Cost of one variant, in process time.
+    Cost of one contender: process time on a CPU, time until the GPU is done on a GPU.
 
     :param width_scale: Width scale w
-    :param variant: "plain dense", or the sparsity
+    :param variant: Name of the contender
+    :param device: Name of the device
     :param update_ms: Milliseconds of one update in each round
-    :param update_ratio: Median over rounds of this variant's time divided by that of the plain dense network
+    :param update_speedup: Median over rounds of the time of stock SB3 with a plain dense network of this width, divided by
+        this contender's
     :param predict_ms: Milliseconds of one action for one observation in each round
-    :param predict_ratio: The same ratio for actions
+    :param predict_speedup: The same for actions
+    :param memory_bytes: Memory that training takes, without the replay buffer; None if it was not measured
     """
 
     width_scale: float
     variant: str
+    device: str
     update_ms: Sequence[float]
-    update_ratio: float
+    update_speedup: float
     predict_ms: Sequence[float]
-    predict_ratio: float
+    predict_speedup: float
+    memory_bytes: int | None
 
 
-def update_cost(width_scale: float, sparsities: Sequence[float], rounds: int = 7, updates: int = 5) -> list[UpdateCost]:
+def update_cost(
+    contenders: Sequence[Contender], rounds: int = 7, updates: int = 5, device: str = "auto", memory: bool = True
+) -> list[UpdateCost]:
     """
-    Time ``train()`` and ``predict()`` of all variants in turn, round by round, so that a machine whose speed drifts is fair to
-    all.
+    Time ``train()`` and ``predict()`` of all contenders in turn, round by round, so that a machine whose speed drifts is fair
+    to all. On a GPU torch's matrix products use TF32, those of stock SB3 as well.
 
-    :param width_scale: Width scale w
-    :param sparsities: Sparsities of the variants with this package's policy
-    :param rounds: Timed rounds, after one that is not
-    :param updates: Updates per round
-    :return: Costs, the plain dense network first
+    :param contenders: What to compare; widths without stock SB3 among them get no ratio
+    :param rounds: Timed rounds, after two that are not
+    :param updates: Updates per round, in one call of ``train()``
+    :param device: Device
+    :param memory: Whether to measure memory as well, each contender in a process of its own
+    :raises ValueError: if a number is not positive.
     """
-    models = {PLAIN: _model(PlainSimBaPolicy, width_scale)}
-    models.update({f"S={s:g}": _model(SparseSimBaPolicy, width_scale, sparsity=s) for s in sparsities})
-    update_ms: dict[str, list[float]] = {name: [] for name in models}
-    predict_ms: dict[str, list[float]] = {name: [] for name in models}
+    if rounds < 1 or updates < 1:
+        raise ValueError(f"rounds and updates must be at least 1, got {rounds} and {updates}.")
+    kind = get_device(device).type
+    if kind == "cuda":
+        th.set_float32_matmul_precision("high")
+    used = [training_memory(contender, device) if memory else None for contender in contenders]
+    models = [filled(contender, device) for contender in contenders]
     observation = np.zeros(OBSERVATION_DIM, np.float32)
-    for timed_round in range(rounds + 1):
-        for name, model in models.items():
-            update = _milliseconds(lambda model=model: model.train(updates, BATCH_SIZE)) / updates  # type: ignore[misc]
-            actions = _milliseconds(lambda model=model: [model.predict(observation) for _ in range(PREDICTIONS)])  # type: ignore[misc]
-            if timed_round > 0:
-                update_ms[name].append(update)
-                predict_ms[name].append(actions / PREDICTIONS)
+    update_ms: list[list[float]] = [[] for _ in models]
+    predict_ms: list[list[float]] = [[] for _ in models]
+    for timed_round in range(-2, rounds):
+        for i, model in enumerate(models):
+            update = _milliseconds(lambda model=model: model.train(updates, BATCH_SIZE), kind) / updates  # type: ignore[misc]
+            acting = lambda model=model: [model.predict(observation) for _ in range(PREDICTIONS)]  # type: ignore[misc] # noqa: E731
+            predict = _milliseconds(acting, kind) / PREDICTIONS
+            if timed_round >= 0:
+                update_ms[i].append(update)
+                predict_ms[i].append(predict)
+    name = th.cuda.get_device_name() if kind == "cuda" else "CPU"
     return [
-        UpdateCost(width_scale, name, update_ms[name], _ratio(update_ms, name), predict_ms[name], _ratio(predict_ms, name))
-        for name in models
+        UpdateCost(
+            contender.width_scale,
+            contender.variant,
+            name,
+            update_ms[i],
+            _speedup(contenders, update_ms, i),
+            predict_ms[i],
+            _speedup(contenders, predict_ms, i),
+            used[i],
+        )
+        for i, contender in enumerate(contenders)
     ]
 
 
@@ -97,36 +96,35 @@ def format_table(costs: Sequence[UpdateCost]) -> str:
     :return: Markdown table
     """
     lines = [
-        "| w | variant | ms per update: median (min to max) | ratio | ms per action | ratio |",
-        "|---|---|---|---|---|---|",
+        "| w | variant | ms per update: median (min to max) | updates/s | SB3 / this | ms per action | SB3 / this | MiB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for cost in costs:
-        update = f"{statistics.median(cost.update_ms):.1f} ({min(cost.update_ms):.1f} to {max(cost.update_ms):.1f})"
-        action = f"{statistics.median(cost.predict_ms):.2f}"
-        ratios = f"{cost.update_ratio:.2f}", f"{cost.predict_ratio:.2f}"
-        lines.append(f"| {cost.width_scale:g} | {cost.variant} | {update} | {ratios[0]} | {action} | {ratios[1]} |")
+        median = statistics.median(cost.update_ms)
+        update = f"{median:.2f} ({min(cost.update_ms):.2f} to {max(cost.update_ms):.2f}) | {1e3 / median:.0f}"
+        action = f"{statistics.median(cost.predict_ms):.3f}"
+        memory = "not measured" if cost.memory_bytes is None else f"{cost.memory_bytes / 2**20:.0f}"
+        lines.append(
+            f"| {cost.width_scale:g} | {cost.variant} | {update} | {cost.update_speedup:.2f} | {action} | "
+            f"{cost.predict_speedup:.2f} | {memory} |"
+        )
     return "\n".join(lines)
 
 
-def _milliseconds(work: Callable[[], Any]) -> float:
+def _milliseconds(work: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        th.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        th.cuda.synchronize()
+        return (time.perf_counter() - start) * 1e3
     start = time.process_time()
     work()
     return (time.process_time() - start) * 1e3
 
 
-def _ratio(times: Mapping[str, list[float]], name: str) -> float:
-    return statistics.median(time / plain for time, plain in zip(times[name], times[PLAIN], strict=True))
-
-
-def _model(policy: type, width_scale: float, **policy_kwargs: Any) -> SAC:
-    env = _RandomEnv()
-    arguments = {**hyperparameters("sac", env), "buffer_size": 2_000}
-    model = SAC(policy, env, policy_kwargs={"width_scale": width_scale, **policy_kwargs}, seed=0, device="cpu", **arguments)
-    model.set_logger(configure(None, []))
-    rng = np.random.default_rng(0)
-    for _ in range(1_000):
-        observation, following = rng.standard_normal((2, 1, OBSERVATION_DIM))
-        action = rng.uniform(-1.0, 1.0, (1, ACTION_DIM))
-        model.replay_buffer.add(observation, following, action, np.zeros(1), np.zeros(1), [{}])  # type: ignore[union-attr]
-    th.set_num_threads(1)
-    return model
+def _speedup(contenders: Sequence[Contender], times: Sequence[Sequence[float]], i: int) -> float:
+    stock = Contender(STOCK, contenders[i].width_scale)
+    if stock not in contenders:
+        return float("nan")
+    return statistics.median(base / own for base, own in zip(times[contenders.index(stock)], times[i], strict=True))

@@ -7,7 +7,8 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from sb3_sparse.sparsity.products import compressed_linear, prefers_compressed_rows
+from sb3_sparse.sparsity.dense_weights import DenseWeights
+from sb3_sparse.sparsity.products import sparse_linear
 from sb3_sparse.sparsity.topology import Topology
 
 SelfSparseLayer = TypeVar("SelfSparseLayer", bound="SparseLayer")
@@ -168,6 +169,11 @@ class SparseLayer(nn.Module):
         for weight, values in self.value_names.items():
             self._parameters[values].copy_(self.topology.gather(twin.get_parameter(weight)))  # type: ignore[union-attr]
 
+    @property
+    def records_dense_gradient(self) -> bool:
+        """Whether the gradient with respect to all weights is kept."""
+        return self._records_dense_gradient
+
     def weight_names(self) -> dict[str, str]:
         """Parameter of this layer -> the dense layer's weight of which it holds the active entries."""
         return {values: weight for weight, values in self.value_names.items()}
@@ -193,19 +199,25 @@ class SparseLinear(SparseLayer):
     """
     Linear layer with a fixed set of active weights, made from ``torch.nn.Linear``.
 
-    On a CPU with MKL it multiplies compressed rows where that is faster than rebuilding the dense matrix.
+    On a CPU it multiplies active weights only where that is faster than rebuilding the dense matrix (extra ``fast``, or MKL).
     """
 
     dense_type = nn.Linear
     bias: nn.Parameter | None
+    # Set only while somebody serves kept matrices, so never part of a copy or a pickle.
+    dense_weights: DenseWeights | None = None
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         """
         :param input: (..., in_features)
         :return: (..., out_features)
         """
-        if not self._records_dense_gradient and prefers_compressed_rows(input, self.values, self.topology):
-            return compressed_linear(input, self.values, self.bias, self.topology)
+        if not self._records_dense_gradient:
+            output = sparse_linear(input, self.values, self.bias, self.topology)
+            if output is not None:
+                return output
+            if self.dense_weights is not None:
+                return self.dense_weights.linear(input, self.values, self.bias, self.topology)
         return F.linear(input, self.weight, self.bias)
 
 

@@ -8,6 +8,9 @@ import torch as th
 from torch import nn
 
 _INT32_MAX = 2**31 - 1
+_UINT16_MAX = 2**16 - 1
+# Columns that a kernel has in its scratch memory at a time: with 512 bytes of samples each half of a second-level cache.
+BLOCK_COLUMNS = 1024
 _REMEDY = "Build the model with the sparsity, distribution, budget and network size that the checkpoint was made with."
 
 
@@ -29,6 +32,28 @@ class CompressedRows(NamedTuple):
     to_transposed: th.Tensor
 
 
+class BlockedRows(NamedTuple):
+    """
+    A topology as the compiled kernels take it: compressed sparse rows whose beginnings are known for every block of
+    ``BLOCK_COLUMNS`` columns.
+
+    :param shape: Numbers of rows and columns
+    :param blocks: Number of blocks
+    :param starts: (rows, blocks + 1) int32, first entry of every block in every row, and the row's end
+    :param columns: (active,) uint16, column of every active weight
+    """
+
+    shape: th.Size
+    blocks: int
+    starts: th.Tensor
+    columns: th.Tensor
+
+    def positions(self) -> th.Tensor:
+        """(active,) int64 flat row-major positions."""
+        rows = th.arange(self.shape[0]).repeat_interleave((self.starts[:, -1] - self.starts[:, 0]).long())
+        return rows * self.shape[1] + self.columns.long()
+
+
 class Topology(nn.Module):
     """
     The positions of a layer's active weights: one boolean mask, stored as sorted flat indices.
@@ -47,6 +72,10 @@ class Topology(nn.Module):
     def __init__(self, indices: th.Tensor, shape: Sequence[int]):
         super().__init__()
         self.shape = th.Size(shape)
+        # Plain attributes, as they are asked for in every forward pass: numbers of weights of the dense layer, and active.
+        self.numel, self.active = self.shape.numel(), indices.numel()
+        # Whether rows and columns can be numbered with 16 bits, as in BlockedRows.
+        self.fits_blocked_rows = len(shape) == 2 and max(shape) <= _UINT16_MAX + 1 and self.numel <= _INT32_MAX
         dtype = th.int32 if self.numel <= _INT32_MAX else th.int64
         _check_indices(indices, self.numel)
         # A copy: indices are written in place, and the caller's tensor may be those of another topology.
@@ -69,16 +98,6 @@ class Topology(nn.Module):
             raise ValueError(f"Of shape {tuple(shape)}, between 1 and {math.prod(shape)} weights can be active; got {active}.")
         order = th.randperm(math.prod(shape), generator=generator)
         return cls(order[:active].sort().values, shape)
-
-    @property
-    def numel(self) -> int:
-        """Number of weights of the dense layer."""
-        return math.prod(self.shape)
-
-    @property
-    def active(self) -> int:
-        """Number of active weights."""
-        return self.indices.numel()
 
     @property
     def density(self) -> float:
@@ -104,12 +123,12 @@ class Topology(nn.Module):
         :param weight: Dense weight of this topology's shape
         :return: (active,) values
         """
-        return weight.reshape(-1).index_select(0, self.long_indices())
+        return weight.reshape(-1).index_select(0, self.indices)
 
     def mask(self) -> th.Tensor:
         """Boolean mask of the weight's shape: True where a weight is active."""
         mask = th.zeros(self.numel, dtype=th.bool, device=self.indices.device)
-        mask[self.long_indices()] = True
+        mask[self.indices.long()] = True
         return mask.view(self.shape)
 
     def long_indices(self) -> th.Tensor:
@@ -118,7 +137,15 @@ class Topology(nn.Module):
 
     def compressed_rows(self) -> CompressedRows:
         """The topology of a two-dimensional weight as compressed sparse rows."""
-        return self._derive("rows", lambda: _compress(self.long_indices(), self.shape))
+        return self._derive("rows", lambda: _compress(self.indices.long(), self.shape))
+
+    def blocked_rows(self) -> BlockedRows:
+        """The topology of a two-dimensional weight as rows in blocks of columns."""
+        return self._derive("blocks", lambda: _block(self.indices.long(), self.shape))
+
+    def transposed_blocked_rows(self) -> tuple[BlockedRows, th.Tensor]:
+        """Those of the transpose, and (active,) int32 numbers with which its values are ``values[numbers]``."""
+        return self._derive("transposed blocks", lambda: _block_transposed(self.indices.long(), self.shape))
 
     @th.no_grad()
     def assign(self, indices: th.Tensor) -> None:
@@ -135,13 +162,16 @@ class Topology(nn.Module):
 
     def _derive(self, key: str, build: Any) -> Any:
         """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
-        if self.indices.is_inference():  # made under th.inference_mode(), and without a version
-            return build()
+        indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
+        assert indices is not None
         source, version, value = self._derived.get(key, (None, -1, None))
-        if source is not self.indices or version != self.indices._version:
-            with th.inference_mode(False):  # what is cached must serve the next backward pass, too
-                value = build()
-            self._derived[key] = (self.indices, self.indices._version, value)
+        if source is indices and version == indices._version:
+            return value
+        if indices.is_inference():  # made under th.inference_mode(), and without a version
+            return build()
+        with th.inference_mode(False):  # what is cached must serve the next backward pass, too
+            value = build()
+        self._derived[key] = (indices, indices._version, value)
         return value
 
     def __getstate__(self) -> dict[str, Any]:
@@ -211,3 +241,15 @@ def _starts(rows: th.Tensor, number_of_rows: int) -> th.Tensor:
     starts = th.zeros(number_of_rows + 1, dtype=th.int32, device=rows.device)
     starts[1:] = th.bincount(rows, minlength=number_of_rows).cumsum(0)
     return starts
+
+
+def _block(indices: th.Tensor, shape: th.Size) -> BlockedRows:
+    blocks = -(-shape[1] // BLOCK_COLUMNS)
+    firsts = th.arange(shape[0]).unsqueeze(1) * shape[1] + (th.arange(blocks + 1) * BLOCK_COLUMNS).clamp(max=shape[1])
+    return BlockedRows(shape, blocks, th.searchsorted(indices, firsts).int(), (indices % shape[1]).to(th.uint16))
+
+
+def _block_transposed(indices: th.Tensor, shape: th.Size) -> tuple[BlockedRows, th.Tensor]:
+    transposed = (indices % shape[1]) * shape[0] + indices // shape[1]
+    ordered, order = transposed.sort()
+    return _block(ordered, shape[::-1]), order.int()

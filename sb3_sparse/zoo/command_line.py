@@ -13,11 +13,17 @@ from typing import Any
 
 import gymnasium as gym
 
+from sb3_sparse.deployment import FORMATS, export
+from sb3_sparse.deployment.inference_cost import format_passes, inference_cost
+from sb3_sparse.deployment.loading import load_model, load_vec_normalize
+from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
 from sb3_sparse.experiments.extras import import_extra
 from sb3_sparse.experiments.stream_cost import TASK, format_stream_table, stream_cost
 from sb3_sparse.experiments.streaming import GRIDS, TABLE, run_grid
 from sb3_sparse.experiments.streaming_figures import draw_figure
+from sb3_sparse.experiments.contenders import contenders
+from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
 from sb3_sparse.experiments.update_cost import format_table, update_cost
 from sb3_sparse.zoo.registration import register
 from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
@@ -78,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quickstart(commands)
     _add_bench(commands)
     _add_figure(commands)
+    _add_export(commands)
     for name, module in _ZOO_COMMANDS.items():  # listed for the help only; the zoo parses their options
         commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
     return parser
@@ -111,38 +118,79 @@ def _quickstart(options: argparse.Namespace) -> None:
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser(
-        "bench", help="process time on the CPU: one SAC update and one action, plain dense SimBa against ours; or StreamAC"
-    )
-    command.add_argument("--stream-ac", action="store_true", help="time StreamAC instead, against plain autograd")
-    command.add_argument("--width", nargs="+", type=int, default=[128, 1024], help="of StreamAC (default: %(default)s)")
-    command.add_argument("--env", default=TASK, help="environment that StreamAC trains in (default: %(default)s)")
+    command = commands.add_parser("bench", help="time updates and actions of SAC: stock SB3, ours, dense and sparse")
     command.add_argument("--width-scale", nargs="+", type=float, default=[1.0, 2.0])
     command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.5, 0.8, 0.9, 0.95])
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
+    command.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    command.add_argument("--peer", action="store_true", help="time SBX (JAX) as well, if sbx-rl is installed")
+    command.add_argument("--loop", metavar="ENV", help="also time whole training loops in this environment")
+    command.add_argument("--loop-steps", type=int, default=1_000, help="agent steps of each (default: %(default)s)")
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--inference", action="store_true", help="instead, one pass of an actor and a critic for one observation"
+    )
+    instead.add_argument(
+        "--products", action="store_true", help="instead, up to which density single products pay (option --batch)"
+    )
+    instead.add_argument(
+        "--stream-ac", action="store_true", help="instead, StreamAC beside plain autograd (options --width, --env)"
+    )
+    command.add_argument("--width", nargs="+", type=int, default=[128, 1024], help="of StreamAC (default: %(default)s)")
+    command.add_argument("--env", default=TASK, help="environment that StreamAC trains in (default: %(default)s)")
+    command.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes (default: %(default)s)")
     command.add_argument("--json", type=Path, help="also write the figures to this file")
     command.set_defaults(run=_bench)
 
 
 def _bench(options: argparse.Namespace) -> None:
+    costs: list[Any]
     if options.stream_ac:
-        _bench_stream_ac(options)
-        return
-    costs = [cost for w in options.width_scale for cost in update_cost(w, options.sparsity, options.rounds, options.updates)]
+        costs = stream_cost(options.width, options.sparsity, options.rounds, options.env)
+        print(format_stream_table(costs))
+    elif options.products:
+        costs = product_cost(batches=options.batch)
+        print(format_crossovers(costs))
+    elif options.inference:
+        costs = inference_cost(options.width_scale, options.sparsity, options.rounds)
+        print(format_passes(costs))
+    else:
+        costs = _bench_updates(options)
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+
+
+def _bench_updates(options: argparse.Namespace) -> list[Any]:
+    compared = contenders(options.width_scale, options.sparsity, options.peer)
+    costs: list[Any] = update_cost(compared, options.rounds, options.updates, options.device, not options.no_memory)
     print(format_table(costs))
-    _write_costs(options.json, costs)
+    if options.loop:
+        loops = [loop_cost(contender, options.loop, options.loop_steps, options.device) for contender in compared]
+        print(format_loops(loops))
+        costs += loops
+    return costs
 
 
-def _bench_stream_ac(options: argparse.Namespace) -> None:
-    costs = stream_cost(options.width, options.sparsity, options.rounds, options.env)
-    print(format_stream_table(costs))
-    _write_costs(options.json, costs)
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("export", help="write the deterministic policy of a saved model for other programs")
+    command.add_argument("model", type=Path, help="model saved by SAC, TD3, DDPG or TQC")
+    command.add_argument(
+        "--format",
+        choices=list(FORMATS),
+        default="onnx",
+        help="a dense ONNX graph, or active weights only for sb3_sparse.deployment.load_policy (default: %(default)s)",
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument("--vec-normalize", type=Path, help="statistics saved by VecNormalize, to be built in")
+    command.set_defaults(run=_export)
 
 
-def _write_costs(path: Path | None, costs: Sequence[Any]) -> None:
-    if path is not None:
-        path.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+def _export(options: argparse.Namespace) -> None:
+    vec_normalize = None if options.vec_normalize is None else load_vec_normalize(options.vec_normalize)
+    written = export(load_model(options.model), options.output, options.format, vec_normalize)
+    print(f"{written.path}: {written.bytes:,} bytes, deviates from the model by at most {written.largest_error:.1e}")
 
 
 def _add_figure(commands: argparse._SubParsersAction) -> None:

@@ -1,0 +1,142 @@
+"""The steps of an exported policy in one compiled pass: what a step costs beyond its arithmetic is nanoseconds."""
+
+import math
+
+import numpy as np
+from numba import carray, njit
+
+from sb3_sparse.deployment.steps import ARGUMENTS, Step
+from sb3_sparse.sparsity.kernels import compiled, multiply_samples, pointer
+
+CODES = {name: code for code, name in enumerate(ARGUMENTS)}
+STANDARDIZE, CLIP, AFFINE, LAYER_NORM, SPARSE, DENSE, RELU, TANH, SIGMOID, SILU, SAVE, ADD = range(len(CODES))
+_ZERO = np.float32(0.0)
+
+
+class CompiledProgram:
+    """
+    A program for :func:`run`.
+
+    :param steps: The steps, which fit together
+    :param input_size: Size of the vector that comes in
+    """
+
+    def __init__(self, steps: list[Step], input_size: int):
+        # They are referred to by address from here on.
+        self._arrays = [self._prepare(*step) for step in steps]
+        size, sizes, saved, most_saved, program = input_size, [input_size], 0, 0, []
+        for (name, _), arrays in zip(steps, self._arrays, strict=True):
+            width, size = size, len(arrays[-1]) if name in ("sparse", "dense") else size
+            saved += (name == "save") - (name == "add")
+            most_saved = max(most_saved, saved)
+            sizes.append(size)
+            addresses = [array.ctypes.data for array in arrays]
+            program.append([CODES[name], width, size, *addresses, *[0] * (4 - len(addresses))])
+        self._program, self._output_size, self._width = np.array(program, dtype=np.int64), size, max(sizes)
+        self._buffers = np.empty((2 + most_saved) * self._width, np.float32)
+
+    @staticmethod
+    def _prepare(name: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        if name == "sparse":  # first and last entry of every row, as the kernels take them
+            arrays = {**arrays, "starts": np.stack([arrays["starts"][:-1], arrays["starts"][1:]], axis=1)}
+        return [np.ascontiguousarray(arrays[key]) for key in ARGUMENTS[name]]
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """
+        :param inputs: (batch, input_size) float32, contiguous
+        :return: (batch, output_size)
+        """
+        outputs = np.empty((len(inputs), self._output_size), np.float32)
+        run(_ZERO, self._program, inputs, outputs, self._buffers, self._width)
+        return outputs
+
+
+@njit(inline="always")
+def _array(address, size):  # type: ignore[no-untyped-def]
+    return carray(pointer(address, _ZERO), size)
+
+
+@njit(fastmath={"contract", "reassoc"})
+def _multiply_dense(weight, x, bias, target):  # type: ignore[no-untyped-def]
+    for row in range(len(target)):
+        total = _ZERO
+        for column in range(len(x)):
+            total += weight[row, column] * x[column]
+        target[row] = total + bias[row]
+
+
+@njit(fastmath={"contract", "reassoc"})
+def _normalize_layer(x, weight, bias, eps):  # type: ignore[no-untyped-def]
+    total, square = _ZERO, _ZERO
+    for i in range(len(x)):
+        total += x[i]
+    mean = total / np.float32(len(x))
+    for i in range(len(x)):
+        square += (x[i] - mean) * (x[i] - mean)
+    scale = np.float32(1.0) / np.float32(math.sqrt(square / np.float32(len(x)) + eps))
+    for i in range(len(x)):
+        x[i] = (x[i] - mean) * scale * weight[i] + bias[i]
+
+
+@njit
+def _apply(code, x, first, second):  # type: ignore[no-untyped-def]
+    for i in range(len(x)):
+        if code == STANDARDIZE:
+            x[i] = (x[i] - first[i]) / second[i]
+        elif code == CLIP:
+            x[i] = min(max(x[i], first[i]), second[i])
+        else:
+            x[i] = x[i] * first[i] + second[i]
+
+
+@njit
+def _activate(code, x):  # type: ignore[no-untyped-def]
+    for i in range(len(x)):
+        if code == RELU:
+            x[i] = max(x[i], _ZERO)
+        elif code == TANH:
+            x[i] = math.tanh(x[i])
+        elif code == SIGMOID:
+            x[i] = 1.0 / (1.0 + math.exp(-x[i]))
+        else:
+            x[i] = x[i] / (1.0 + math.exp(-x[i]))
+
+
+@compiled
+def run(zero, program, inputs, outputs, buffers, width):  # type: ignore[no-untyped-def]
+    """
+    Run a program on every row of ``inputs``.
+
+    :param program: (steps, 7) int64: code, size of the vector before and after, addresses of up to four arrays
+    :param inputs: (batch, input size)
+    :param outputs: (batch, output size)
+    :param buffers: Scratch memory for two vectors and those that are saved
+    :param width: Largest size of a vector
+    """
+    base = np.int64(buffers.ctypes.data)
+    for sample in range(len(inputs)):
+        here, there, saved = 0, width, 2 * width
+        buffers[: inputs.shape[1]] = inputs[sample]
+        for step in range(len(program)):
+            code, n, m, first, second, third, fourth = program[step]
+            x = buffers[here : here + n]
+            if code == SPARSE:
+                source, target = base + 4 * here, base + 4 * there
+                multiply_samples(zero, first, second, third, 1, 0, m, source, n, 1, fourth, target, m)
+                here, there = there, here
+            elif code == DENSE:
+                _multiply_dense(carray(pointer(first, zero), (m, n)), x, _array(second, m), buffers[there : there + m])
+                here, there = there, here
+            elif code == LAYER_NORM:
+                _normalize_layer(x, _array(first, n), _array(second, n), _array(third, 1)[0])
+            elif code == SAVE:
+                buffers[saved : saved + n] = x
+                saved += width
+            elif code == ADD:
+                saved -= width
+                x += buffers[saved : saved + n]
+            elif code <= AFFINE:
+                _apply(code, x, _array(first, n), _array(second, n))
+            else:
+                _activate(code, x)
+        outputs[sample] = buffers[here : here + outputs.shape[1]]

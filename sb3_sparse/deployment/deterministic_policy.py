@@ -1,0 +1,132 @@
+"""What every export is made of: observation in, deterministic action out, as one torch module."""
+
+import copy
+import math
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import TQC
+from stable_baselines3 import SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from sb3_sparse.sparsity import to_dense
+
+
+class DeterministicPolicy(nn.Module):
+    """
+    The actor of SAC, TD3, DDPG or TQC, from the observation that the environment returns to the action that it takes: what
+    ``predict(observation, deterministic=True)`` returns.
+
+    Dictionaries of vectors are taken as one vector, their entries in the space's order as ``gymnasium.spaces.flatten`` puts
+    them; other observations in their own shape.
+
+    :param model: Model of one of these algorithms, with a policy of this package or any other, pruned or not
+    :param vec_normalize: What normalised the observations that the model was trained on, if anything did
+    :raises ValueError: for other algorithms, observations that are neither a Box nor a Dict of vectors, and statistics that do
+        not fit.
+    """
+
+    def __init__(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None = None):
+        super().__init__()
+        if not isinstance(model, SAC | TD3 | TQC):
+            raise ValueError(f"Policies of SAC, TD3, DDPG and TQC can be exported, not of {type(model).__name__}.")
+        space = model.observation_space
+        check_observation_space(space)
+        self.squashes = not isinstance(model, TD3)  # TD3's actor has its tanh inside
+        self.entries = shapes_of(space) if isinstance(space, spaces.Dict) else {}
+        self.actor = to_dense(copy.deepcopy(model.actor)).cpu().eval()
+        self.actor.optimizer = None  # type: ignore[assignment]
+        assert isinstance(model.action_space, spaces.Box)
+        self.low, self.high = (nn.Buffer(th.as_tensor(bound)) for bound in (model.action_space.low, model.action_space.high))
+        self.normalization = None if vec_normalize is None else FixedNormalization(vec_normalize, space)
+
+    def forward(self, observation: th.Tensor) -> th.Tensor:
+        """
+        :param observation: (batch, *shape) observations, (batch, dim) of a Dict
+        :return: (batch, *action_shape) actions within the bounds of the action space
+        """
+        if self.normalization is not None:
+            observation = self.normalization(observation)
+        inputs = self._split(observation) if self.entries else observation
+        if self.squashes:
+            squashed = th.tanh(self.actor.get_action_dist_params(inputs)[0])  # type: ignore[operator]
+        else:
+            squashed = self.actor(inputs)
+        return self.low + 0.5 * (squashed.reshape(-1, *self.low.shape) + 1.0) * (self.high - self.low)
+
+    def _split(self, flat: th.Tensor) -> dict[str, th.Tensor]:
+        parts = flat.split([math.prod(shape) for shape in self.entries.values()], dim=1)
+        shapes = self.entries.items()
+        return {key: part.reshape(-1, *shape) for (key, shape), part in zip(shapes, parts, strict=True)}
+
+
+class FixedNormalization(nn.Module):
+    """
+    What ``VecNormalize`` does to observations, with the statistics that it has.
+
+    :param vec_normalize: The wrapper
+    :param space: Observation space of the model: a Box or a Dict of vectors
+    :raises ValueError: if its statistics are those of other observations.
+    """
+
+    def __init__(self, vec_normalize: VecNormalize, space: spaces.Space):
+        super().__init__()
+        self.epsilon, self.clip = vec_normalize.epsilon, vec_normalize.clip_obs
+        statistics = [_statistics(vec_normalize, key, part) for key, part in _parts(space).items()]
+        mean, var, normalized = (np.concatenate([part[i] for part in statistics]) for i in range(3))
+        shape = space.shape if isinstance(space, spaces.Box) else mean.shape
+        self.mean, self.var = (nn.Buffer(th.as_tensor(value, dtype=th.float32).view(shape)) for value in (mean, var))
+        self.normalized = nn.Buffer(th.as_tensor(normalized).view(shape))
+
+    def forward(self, observation: th.Tensor) -> th.Tensor:
+        """
+        :param observation: (batch, *shape)
+        :return: (batch, *shape), normalised and clipped
+        """
+        scaled = ((observation - self.mean) / th.sqrt(self.var + self.epsilon)).clamp(-self.clip, self.clip)
+        return th.where(self.normalized, scaled, observation)
+
+
+def check_observation_space(space: spaces.Space) -> None:
+    """
+    Refuse what no export takes.
+
+    :param space: Observation space
+    :raises ValueError: if it is neither a Box nor a Dict of Boxes that are no images.
+    """
+    for key, part in _parts(space).items():
+        where = f"entry {key!r} of the observation space" if key else "the observation space"
+        if not isinstance(part, spaces.Box) or (key and is_image_space(part, check_channels=False)):
+            kinds = "a Box, or a Dict of Boxes without images"
+            raise ValueError(f"Exported policies take {kinds}, but {where} is {part}: flatten it in the environment.")
+
+
+def _parts(space: spaces.Space) -> dict[str, spaces.Space]:
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+
+
+def shapes_of(space: spaces.Space) -> dict[str, tuple[int, ...]]:
+    """
+    :param space: Observation space: a Box or a Dict of Boxes
+    :return: Shape of every entry of a Dict, or of a Box under the name ""
+    """
+    return {key: part.shape for key, part in _parts(space).items()}  # type: ignore[misc]
+
+
+def _statistics(vec_normalize: VecNormalize, key: str, part: spaces.Space) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flat mean and variance of one entry, and whether it is normalised at all."""
+    size = math.prod(part.shape or ())
+    found = vec_normalize.obs_rms
+    if key and isinstance(found, dict):
+        found = found.get(key)  # type: ignore[assignment]
+    if not vec_normalize.norm_obs or found is None:
+        return np.zeros(size), np.ones(size), np.zeros(size, dtype=bool)
+    if not isinstance(found, RunningMeanStd) or found.mean.shape != part.shape:
+        given = found.mean.shape if isinstance(found, RunningMeanStd) else "a dictionary"
+        raise ValueError(f"The VecNormalize statistics are of shape {given}, the model's observations of {part.shape}.")
+    return found.mean.ravel(), found.var.ravel(), np.ones(size, dtype=bool)

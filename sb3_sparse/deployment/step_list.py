@@ -1,0 +1,128 @@
+"""Writing a policy down as steps on one vector, in which only active weights are left."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from torch import nn
+
+from sb3_sparse.common import SparseSimBaExtractor
+from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy
+from sb3_sparse.deployment.steps import Step
+from sb3_sparse.networks import DeferredNormalizer, RunningNormalizer, SimBaEncoder
+from sb3_sparse.networks.simba import SimBaBlock
+
+# A weight of lower density is stored as compressed rows: 4 bytes of value and 2 of column against 4.
+MAX_DENSITY = 0.6
+
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+}
+
+
+def step_list(policy: DeterministicPolicy) -> list[Step]:
+    """
+    Write down what a policy computes.
+
+    :param policy: Policy whose networks are linear layers, layer normalisations and activations
+    :raises ValueError: if it has anything else.
+    """
+    actor: Any = policy.actor
+    steps = []
+    if policy.normalization is not None:
+        steps += _fixed_normalization(policy.normalization)
+    if hasattr(actor, "normalizer"):
+        steps += steps_of(actor.normalizer)
+    steps += steps_of(actor.features_extractor)
+    steps += [*steps_of(actor.latent_pi), *steps_of(actor.mu), Step("tanh", {})] if policy.squashes else steps_of(actor.mu)
+    half_range = 0.5 * (policy.high - policy.low)
+    return [*steps, Step("affine", {"scale": _array(half_range).ravel(), "offset": _array(policy.low + half_range).ravel()})]
+
+
+def steps_of(module: nn.Module) -> list[Step]:
+    """
+    Write down what a module computes.
+
+    :param module: Dense module: linear layers, layer normalisations and activations, one after the other or SimBa's
+    :raises ValueError: if it has anything else.
+    """
+    if type(module) in ACTIVATIONS:
+        return [Step(ACTIVATIONS[type(module)], {})]
+    for kind, rule in _RULES.items():
+        if isinstance(module, kind):
+            return rule(module)
+    known = ", ".join(sorted(kind.__name__ for kind in (*_RULES, *ACTIVATIONS)))
+    raise ValueError(f'A {type(module).__name__} cannot be exported in the format "sparse", which knows {known}; use "onnx".')
+
+
+def _chain(*modules: nn.Module) -> list[Step]:
+    return [step for module in modules for step in steps_of(module)]
+
+
+def _linear(layer: nn.Linear) -> list[Step]:
+    weight = _array(layer.weight)
+    bias = np.zeros(len(weight), np.float32) if layer.bias is None else _array(layer.bias)
+    rows, columns = np.nonzero(weight)
+    if len(rows) > MAX_DENSITY * weight.size or weight.shape[1] > 2**16:
+        return [Step("dense", {"weight": weight, "bias": bias})]
+    starts = np.searchsorted(rows, np.arange(len(weight) + 1)).astype(np.int32)
+    arrays = {"values": weight[rows, columns], "columns": columns.astype(np.uint16), "starts": starts, "bias": bias}
+    return [Step("sparse", arrays)]
+
+
+def _layer_norm(layer: nn.LayerNorm) -> list[Step]:
+    if len(layer.normalized_shape) != 1:
+        raise ValueError(f'The format "sparse" normalises vectors, not {layer.normalized_shape}; use "onnx".')
+    size = layer.normalized_shape[0]
+    weight = np.ones(size, np.float32) if layer.weight is None else _array(layer.weight)
+    bias = np.zeros(size, np.float32) if layer.bias is None else _array(layer.bias)
+    return [Step("layer_norm", {"weight": weight, "bias": bias, "eps": np.array([layer.eps], np.float32)})]
+
+
+def _running(normalizer: RunningNormalizer) -> list[Step]:
+    return [Step("standardize", {"mean": _array(normalizer.mean), "scale": _array(normalizer.std)})]
+
+
+def _deferred(normalizer: DeferredNormalizer) -> list[Step]:
+    scale = th.sqrt(normalizer.running_var + normalizer.eps)
+    return [Step("standardize", {"mean": _array(normalizer.running_mean), "scale": _array(scale)})]
+
+
+def _fixed_normalization(normalization: Any) -> list[Step]:
+    flat = {name: _array(getattr(normalization, name)).ravel() for name in ("mean", "var", "normalized")}
+    is_normalized = flat["normalized"] > 0
+    scale = np.where(is_normalized, np.sqrt(flat["var"] + np.float32(normalization.epsilon)), 1.0).astype(np.float32)
+    bound = np.where(is_normalized, normalization.clip, np.inf).astype(np.float32)
+    mean = np.where(is_normalized, flat["mean"], 0.0).astype(np.float32)
+    return [Step("standardize", {"mean": mean, "scale": scale}), Step("clip", {"low": -bound, "high": bound})]
+
+
+def _array(tensor: th.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().float().numpy())
+
+
+_RULES: dict[type[nn.Module], Callable[[Any], list[Step]]] = {
+    nn.Sequential: lambda module: _chain(*module),
+    nn.Linear: _linear,
+    nn.LayerNorm: _layer_norm,
+    # Nothing happens to a vector here, or nothing when a policy acts. Dictionaries are one vector already.
+    FlattenExtractor: lambda module: [],
+    CombinedExtractor: lambda module: _chain(*module.extractors.values()),
+    nn.Flatten: lambda module: [],
+    nn.Identity: lambda module: [],
+    nn.Dropout: lambda module: [],
+    SparseSimBaExtractor: lambda module: _chain(module.normalizer, module.encoder),
+    DeferredNormalizer: _deferred,
+    RunningNormalizer: _running,
+    SimBaEncoder: lambda module: _chain(module.projection, module.blocks, module.norm),
+    SimBaBlock: lambda module: [
+        Step("save", {}),
+        *_chain(module.norm, module.expand, module.activation, module.contract),
+        Step("add", {}),
+    ],
+}

@@ -1,0 +1,94 @@
+"""Dense matrices of sparse layers that are kept from one forward pass to the next, by somebody who owns every write."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch as th
+import torch.nn.functional as F
+from torch import nn
+
+from sb3_sparse.sparsity.topology import Topology
+
+
+class DenseWeights:
+    """
+    One dense matrix per topology, which the layers that share it (an online and its target network) fill with their active
+    weights in turn. Inactive positions are zeroed once, so a layer costs a write of its active weights, and no second matrix
+    is needed for the target.
+
+    A layer fills the matrix only if another layer did so before, or after :meth:`expire`. Optimizers and averaging write
+    values in place without leaving a trace, so whoever serves matrices must call that after each of these writes.
+    """
+
+    def __init__(self) -> None:
+        self._matrices: dict[Topology, th.Tensor] = {}
+        self._shown: dict[Topology, th.Tensor] = {}
+
+    @contextmanager
+    def serving(self, module: nn.Module) -> Iterator[None]:
+        """
+        Let the layers of a module multiply with the kept matrices while this is open.
+
+        :param module: Any module; layers without such a use are left alone
+        """
+        layers = [layer for layer in module.modules() if hasattr(layer, "dense_weights")]
+        self._shown.clear()
+        for layer in layers:
+            layer.dense_weights = self  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            for layer in layers:
+                del layer.dense_weights
+
+    def expire(self, written: Iterable[th.Tensor]) -> None:
+        """
+        Take note that values were written: matrices that show them are filled anew before their next use.
+
+        :param written: Parameters that were written, ``values`` of layers among them
+        """
+        ids = {id(parameter) for parameter in written}
+        self._shown = {topology: values for topology, values in self._shown.items() if id(values) not in ids}
+
+    def linear(self, input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, topology: Topology) -> th.Tensor:
+        """
+        ``input @ weight.T + bias``, differentiable once.
+
+        :param input: (..., in_features)
+        :param values: (active,) values of the active weights
+        :param bias: (out_features,) or None
+        :param topology: Their positions in an (out_features, in_features) matrix
+        :return: (..., out_features)
+        """
+        matrix = self._matrix(values, topology)
+        output: th.Tensor = _Linear.apply(input.reshape(-1, input.shape[-1]), values, bias, matrix, topology)  # type: ignore[no-untyped-call]
+        return output.view(*input.shape[:-1], topology.shape[0])
+
+    @th.no_grad()
+    def _matrix(self, values: th.Tensor, topology: Topology) -> th.Tensor:
+        matrix = self._matrices.get(topology)
+        if matrix is None:
+            matrix = self._matrices[topology] = values.new_zeros(topology.shape)
+        if self._shown.get(topology) is not values:
+            matrix.view(-1).index_copy_(0, topology.long_indices(), values)
+            self._shown[topology] = values
+        return matrix
+
+
+class _Linear(th.autograd.Function):
+    """Saving the matrix makes autograd refuse a backward pass after it was filled with other values."""
+
+    @staticmethod
+    def forward(ctx, input, values, bias, matrix, topology):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(input, matrix)
+        ctx.topology = topology
+        return F.linear(input, matrix, bias)
+
+    @staticmethod
+    @th.autograd.function.once_differentiable
+    def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
+        input, matrix = ctx.saved_tensors
+        grad_input = grad_output @ matrix if ctx.needs_input_grad[0] else None
+        grad_values = ctx.topology.gather(grad_output.t() @ input) if ctx.needs_input_grad[1] else None
+        grad_bias = grad_output.sum(0) if ctx.needs_input_grad[2] else None
+        return grad_input, grad_values, grad_bias, None, None

@@ -1,0 +1,93 @@
+"""The products of a sparse layer by torch's operations on compressed rows, which Intel MKL multiplies."""
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_sparse.sparsity.topology import CompressedRows, Topology
+
+
+class Rows(NamedTuple):
+    """
+    What the products need of a topology.
+
+    :param shape: Shape of the matrix
+    :param rows: Its compressed rows
+    """
+
+    shape: th.Size
+    rows: CompressedRows
+
+    def positions(self) -> th.Tensor:
+        """(active,) int64 flat row-major positions of the active weights."""
+        counts = self.rows.row_starts.diff().long()
+        return th.arange(self.shape[0]).repeat_interleave(counts) * self.shape[1] + self.rows.columns
+
+
+def rows_of(topology: Topology, with_transpose: bool) -> Rows:
+    """
+    :param topology: Topology of a matrix
+    :param with_transpose: Whether the input's gradient will be wanted; compressed rows have the transpose always
+    """
+    return Rows(topology.shape, topology.compressed_rows())
+
+
+# Batches are transposed, because MKL multiplies a sparse matrix from the left, and its rows by columns six times slower.
+# Results are transposed back, since a module may call ``view`` on what it takes for the output of a linear layer, and
+# elementwise operations are slow on two layouts.
+
+
+def multiply(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, rows: Rows) -> th.Tensor:
+    """
+    :param input: (batch, in_features)
+    :param values: (active,)
+    :param bias: (out_features,) or None
+    :param rows: Where the values are
+    :return: (batch, out_features)
+    """
+    output = _matrix(rows.rows.row_starts, rows.rows.columns, values, rows.shape) @ input.t().contiguous()  # (out, batch)
+    if bias is not None:
+        output += bias.unsqueeze(1)
+    return output.t().contiguous()
+
+
+def input_gradient(grad_output: th.Tensor, values: th.Tensor, rows: Rows) -> th.Tensor:
+    """
+    :param grad_output: (batch, out_features)
+    :param values: (active,)
+    :param rows: Where the values are
+    :return: (batch, in_features)
+    """
+    _, _, row_starts, columns, order = rows.rows
+    transposed = _matrix(row_starts, columns, values.index_select(0, order), rows.shape[::-1])
+    return (transposed @ grad_output.t().contiguous()).t().contiguous()
+
+
+def weight_gradient(grad_output: th.Tensor, input: th.Tensor, rows: Rows) -> th.Tensor:
+    """
+    :param grad_output: (batch, out_features)
+    :param input: (batch, in_features)
+    :param rows: Where the active weights are
+    :return: (active,)
+    """
+    zeros = input.new_zeros(rows.rows.columns.numel())
+    pattern = _matrix(rows.rows.row_starts, rows.rows.columns, zeros, rows.shape)
+    outer = grad_output.t().contiguous(), input.t().contiguous().t()
+    return th.sparse.sampled_addmm(pattern, *outer, beta=0.0).values()
+
+
+def _matrix(row_starts: th.Tensor, columns: th.Tensor, values: th.Tensor, shape: th.Size) -> th.Tensor:
+    _silence_beta_notice()
+    return th.sparse_csr_tensor(row_starts, columns, values, shape, check_invariants=False)
+
+
+@functools.cache
+def _silence_beta_notice() -> None:
+    # torch says once per process that CSR support is in beta; a user of a sparse layer can do nothing about it.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        th.sparse_csr_tensor(
+            th.zeros(2, dtype=th.int32), th.zeros(0, dtype=th.int32), th.zeros(0), (1, 1), check_invariants=False
+        )

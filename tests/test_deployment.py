@@ -1,0 +1,354 @@
+"""Exported policies do what the model's own ``predict`` does."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import TQC
+from stable_baselines3 import DDPG, PPO, SAC, TD3, HerReplayBuffer
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+
+from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, sparsify
+from sb3_sparse.deployment import SparsePolicy, export, load_policy, sparse_policy
+from sb3_sparse.deployment.loading import load_model
+from sb3_sparse.zoo.command_line import main
+
+ALGORITHMS = {
+    "sac": (SAC, SparseSimBaPolicy),
+    "ddpg": (DDPG, SparseSimBaTD3Policy),
+    "td3": (TD3, SparseSimBaTD3Policy),
+    "tqc": (TQC, SparseSimBaTQCPolicy),
+}
+SMALL = {"sparsity": 0.7, "width_scale": 0.125}
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason='needs extra "export"',
+)
+FORMATS = [pytest.param("onnx", marks=needs_onnx), "sparse"]
+VECTORS = spaces.Box(-3.0, 5.0, (6,), np.float32)
+
+
+class Env(gym.Env):
+    """Random observations, and actions in a lopsided box."""
+
+    action_space = spaces.Box(np.array([-2.0, 0.5], np.float32), np.array([1.0, 3.0], np.float32))
+
+    def __init__(self, observation_space: spaces.Space = VECTORS):
+        self.observation_space = observation_space
+        observation_space.seed(0)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        assert self.action_space.contains(action)
+        return self.observation_space.sample(), float(action.sum()), False, bool(self.np_random.random() < 0.2), {}
+
+
+def trained(algorithm: str, policy: str = "ours", env: gym.Env | None = None, **kwargs: Any) -> BaseAlgorithm:
+    """A model after some updates, so that its statistics are not those it started with."""
+    algorithm_class, ours = ALGORITHMS[algorithm]
+    env = Env() if env is None else env
+    settings = {"learning_starts": 20, "buffer_size": 200, "batch_size": 16, "seed": 0, "device": "cpu", **kwargs}
+    if policy == "ours":
+        model = algorithm_class(ours, env, policy_kwargs=dict(SMALL), **settings)
+    else:
+        model = algorithm_class(policy, env, policy_kwargs={"net_arch": [32, 40]}, **settings)
+        sparsify(model, 0.7)
+    return model.learn(40)
+
+
+def run(path: Path, format: str, observations: np.ndarray) -> np.ndarray:
+    if format == "sparse":
+        return load_policy(path)(observations)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [given.name for given in session.get_inputs()] == ["observation"]
+    return session.run(["action"], {"observation": observations})[0]
+
+
+def assert_same_actions(actions: np.ndarray, expected: np.ndarray) -> None:
+    assert actions.shape == expected.shape
+    assert np.abs(actions - expected).max() <= 1e-5
+    assert np.ptp(expected, axis=0).max() > 1e-3, "actions that are all the same would prove nothing"
+
+
+# Every combination is exported as active weights; ONNX, which takes seconds, from both ends.
+CASES = [(format, a, p) for format in ("sparse",) for a in ALGORITHMS for p in ("ours", "MlpPolicy")]
+ONNX_CASES = [("onnx", "sac", "ours"), ("onnx", "td3", "ours"), ("onnx", "tqc", "MlpPolicy"), ("onnx", "ddpg", "MlpPolicy")]
+
+
+@pytest.mark.parametrize(
+    ("format", "algorithm", "policy"), [*CASES, *(pytest.param(*case, marks=needs_onnx) for case in ONNX_CASES)]
+)
+def test_exported_policy_acts_as_the_model(tmp_path: Path, format: str, algorithm: str, policy: str) -> None:
+    model, path = trained(algorithm, policy), tmp_path / "policy.out"
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    written = export(model, path, format)
+    observations = 3 * np.random.default_rng(1).standard_normal((50, 6)).astype(np.float32)
+    expected = model.predict(observations, deterministic=True)[0]
+    for batch in (1, 7, 50):
+        assert_same_actions(run(path, format, observations[:batch]), expected[:batch]) if batch > 1 else None
+    assert np.abs(run(path, format, observations[:1]) - expected[:1]).max() <= 1e-5
+    assert written.bytes == path.stat().st_size
+    assert 0 <= written.largest_error <= 1e-5
+    assert [file.name for file in tmp_path.iterdir()] == ["policy.out"], "nothing else is left"
+    assert all(map(th.equal, before.values(), model.policy.state_dict().values()))
+    assert any("values" in name for name in before), "the model itself stays sparse"
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def back_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What runs the policies that are loaded."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    monkeypatch.setattr(sparse_policy, "kernels_are_available", lambda: request.param == "compiled")
+    return request.param
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU])
+def test_active_weights_give_the_same_actions(tmp_path: Path, back_end: str, activation: type[nn.Module]) -> None:
+    kwargs = {"net_arch": [32, 300], "activation_fn": activation}
+    model = sparsify(SAC("MlpPolicy", Env(), policy_kwargs=kwargs, buffer_size=10, seed=0), 0.8)
+    assert export(model, tmp_path / "policy", "sparse").largest_error <= 1e-5
+    observations = np.random.default_rng(1).standard_normal((20, 6)).astype(np.float32)
+    actions = load_policy(tmp_path / "policy")(observations)
+    assert_same_actions(actions, model.predict(observations, deterministic=True)[0])
+
+
+def test_empty_rows_and_dense_layers(tmp_path: Path, back_end: str) -> None:
+    model = trained("sac")
+    with th.no_grad():
+        model.actor.latent_pi.projection.values[:40] = 0.0  # what is zero is not stored, nor are rows without any other
+    export(model, tmp_path / "policy", "sparse")
+    policy = load_policy(tmp_path / "policy")
+    kinds = {step.name for step in policy.steps}
+    assert {"sparse", "dense"} <= kinds
+    assert any((np.diff(step.arrays["starts"]) == 0).any() for step in policy.steps if step.name == "sparse")
+    observations = np.random.default_rng(1).standard_normal((20, 6)).astype(np.float32)
+    assert_same_actions(policy(observations), model.predict(observations, deterministic=True)[0])
+
+
+def test_stored_weights_are_the_active_ones(tmp_path: Path) -> None:
+    model = trained("sac")
+    export(model, tmp_path / "policy", "sparse")
+    steps = load_policy(tmp_path / "policy").steps
+    layer = model.actor.latent_pi.blocks[0].expand
+    assert any(np.array_equal(s.arrays.get("values", []), layer.values.detach().numpy()) for s in steps if s.name == "sparse")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_dictionaries_are_taken_as_one_vector(tmp_path: Path, format: str) -> None:
+    parts = {"b": spaces.Box(-1.0, 1.0, (2, 2), np.float32), "a": spaces.Box(-np.inf, np.inf, (3,), np.float64)}
+    space = spaces.Dict(parts)
+    model = trained("sac", "ours", Env(space))
+    export(model, tmp_path / "policy", format)
+    samples = [space.sample() for _ in range(20)]
+    flat = np.stack([spaces.flatten(space, sample) for sample in samples]).astype(np.float32)
+    expected = np.stack([model.predict(sample, deterministic=True)[0] for sample in samples])
+    if format == "sparse":
+        policy = load_policy(tmp_path / "policy")
+        assert_same_actions(np.stack([policy(sample) for sample in samples]), expected)
+        batch = {key: np.stack([sample[key] for sample in samples]) for key in ("b", "a")}
+        assert_same_actions(policy(batch), expected)
+    else:
+        assert_same_actions(run(tmp_path / "policy", format, flat), expected)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("space", [VECTORS, spaces.Dict(x=VECTORS, y=spaces.Box(-1, 1, (3,)))], ids=["box", "dict"])
+def test_vec_normalize_is_built_in(tmp_path: Path, format: str, space: spaces.Space) -> None:
+    keys = ["x"] if isinstance(space, spaces.Dict) else None
+    env = VecNormalize(DummyVecEnv([lambda: Env(space)]), clip_obs=1.5, norm_obs_keys=keys)
+    policy = "MultiInputPolicy" if keys else "MlpPolicy"
+    model = trained("td3", policy, env)
+    env.save(str(tmp_path / "statistics.pkl"))
+    model.save(tmp_path / "model")
+    options = ["--format", format, "--vec-normalize", str(tmp_path / "statistics.pkl")]
+    assert main(["export", str(tmp_path / "model.zip"), "-o", str(tmp_path / "policy"), *options]) == 0
+    samples = [space.sample() for _ in range(30)]
+    batch: Any = {key: np.stack([s[key] for s in samples]) for key in space.spaces} if keys else np.stack(samples)
+    expected = model.predict(env.normalize_obs(batch), deterministic=True)[0]
+    flat = np.stack([spaces.flatten(space, sample) for sample in samples]).astype(np.float32)
+    actions = load_policy(tmp_path / "policy")(batch) if format == "sparse" else run(tmp_path / "policy", format, flat)
+    assert_same_actions(actions, expected)
+    raw = model.predict(batch, deterministic=True)[0]
+    assert np.abs(actions - raw).max() > 1e-3
+
+
+def test_extractor_is_exported(tmp_path: Path) -> None:
+    encoder = {"features_extractor_class": SparseSimBaExtractor, "features_extractor_kwargs": SMALL}
+    model = SAC("MlpPolicy", Env(), policy_kwargs={"net_arch": [16], **encoder}, learning_starts=20, buffer_size=99, seed=0)
+    model.learn(40)
+    export(model, tmp_path / "policy", "sparse")
+    observations = np.random.default_rng(1).standard_normal((20, 6)).astype(np.float32)
+    assert_same_actions(load_policy(tmp_path / "policy")(observations), model.predict(observations, deterministic=True)[0])
+
+
+@needs_onnx
+def test_images_are_exported_as_onnx(tmp_path: Path) -> None:
+    images = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    model = TD3("CnnPolicy", Env(images), policy_kwargs={"net_arch": [16]}, buffer_size=10, seed=0, device="cpu")
+    sparsify(model, 0.5)
+    export(model, tmp_path / "policy", "onnx")
+    observations = np.stack([images.sample() for _ in range(4)])
+    actions, expected = run(tmp_path / "policy", "onnx", observations), model.predict(observations, deterministic=True)[0]
+    assert np.abs(actions - expected).max() <= 1e-5
+    with pytest.raises(ValueError, match='A NatureCNN cannot be exported in the format "sparse"'):
+        export(model, tmp_path / "other", "sparse")
+    assert not (tmp_path / "other").exists()
+
+
+def test_loaded_policy_can_be_evaluated(tmp_path: Path) -> None:
+    model = trained("sac")
+    export(model, tmp_path / "policy", "sparse")
+    policy = load_policy(tmp_path / "policy")
+    returns = []
+    for actor in (model, policy):
+        env = DummyVecEnv([Env])
+        env.seed(0)
+        env.envs[0].observation_space.seed(7)
+        returns.append(evaluate_policy(actor, env, n_eval_episodes=3, warn=False))
+    assert returns[0] == pytest.approx(returns[1], abs=1e-3)
+    with pytest.raises(ValueError, match="deterministic=True"):
+        policy.predict(np.zeros(6, np.float32), deterministic=False)
+
+
+def test_loaded_policy_refuses_other_observations(tmp_path: Path) -> None:
+    export(trained("sac"), tmp_path / "policy", "sparse")
+    policy = load_policy(tmp_path / "policy")
+    assert policy(np.zeros(6)).shape == (2,)
+    assert policy(np.zeros((0, 6))).shape == (0, 2)
+    for observation in (np.zeros(5), np.zeros((2, 5)), np.zeros((2, 2, 6)), np.float32(0.0)):
+        with pytest.raises(ValueError, match=r"Expected observations of shape \(6,\), got"):
+            policy(observation)
+    with pytest.raises(ValueError, match=r"Expected observations with the entries \[''\], got \['x'\]"):
+        policy({"x": np.zeros(6)})
+
+
+def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="SAC, TD3, DDPG and TQC can be exported, not of PPO"):
+        export(PPO("MlpPolicy", Env(), device="cpu"), tmp_path / "policy")
+    model = SAC("MlpPolicy", Env(spaces.MultiBinary(3)), buffer_size=10)
+    with pytest.raises(ValueError, match=r"the observation space is MultiBinary\(3\)"):
+        export(model, tmp_path / "policy")
+    model = SAC("MlpPolicy", Env(), buffer_size=10)
+    with pytest.raises(ValueError, match="Unknown format 'safetensors': choose one of 'onnx', 'sparse'"):
+        export(model, tmp_path / "policy", "safetensors")
+    with pytest.raises(ValueError, match="there is no folder"):
+        export(model, tmp_path / "missing" / "policy", "sparse")
+    statistics = VecNormalize(DummyVecEnv([lambda: Env(spaces.Box(-1, 1, (4,)))]))
+    with pytest.raises(ValueError, match=r"statistics are of shape \(4,\), the model's observations of \(6,\)"):
+        export(model, tmp_path / "policy", "sparse", statistics)
+    assert not list(tmp_path.iterdir())
+
+
+def test_policy_that_deviates_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "policy"
+    path.write_text("an older export")
+    monkeypatch.setattr(SparsePolicy, "__call__", lambda self, observation: np.full((len(observation), 2), np.nan))
+    with pytest.raises(RuntimeError, match="deviates from the model by nan"):
+        export(SAC("MlpPolicy", Env(), buffer_size=10), path, "sparse")
+    assert path.read_text() == "an older export"
+    assert [file.name for file in tmp_path.iterdir()] == ["policy"]
+
+
+def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_module(name: str) -> Any:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("sb3_sparse.experiments.extras.importlib.import_module", import_module)
+    with pytest.raises(ImportError, match=r'pip install "sb3-sparse\[export\]"'):
+        export(SAC("MlpPolicy", Env(), buffer_size=10), tmp_path / "policy", "onnx")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["text", "pickle", "array", "version", "unknown step", "columns", "starts", "shape", "type", "missing array", "empty"],
+)
+def test_damaged_files_are_refused(tmp_path: Path, damage: str) -> None:
+    path, good = tmp_path / "policy", tmp_path / "good"
+    model = sparsify(SAC("MlpPolicy", Env(), policy_kwargs={"net_arch": [32]}, buffer_size=10, seed=0), 0.8)
+    export(model, good, "sparse")
+    arrays = dict(np.load(good))
+    damages = {
+        "version": lambda: arrays.update(header=np.array(str(arrays["header"]).replace('"version": 1', '"version": 2'))),
+        "unknown step": lambda: arrays.update(header=np.array(str(arrays["header"]).replace('"relu"', '"relax"'))),
+        "columns": lambda: arrays["0.columns"].__setitem__(0, 6),
+        "starts": lambda: arrays["0.starts"].__setitem__(1, 10**6),
+        "shape": lambda: arrays.update({"0.bias": np.zeros(3, np.float32)}),
+        "type": lambda: arrays.update({"0.values": arrays["0.values"].astype(np.float64)}),
+        "missing array": lambda: arrays.pop("0.values"),
+    }
+    if damage == "text":
+        path.write_text("no policy")
+    elif damage == "pickle":
+        model.save(path)
+        path = path.with_suffix(".zip")
+    elif damage == "array":
+        np.save(path.open("wb"), np.zeros(3))
+    elif damage == "empty":
+        path.touch()
+    else:
+        damages[damage]()
+        np.savez(path.open("wb"), **arrays)
+    with pytest.raises(ValueError, match="is no policy that was exported"):
+        load_policy(path)
+    with pytest.raises(FileNotFoundError):
+        load_policy(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_command_line(tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = trained("ddpg")
+    model.save(tmp_path / "model.zip")
+    assert main(["export", "--format", format, str(tmp_path / "model.zip"), "-o", str(tmp_path / "policy")]) == 0
+    size = (tmp_path / "policy").stat().st_size
+    assert re.search(rf"policy: {size:,} bytes, deviates from the model by at most \d\.\de-\d\d", capsys.readouterr().out)
+    observations = np.random.default_rng(1).standard_normal((20, 6)).astype(np.float32)
+    actions = run(tmp_path / "policy", format, observations)
+    assert_same_actions(actions, model.predict(observations, deterministic=True)[0])
+
+
+def test_command_line_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("no model")
+    PPO("MlpPolicy", Env(), device="cpu").save(tmp_path / "ppo.zip")
+    for name, message in {
+        "missing.zip": "There is no file",
+        "text": "is no model saved by Stable-Baselines3",
+        "ppo.zip": "a model with a ActorCriticPolicy; policies of SAC, TD3, DDPG and TQC",
+    }.items():
+        assert main(["export", str(tmp_path / name), "-o", str(tmp_path / "policy")]) == 1
+        assert message in capsys.readouterr().err
+    trained("td3").save(tmp_path / "td3.zip")
+    for path in ("text", "missing.pkl"):
+        given = ["--vec-normalize", str(tmp_path / path)]
+        assert main(["export", str(tmp_path / "td3.zip"), "-o", str(tmp_path / "policy"), *given]) == 1
+        assert str(tmp_path / path) in capsys.readouterr().err
+    assert not (tmp_path / "policy").exists()
+
+
+def test_model_is_loaded_without_environment_and_buffer(tmp_path: Path) -> None:
+    env = BitFlippingEnv(n_bits=4, continuous=True)
+    kwargs = {"replay_buffer_class": HerReplayBuffer, "buffer_size": 1_000, "learning_starts": 10}
+    model = SAC("MultiInputPolicy", env, policy_kwargs={"net_arch": [16]}, **kwargs)
+    sparsify(model, 0.5).learn(30)
+    model.save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model.zip")
+    assert loaded.replay_buffer.buffer_size == 1
+    observation = {key: np.zeros(4, np.float32) for key in env.observation_space.spaces}
+    assert np.array_equal(
+        loaded.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0]
+    )
