@@ -521,6 +521,13 @@ def test_numba_needs_the_cpu() -> None:
         make(backend="numba", device="meta")
 
 
+@pytest.mark.gpu
+def test_torch_learns_on_a_gpu_what_it_learns_on_the_cpu() -> None:
+    on_gpu, on_cpu = (make(pendulum(), device=device).learn(120) for device in ("cuda", "cpu"))
+    assert on_gpu.policy.device.type == "cuda"
+    np.testing.assert_allclose(vector(on_gpu), vector(on_cpu), atol=1e-4)
+
+
 def test_learning_needs_an_environment() -> None:
     buffer = io.BytesIO()
     make().save(buffer)

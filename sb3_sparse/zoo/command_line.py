@@ -200,7 +200,10 @@ def _add_figure(commands: argparse._SubParsersAction) -> None:
     command.add_argument("number", type=int, choices=sorted(GRIDS), help="number of the figure in the paper")
     budgets = ("smoke", "short", "full")
     command.add_argument(
-        "--budget", choices=budgets, default="short", help="seconds, hours or days of a CPU core (default: %(default)s)"
+        "--budget",
+        choices=budgets,
+        default="short",
+        help="a minute, half an hour, or a day and more of a CPU core (default: %(default)s)",
     )
     command.add_argument("--output", type=Path, default=Path("runs/figures"), help="folder to write to (default: %(default)s)")
     command.add_argument("--workers", type=int, help="processes at once; all CPU cores by default")
