@@ -24,8 +24,8 @@ def register() -> None:
     """
     Register the DeepMind Control Suite's environments and our algorithms, have the zoo read our hyperparameter files for the
     ids in them, train with our compiled classes where it does, have ``-optimize`` search our policies' sizes, and put on
-    record what runs of our policies were made with. For other ids, other algorithms, with ``-conf`` and for other policies the zoo
-    behaves as without us. Calling it again changes nothing.
+    record what runs of our policies were made with. For other ids, other algorithms, with ``-conf`` and for other policies
+    the zoo behaves as without us. Calling it again changes nothing.
 
     :raises ImportError: If the zoo is not installed
     """
