@@ -2,7 +2,8 @@
 
 from importlib.metadata import version
 
-from sb3_sparse import networks, sparsity
+from sb3_sparse import diagnostics, networks, sparsity
+from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
@@ -14,10 +15,15 @@ __all__ = [
     "DDPG",
     "SAC",
     "TD3",
+    "PlasticityCallback",
+    "ReDoCallback",
+    "ResetCallback",
     "SparseSimBaExtractor",
     "SparseSimBaPolicy",
     "SparseSimBaTD3Policy",
     "SparseSimBaTQCPolicy",
+    "SparseTopologyCallback",
+    "diagnostics",
     "hyperparameters",
     "networks",
     "sparsify",

@@ -16,7 +16,8 @@ from sb3_sparse.sparsity.topology import Topology
 
 # Parts of a network that are not pruned with it: normalisation statistics belong to all networks.
 _NOT_PRUNED = ("normalizer",)
-_TARGETS = {"actor": "actor_target", "critic": "critic_target", "q_net": "q_net_target", "quantile_net": "quantile_net_target"}
+# Online network -> the target network that shares its topology.
+TARGETS = {"actor": "actor_target", "critic": "critic_target", "q_net": "q_net_target", "quantile_net": "quantile_net_target"}
 
 
 class PrunedPolicy(BasePolicy):
@@ -213,12 +214,8 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
     :param skip: Names of submodules of the policy that stay dense
     :raises ValueError: if a submodule is unknown, and whatever :func:`sb3_sparse.sparsity.prune` refuses.
     """
-    kept = {module for name in skip for module in _submodule(policy, name).modules()}
-    trees = [
-        (tree, getattr(config, role))
-        for role, tree in _trees(policy)
-        if not all(module in kept for module in tree.modules() if module._parameters)
-    ]
+    kept = skipped_modules(policy, skip)
+    trees = [(tree, getattr(config, role)) for role, tree in network_trees(policy, kept)]
     options: dict[str, Any] = {"distribution": config.distribution, "budget": config.budget, "skip": kept}
     for tree, sparsity in trees:
         allocate(tree, sparsity, **options)
@@ -226,12 +223,52 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
     with _optimizers_follow(policy):
         for tree, sparsity in trees:
             prune(tree, sparsity, generator=generator, **options)
-        for online, target in _TARGETS.items():
+        for online, target in TARGETS.items():
             if online in policy._modules and target in policy._modules:
                 share_topology(policy.get_submodule(online), policy.get_submodule(target))
+    guard_parts(policy)
+
+
+def guard_parts(policy: BasePolicy) -> None:
+    """
+    Have the parts of a policy refuse to be loaded alone where that would move a topology; parts that do already are left
+    alone.
+
+    :param policy: Pruned policy
+    """
     for module in policy.modules():
-        if module is not policy and any(isinstance(part, Topology) for part in module.modules()):
+        guarded = any(
+            getattr(hook, "hook", None) is refuse_to_move_alone for hook in module._load_state_dict_pre_hooks.values()
+        )
+        if module is not policy and not guarded and any(isinstance(part, Topology) for part in module.modules()):
             module.register_load_state_dict_pre_hook(refuse_to_move_alone)
+
+
+def skipped_modules(policy: BasePolicy, skip: Iterable[str]) -> set[nn.Module]:
+    """
+    Find what stays dense.
+
+    :param policy: Any SB3 policy
+    :param skip: Names of its submodules
+    :raises ValueError: if there is no such submodule.
+    """
+    return {module for name in skip for module in _submodule(policy, name).modules()}
+
+
+def network_trees(policy: BasePolicy, kept: set[nn.Module]) -> list[tuple[str, nn.Module]]:
+    """
+    Find what is pruned as one network each.
+
+    :param policy: Any SB3 policy with actor and critics, Q-networks, or policy and value networks
+    :param kept: Modules that stay dense; a network of nothing else is left out
+    :return: Pairs of role ("actor" or "critic") and a container of the network's parts
+    :raises ValueError: if the policy's networks are not known.
+    """
+    return [
+        (role, tree)
+        for role, tree in _trees(policy)
+        if not all(module in kept for module in tree.modules() if module._parameters)
+    ]
 
 
 def _submodule(policy: BasePolicy, name: str) -> nn.Module:
@@ -268,12 +305,16 @@ def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
     critics = {
         name: child
         for name, child in critic._modules.items()
-        if child is not None and child not in actor_modules and any(p.ndim >= 2 for p in child.parameters())
+        if child is not None and child not in actor_modules and _has_weights(child)
     }
     if "features_extractor" in critics:
         yield "critic", _tree(critics)
     else:
         yield from (("critic", _tree({name: child})) for name, child in critics.items())
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return any(p.ndim >= 2 for p in module.parameters()) or any(isinstance(m, SparseLayer) for m in module.modules())
 
 
 def _actor_critic_trees(policy: Any) -> Iterator[tuple[str, nn.Module]]:

@@ -16,10 +16,12 @@ import gymnasium as gym
 from sb3_sparse.deployment import FORMATS, export
 from sb3_sparse.deployment.inference_cost import format_passes, inference_cost
 from sb3_sparse.deployment.loading import load_model, load_vec_normalize
-from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
-from sb3_sparse.experiments.quickstart import Quickstart, quickstart
 from sb3_sparse.experiments.contenders import contenders
 from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
+from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
+from sb3_sparse.experiments.quickstart import Quickstart, quickstart
+from sb3_sparse.experiments.run_figures import plot_runs
+from sb3_sparse.experiments.run_folders import find_runs
 from sb3_sparse.experiments.update_cost import format_table, update_cost
 from sb3_sparse.zoo.registration import register
 from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
@@ -79,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_quickstart(commands)
     _add_bench(commands)
+    _add_plot(commands)
     _add_export(commands)
     for name, module in _ZOO_COMMANDS.items():  # listed for the help only; the zoo parses their options
         commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
@@ -147,6 +150,23 @@ def _bench(options: argparse.Namespace) -> None:
         costs = _bench_updates(options)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+
+
+def _add_plot(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("plot", help="draw learning curves, plasticity and sparsity of training runs")
+    command.add_argument(
+        "runs", nargs="+", type=Path, help="folders of runs (the RL Zoo's or others), or folders that contain some"
+    )
+    command.add_argument("--output", type=Path, default=Path("plots"), help="folder to write to (default: %(default)s)")
+    command.add_argument(
+        "--action-repeat", type=int, help="environment steps per agent step (default: what the run's environment says)"
+    )
+    command.set_defaults(run=_plot)
+
+
+def _plot(options: argparse.Namespace) -> None:
+    for file in plot_runs(find_runs(options.runs, options.action_repeat), options.output):
+        print(file)
 
 
 def _bench_updates(options: argparse.Namespace) -> list[Any]:

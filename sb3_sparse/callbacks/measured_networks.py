@@ -1,0 +1,73 @@
+"""The networks of a model, and how each is run on a batch of its replay buffer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
+
+
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """
+    A network and its forward pass.
+
+    :param module: The network
+    :param forward: Runs it on a batch of the replay buffer
+    """
+
+    module: nn.Module
+    forward: Callable[[Any], Any]
+
+
+def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
+    """
+    Find the online networks of an off-policy model: actor, critic (all of several together), Q-network, quantile network. A
+    policy whose networks are called differently can say so itself by a method ``measured_networks()`` of the same result.
+
+    :param model: Model
+    :return: Name -> network
+    :raises ValueError: if there is none.
+    """
+    policy: Any = model.policy
+    if hasattr(policy, "measured_networks"):
+        return policy.measured_networks()
+    found: dict[str, MeasuredNetwork] = {}
+    if "actor" in policy._modules:
+        found["actor"] = MeasuredNetwork(policy.actor, lambda batch: policy._predict(batch.observations, deterministic=True))
+    if "critic" in policy._modules:
+        found["critic"] = MeasuredNetwork(policy.critic, lambda batch: policy.critic(batch.observations, batch.actions))
+    if "q_net" in policy._modules:
+        found["q_net"] = MeasuredNetwork(policy.q_net, lambda batch: policy.q_net(batch.observations))
+    if "quantile_net" in policy._modules:
+        found["quantile_net"] = MeasuredNetwork(policy.quantile_net, lambda batch: policy.quantile_net(batch.observations))
+    if not found:
+        raise ValueError(f"Don't know the networks of {type(policy).__name__}: neither actor and critic nor a Q-network.")
+    return found
+
+
+def optimizers_with(model: BaseAlgorithm, module: nn.Module) -> list[th.optim.Optimizer]:
+    """
+    Find the optimizers that train a network.
+
+    :param model: Model
+    :param module: One of its networks
+    """
+    own = {id(parameter) for parameter in module.parameters()}
+    return [
+        optimizer
+        for optimizer in all_optimizers(model)
+        if any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+    ]
+
+
+def all_optimizers(model: BaseAlgorithm) -> list[th.optim.Optimizer]:
+    """
+    Find the optimizers of a model's networks.
+
+    :param model: Model
+    """
+    found = [getattr(module, "optimizer", None) for module in model.policy.modules()]
+    return [optimizer for optimizer in found if isinstance(optimizer, th.optim.Optimizer)]

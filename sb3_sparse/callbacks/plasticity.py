@@ -1,0 +1,332 @@
+"""What happens to the plasticity of a model's networks while it trains."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_sparse.callbacks.gradient_watch import GradientWatch, gradient_norms
+from sb3_sparse.callbacks.losses import sample_losses
+from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with
+from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile, run_folder
+from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
+from sb3_sparse.diagnostics import (
+    Recording,
+    dormant_ratio,
+    effective_learning_rate,
+    feature_norm,
+    fraction_active_units,
+    gradient_covariance,
+    gradient_gram,
+    parameter_norm,
+    record,
+    srank,
+)
+from sb3_sparse.diagnostics.recording import evaluation_mode
+
+METRICS = ("dormant", "active", "srank", "feature_norm", "parameter_norm", "gradient_norm")
+OPTIONAL_METRICS = ("srank_threshold", "effective_learning_rate")
+SRANK_THRESHOLD = 0.01  # of the paper's plain count
+
+
+class PlasticityCallback(BaseCallback):
+    """
+    Measures plasticity while any off-policy model of SB3 trains, per network and per layer, on batches of its replay buffer.
+
+    A run with this callback is bit-identical to one without: batches come from a random stream of their own, networks run in
+    evaluation mode, and observation statistics do not move. Measured are the online networks as they are at that step: a first
+    time before the first update, then every ``log_freq`` agent steps, and when training ends.
+
+    Per network go to SB3's logger, ``plasticity/critic/dormant_0.1`` and so on, which is dumped then (as ``EvalCallback``
+    does), so that TensorBoard, CSV and Weights & Biases get them at the right step. All values, those of single layers too, go
+    to ``plasticity.csv``, one line each, beside the run's other files; ``python -m sb3_sparse plot`` draws it. A resumed run
+    goes on with that file, a new one begins it anew.
+
+    - ``dormant``: :func:`~sb3_sparse.diagnostics.dormant_ratio` of all hidden units, for every ``tau``
+    - ``active``: :func:`~sb3_sparse.diagnostics.fraction_active_units` of all hidden units
+    - ``srank``, ``feature_norm``: :func:`~sb3_sparse.diagnostics.srank` (Kumar et al.; ``srank_threshold`` is the paper's
+      plain count) and :func:`~sb3_sparse.diagnostics.feature_norm` of what enters the output layer, averaged over output
+      layers with inputs of their own (several critics)
+    - ``parameter_norm``, ``effective_learning_rate``: of all parameters
+    - ``gradient_norm``: of the gradient with respect to the active weights, in the first update after the step, read when its
+      optimizer gets it: that is the gradient at the measured parameters. A model with a method ``gradients(network)``, which
+      returns parameter -> gradient, is asked for those of its last update instead
+    - ``gradient_interference``: mean absolute off-diagonal entry of
+      :func:`~sb3_sparse.diagnostics.gradient_covariance`, whose matrices are saved as ``plasticity-covariance-<network>-<agent
+          steps>.npz`` beside it
+
+    :param log_freq: Agent steps between two measurements
+    :param batch_size: Transitions of a measurement; Srank cannot exceed it. The paper has 256
+    :param metrics: What to measure, out of the above; ``gradient_interference`` is asked for by ``covariance_freq``
+    :param tau: Threshold of the dormant ratio, or several
+    :param activation: "post": units are measured after the non-linearity (Sokar et al.), "pre": the outputs of layers before
+        it, heads excluded (the paper's code). Networks without activation modules are measured "pre"
+    :param covariance_freq: Agent steps between two gradient covariance matrices, which cost more than the rest; also one
+        before the first update and one at the end. None: never
+    :param covariance_networks: Networks to compute them for
+    :param path: File for the measurements; ``plasticity.csv`` in the run's folder if None
+    :param seed: Seed of the batches; those of a step depend on nothing else
+    :param verbose: 1 tells where measurements go
+    :raises ValueError: if an argument is out of range, or the model has no replay buffer.
+    """
+
+    def __init__(
+        self,
+        log_freq: int = 1_000,
+        batch_size: int = 256,
+        metrics: Sequence[str] = METRICS,
+        tau: float | Sequence[float] = 0.1,
+        activation: str = "post",
+        covariance_freq: int | None = None,
+        covariance_networks: Sequence[str] = ("critic", "q_net"),
+        path: str | Path | None = None,
+        seed: int = 0,
+        verbose: int = 0,
+    ):
+        super().__init__(verbose)
+        _check(log_freq, batch_size, metrics, activation, covariance_freq)
+        self.log_freq, self.batch_size, self.metrics = log_freq, batch_size, tuple(metrics)
+        self.taus = (float(tau),) if isinstance(tau, int | float) else tuple(map(float, tau))
+        if not self.taus or min(self.taus) < 0:
+            raise ValueError(f"tau must be at least 0, got {tau!r}.")
+        self.activation = activation
+        self.covariance_freq, self.covariance_networks = covariance_freq, tuple(covariance_networks)
+        self.path, self.seed = None if path is None else Path(path), seed
+        # State: agent steps of the last measurements, None before the first.
+        self.last_step: int | None = None
+        self.last_covariance_step: int | None = None
+        self.said: set[str] = set()
+        self._file: MeasurementFile | None = None
+        self._pending: _Pending | None = None
+
+    def _init_callback(self) -> None:
+        replay_buffer_of(self.model, type(self).__name__)
+        measured_networks(self.model)
+
+    def _on_training_start(self) -> None:
+        self._action_repeat = _action_repeat(self.training_env)
+        if self.num_timesteps == 0:
+            self.last_step = self.last_covariance_step = None
+        elif self.last_step is None and self.model._n_updates > 0:  # type: ignore[attr-defined]
+            self.last_step = self.last_covariance_step = self.num_timesteps
+        folder = run_folder(self) if self.path is None else None
+        path = self.path if folder is None else folder / FILE_NAME
+        if path is None:
+            self._say("measurements go to the logger only: give a path, or a Monitor with a file name, to keep them.")
+        else:
+            self._file = MeasurementFile(Path(path), resume_from=self.num_timesteps)
+            if self.verbose:
+                print(f"Plasticity is written to {path}")
+
+    def _on_step(self) -> bool:
+        if self._pending is not None and self._pending.is_complete:
+            self._finish()
+        units_are_due = self._is_due(self.last_step, self.log_freq)
+        covariance_is_due = self._is_due(self.last_covariance_step, self.covariance_freq)
+        if units_are_due or covariance_is_due:
+            self.measure(units_are_due, covariance_is_due)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._finish()
+        wants_units = self.last_step != self.num_timesteps
+        wants_covariance = self.covariance_freq is not None and self.last_covariance_step != self.num_timesteps
+        if wants_units or wants_covariance:
+            self.measure(wants_units, wants_covariance)
+            self._finish()
+
+    def _is_due(self, last_step: int | None, freq: int | None) -> bool:
+        if freq is None:
+            return False
+        if last_step is None:  # before the first update
+            return self.num_timesteps >= self.model.learning_starts  # type: ignore[attr-defined]
+        return self.num_timesteps // freq > last_step // freq
+
+    def measure(self, units: bool = True, covariance: bool = False) -> None:
+        """
+        Measure the networks as they are now. Values are written and logged once the next update has told the gradients.
+
+        :param units: Whether to measure everything but the gradient covariance
+        :param covariance: Whether to measure that
+        """
+        self._finish()
+        if not can_sample(self.model, self.batch_size):
+            self._say(f"the replay buffer does not hold {self.batch_size} transitions yet; measuring starts when it does.")
+            return
+        networks = measured_networks(self.model)
+        self._pending = _Pending(self.num_timesteps, self.model._n_updates)  # type: ignore[attr-defined]
+        with private_randomness(self.model, self.seed, self.num_timesteps):
+            batch = sample_batch(self.model, self.batch_size)
+            if units:
+                for name, network in networks.items():
+                    self._measure_network(name, network, batch)
+                self._watch_gradients(networks)
+                self.last_step = self.num_timesteps
+            if covariance:
+                self._measure_covariance(networks, batch)
+                self.last_covariance_step = self.num_timesteps
+
+    def _measure_network(self, name: str, network: MeasuredNetwork, batch: Any) -> None:
+        assert self._pending is not None
+        recording = record(network.module, lambda: network.forward(batch))
+        units = recording.pre if self.activation == "pre" else recording.post
+        if not units:
+            self._say(f"{name} has no activation modules, so the outputs of its layers are measured before activation.")
+            units = recording.pre
+        note = self._pending.note
+        for metric, measure in self._unit_metrics().items():
+            if units:
+                note(name, "", metric, measure(units))
+            for layer, activations in units.items():
+                note(name, layer, metric, measure(activations))
+        self._measure_features(name, recording)
+        if "parameter_norm" in self.metrics:
+            note(name, "", "parameter_norm", parameter_norm(network.module))
+        if "effective_learning_rate" in self.metrics:
+            for optimizer in optimizers_with(self.model, network.module)[:1]:
+                rate = effective_learning_rate(float(optimizer.param_groups[0]["lr"]), network.module)
+                note(name, "", "effective_learning_rate", rate)
+        if any(np.isnan(m[3]) for m in self._pending.values if m[0] == name):
+            self._say(f"{name} returns numbers that are not finite; what depends on them is logged as NaN.")
+
+    def _unit_metrics(self) -> dict[str, Any]:
+        chosen: dict[str, Any] = {}
+        if "dormant" in self.metrics:
+            for tau in self.taus:
+                chosen[f"dormant_{tau:g}"] = lambda units, tau=tau: dormant_ratio(units, tau)
+        if "active" in self.metrics:
+            chosen["active"] = fraction_active_units
+        return chosen
+
+    def _measure_features(self, name: str, recording: Recording) -> None:
+        assert self._pending is not None
+        kinds = {
+            "srank": srank,
+            "srank_threshold": lambda features: srank(features, threshold=SRANK_THRESHOLD),
+            "feature_norm": feature_norm,
+        }
+        for metric in [kind for kind in kinds if kind in self.metrics and recording.features]:
+            values = {layer: kinds[metric](features) for layer, features in recording.features.items()}
+            self._pending.note(name, "", metric, float(np.mean(list(values.values()))))
+            for layer, value in values.items():
+                self._pending.note(name, layer, metric, value)
+        widths = [features.shape[1] for features in recording.features.values()]
+        if "srank" in self.metrics and widths and max(widths) > self.batch_size:
+            self._say(f"the Srank of {name} is bounded by the batch ({self.batch_size}), not by its {max(widths)} features.")
+
+    def _watch_gradients(self, networks: dict[str, MeasuredNetwork]) -> None:
+        assert self._pending is not None
+        if "gradient_norm" not in self.metrics:
+            return
+        answered: set[str] = set()
+        if hasattr(self.model, "gradients"):
+            if self._pending.updates == 0:
+                return
+            # None are offered where the model had to fall back to SB3's own update.
+            for name in networks:
+                gradients = self.model.gradients(name)
+                if gradients:
+                    self._pending.note_gradients(name, gradient_norms(gradients))
+                    answered.add(name)
+        silent = {name: n.module for name, n in networks.items() if name not in answered}
+        trained = {name: module for name, module in silent.items() if optimizers_with(self.model, module)}
+        optimizers = {id(o): o for module in trained.values() for o in optimizers_with(self.model, module)}
+        self._pending.watch = GradientWatch(optimizers.values(), trained)
+
+    def _measure_covariance(self, networks: dict[str, MeasuredNetwork], batch: Any) -> None:
+        assert self._pending is not None
+        for name in [name for name in self.covariance_networks if name in networks]:
+            with evaluation_mode(self.model.policy):
+                losses = sample_losses(self.model, name, batch)
+                gram = None if losses is None else gradient_gram(networks[name].module, losses)
+            if gram is None:
+                self._say(f"the losses of {type(self.model).__name__}'s {name} are not known sample by sample: no covariance.")
+                continue
+            matrix = gradient_covariance(gram=gram)
+            off_diagonal = matrix[~th.eye(len(matrix), dtype=th.bool, device=matrix.device)]
+            self._pending.note(name, "", "gradient_interference", float(off_diagonal.abs().mean()))
+            if self._file is not None:
+                self._file.save_matrix(
+                    name,
+                    self.num_timesteps,
+                    matrix=matrix.float().cpu().numpy(),
+                    env_steps=self.num_timesteps * self._action_repeat,
+                    updates=self._pending.updates,
+                )
+
+    def _finish(self) -> None:
+        """Write down what the last measurement found, with the gradients that came since."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        pending.close()
+        if self._file is not None:
+            env_steps = pending.agent_steps * self._action_repeat
+            self._file.append(
+                Measurement(pending.agent_steps, env_steps, pending.updates, network, layer, metric, value)
+                for network, layer, metric, value in pending.values
+            )
+        for network, layer, metric, value in pending.values:
+            if layer == "":
+                self.logger.record(f"plasticity/{network}/{metric}", value)
+        if pending.values:
+            self.logger.record("time/total_timesteps", pending.agent_steps, exclude="tensorboard")
+            self.logger.dump(pending.agent_steps)
+
+    def _say(self, message: str) -> None:
+        if message not in self.said:
+            self.said.add(message)
+            warnings.warn(f"{type(self).__name__}: {message}", stacklevel=2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks and files are no part of a copy.
+        return {**self.__dict__, "_pending": None}
+
+
+class _Pending:
+    """A measurement whose gradients are still to come."""
+
+    def __init__(self, agent_steps: int, updates: int):
+        self.agent_steps, self.updates = agent_steps, updates
+        self.values: list[tuple[str, str, str, float]] = []
+        self.watch: GradientWatch | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.watch is None or self.watch.is_complete
+
+    def note(self, network: str, layer: str, metric: str, value: float) -> None:
+        self.values.append((network, layer, metric, value))
+
+    def note_gradients(self, network: str, norms: dict[str, th.Tensor]) -> None:
+        total = th.stack([norm.double() for norm in norms.values()]).norm()
+        self.note(network, "", "gradient_norm", float(total))
+        for parameter, norm in norms.items():
+            self.note(network, parameter, "gradient_norm", float(norm))
+
+    def close(self) -> None:
+        if self.watch is not None:
+            self.watch.close()
+            for network, norms in self.watch.norms.items():
+                self.note_gradients(network, norms)
+
+
+def _action_repeat(env: Any) -> int:
+    return int(env.get_attr("action_repeat")[0]) if env.has_attr("action_repeat") else 1
+
+
+def _check(log_freq: int, batch_size: int, metrics: Sequence[str], activation: str, covariance_freq: int | None) -> None:
+    for name, number in {"log_freq": log_freq, "batch_size": batch_size, "covariance_freq": covariance_freq}.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise ValueError(f"{name} must be a positive integer, got {number!r}.")
+    if batch_size < 2:
+        raise ValueError("batch_size must be at least 2, got 1.")
+    known = (*METRICS, *OPTIONAL_METRICS)
+    if isinstance(metrics, str) or not metrics or set(metrics) - set(known):
+        raise ValueError(f"metrics must be some of {', '.join(map(repr, known))}; got {metrics!r}.")
+    if activation not in ("post", "pre"):
+        raise ValueError(f'activation must be "post" or "pre", got {activation!r}.')

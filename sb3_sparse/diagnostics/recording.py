@@ -1,0 +1,243 @@
+"""What the units of a network do with a batch, and which layers feed which."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_sparse.sparsity.layers import SparseLayer, sparse_type_of
+
+_ACTIVATIONS = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+)
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLayer)
+# Operations of the autograd graph that hand on what they get, in another shape.
+_VIEWS = ("ViewBackward", "ReshapeAliasBackward", "UnsafeViewBackward", "AliasBackward", "TBackward", "CloneBackward")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """
+    Units whose weights can be told one by one: a layer, the activation that it alone feeds, and the layers that alone take it.
+
+    :param producer: Name of the layer whose outputs are the units
+    :param activation: Name of the activation module
+    :param consumers: Names of the layers that take the activations
+    """
+
+    producer: str
+    activation: str
+    consumers: tuple[str, ...]
+
+
+@dataclass
+class Recording:
+    """
+    One forward pass of a network.
+
+    :param pre: Layer -> its output, (batch, units, ...), of all linear and convolutional layers but the output layers
+    :param post: Activation module -> its output, (batch, units, ...), but without squashed outputs of the network
+    :param features: Output layer -> its input, (batch, features); output layers with the same input count once
+    :param output_layers: Layers that no other layer takes the output of: heads
+    :param chains: Units with known weights in and out
+    """
+
+    pre: dict[str, th.Tensor] = field(default_factory=dict)
+    post: dict[str, th.Tensor] = field(default_factory=dict)
+    features: dict[str, th.Tensor] = field(default_factory=dict)
+    output_layers: tuple[str, ...] = ()
+    chains: tuple[Chain, ...] = ()
+
+
+def record(module: nn.Module, forward: Callable[[], Any]) -> Recording:
+    """
+    Run a network and keep what its units did.
+
+    Layers are found by their type and their order by the autograd graph, so this works on any torch module whose
+    non-linearities are modules; functional ones (``F.relu``) cannot be seen, and ``post`` stays empty without any module.
+    All parts are in evaluation mode meanwhile, which is set without calling ``train()``: running statistics do not move.
+
+    :param module: Network to watch
+    :param forward: Runs it once on a batch; its result, tensors at any depth, is what the network returns
+    :return: What was seen; tensors are detached, and those of a module that ran several times are joined along the batch
+    """
+    calls: list[_Call] = []
+    with _hooked(module, calls), evaluation_mode(module), th.enable_grad():
+        output = forward()
+    graph = _Graph(calls, output)
+    recording = Recording(output_layers=tuple(dict.fromkeys(call.name for call in calls if graph.is_output_layer(call))))
+    for name, call_list in _by_name(call for call in calls if graph.feeds_a_layer(call)).items():
+        joined = th.cat([call.output for call in call_list])
+        (recording.post if call_list[0].is_activation else recording.pre)[name] = joined
+    inputs = {}
+    for name, call_list in _by_name(call for call in calls if graph.is_output_layer(call)).items():
+        if call_list[0].source not in inputs:
+            inputs[call_list[0].source] = name
+            recording.features[name] = th.cat([call.input.flatten(1) for call in call_list])
+    recording.chains = tuple(graph.chains())
+    return recording
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """
+    Set evaluation mode and restore what was, without ``train()``: running normalisers may do something there.
+
+    :param module: Module, with all its parts
+    """
+    modes = {part: part.training for part in module.modules()}
+    try:
+        for part in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def is_layer(module: nn.Module) -> bool:
+    """
+    Tell whether a module has units with weights of their own: linear, convolutional, or registered to be pruned.
+
+    :param module: Any module
+    """
+    return isinstance(module, _LAYERS) or sparse_type_of(module) is not None
+
+
+@dataclass
+class _Call:
+    """One call of a layer or an activation: its node in the autograd graph, and the node that made its input."""
+
+    name: str
+    is_activation: bool
+    input: th.Tensor
+    output: th.Tensor
+    source: Any
+    node: Any
+
+
+@contextmanager
+def _hooked(module: nn.Module, calls: list[_Call]) -> Iterator[None]:
+    handles = []
+    # An activation that works in place overwrites what its layer returned.
+    in_place = any(getattr(part, "inplace", False) for part in module.modules())
+
+    def watch(name: str, part: nn.Module) -> None:
+        is_activation = isinstance(part, _ACTIVATIONS)
+
+        def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            sources.append((inputs[0].detach(), inputs[0].grad_fn))
+
+        def after(_: nn.Module, inputs: tuple[Any, ...], output: th.Tensor) -> None:
+            kept = output.detach().clone() if in_place else output.detach()
+            calls.append(_Call(name, is_activation, sources[-1][0], kept, sources.pop()[1], output.grad_fn))
+
+        sources: list[tuple[th.Tensor, Any]] = []
+        handles.append(part.register_forward_pre_hook(before))
+        handles.append(part.register_forward_hook(after))
+
+    try:
+        for name, part in module.named_modules():
+            if isinstance(part, _ACTIVATIONS) or is_layer(part):
+                watch(name, part)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Graph:
+    """Which call takes the result of which, read off the autograd graph."""
+
+    def __init__(self, calls: list[_Call], output: Any):
+        self.calls = calls
+        self.call_at = {call.node: call for call in calls if call.node is not None}
+        # What layers are made of; the sources of activations lead to no layer by themselves.
+        self.before_layers = _ancestors([call.source for call in calls if not call.is_activation])
+        self.takers: dict[Any, set[Any]] = defaultdict(set)
+        # Calls are ends, too: a forward pass need not return what every head says.
+        ends = [tensor.grad_fn for tensor in _tensors(output)] + [call.node for call in calls]
+        for node in _ancestors(ends):
+            for source in _next(node):
+                self.takers[source].add(node)
+
+    def feeds_a_layer(self, call: _Call) -> bool:
+        return call.node in self.before_layers
+
+    def is_output_layer(self, call: _Call) -> bool:
+        # What ran without gradients belongs to another network, such as an extractor that the actor trains.
+        return not call.is_activation and call.node is not None and not self.feeds_a_layer(call)
+
+    def chains(self) -> Iterator[Chain]:
+        counts = {name: len(calls) for name, calls in _by_name(self.calls).items()}
+        for call in self.calls:
+            producer = self.call_at.get(call.source) if call.is_activation else None
+            if producer is None or producer.is_activation or counts[producer.name] > 1 or counts[call.name] > 1:
+                continue
+            consumers = self._consumers(call.node)
+            if self._consumers(producer.node) == [call] and all(c is not None and not c.is_activation for c in consumers):
+                yield Chain(producer.name, call.name, tuple(c.name for c in consumers if c is not None))
+
+    def _consumers(self, node: Any) -> list[_Call | None]:
+        """The calls that take a node's result, None for one that is taken by something else."""
+        found: list[_Call | None] = []
+        for taker in sorted(self.takers[node], key=id):
+            if taker in self.call_at:
+                found.append(self.call_at[taker])
+            elif taker.name().startswith(_VIEWS):
+                found.extend(self._consumers(taker))
+            else:
+                found.append(None)
+        return found or [None]
+
+
+def _by_name(calls: Iterable[_Call]) -> dict[str, list[_Call]]:
+    grouped: dict[str, list[_Call]] = {}
+    for call in calls:
+        grouped.setdefault(call.name, []).append(call)
+    return grouped
+
+
+def _ancestors(nodes: list[Any]) -> set[Any]:
+    found: set[Any] = set()
+    pending = [node for node in nodes if node is not None]
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending.extend(_next(node))
+    return found
+
+
+def _next(node: Any) -> list[Any]:
+    return [source for source, _ in node.next_functions if source is not None]
+
+
+def _tensors(output: Any) -> Iterator[th.Tensor]:
+    if isinstance(output, th.Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _tensors(value)

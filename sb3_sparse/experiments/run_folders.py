@@ -1,0 +1,204 @@
+"""What a training run left in its folder, whoever trained it: the RL Zoo, a script with SB3's callbacks, our own commands."""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.save_util import load_from_zip_file
+
+import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
+from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, read_measurements, saved_matrices
+from sb3_sparse.experiments.training import action_repeat
+
+_EVALUATIONS = "evaluations.npz"
+_MONITOR = "*monitor.csv"
+_RUN_NUMBER = re.compile(r"([-_ ]?seed[-_]?\d+|_\d+)$")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    Returns of one run.
+
+    :param env_steps: Environment steps
+    :param returns: Mean return of each evaluation, or return of each training episode
+    :param is_evaluation: Whether these are evaluations
+    """
+
+    env_steps: tuple[int, ...]
+    returns: tuple[float, ...]
+    is_evaluation: bool
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """
+    The folder of one run.
+
+    :param path: Folder
+    :param repeat: Environment steps per agent step, if given; found out otherwise
+    """
+
+    path: Path
+    repeat: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What the run shares with those of other seeds: the zoo's hyperparameters, or the folder's name without the seed."""
+        if self.zoo_arguments:
+            algo, kwargs = self.zoo_arguments["algo"], self.policy_kwargs
+            size = f", w = {kwargs['width_scale']:g}" if "width_scale" in kwargs else ""
+            sparsity = self.sparsity
+            return f"{algo} {f'S = {sparsity:g}' if sparsity else 'dense'}{size}"
+        stem = _RUN_NUMBER.sub("", self.path.name)
+        return stem or self.path.parent.name
+
+    @functools.cached_property
+    def task(self) -> str:
+        """Environment id, as SB3's monitor noted it; empty if it did not."""
+        for file in sorted(self.path.glob(_MONITOR)):
+            with file.open() as lines:
+                header = lines.readline()
+            return str(json.loads(header[1:]).get("env_id") or "")
+        return str(self.zoo_arguments.get("env", ""))
+
+    @functools.cached_property
+    def sparsity(self) -> float | None:
+        """Sparsity that the critic was built with, 0 if dense; None if nothing tells."""
+        given = self.policy_kwargs.get("sparsity", 0.0 if self.policy_kwargs or self.model_file else None)
+        if isinstance(given, Mapping):
+            given = given["critic"]
+        if given is None:
+            match = re.search(r"S(0?\.\d+)", self.path.name)
+            given = float(match[1]) if match else 0.0 if "dense" in self.path.name else None
+        return None if given is None else float(given)
+
+    @functools.cached_property
+    def action_repeat(self) -> int:
+        """Environment steps per agent step."""
+        if self.repeat is not None:
+            return self.repeat
+        for measurement in self.measurements:
+            if measurement.agent_steps > 0:
+                return measurement.env_steps // measurement.agent_steps
+        given = (self.zoo_arguments.get("env_kwargs") or {}).get("action_repeat")
+        return int(given) if given is not None else action_repeat(self.task) if self.task else 1
+
+    @functools.cached_property
+    def measurements(self) -> list[Measurement]:
+        """What ``PlasticityCallback`` measured."""
+        return read_measurements(self.path / FILE_NAME)
+
+    @functools.cached_property
+    def curve(self) -> Curve | None:
+        """Evaluations, or training episodes if there were none; None without either."""
+        file = self.path / _EVALUATIONS
+        if file.exists():
+            with np.load(file) as saved:
+                steps = [int(step) * self.action_repeat for step in saved["timesteps"]]
+                return Curve(tuple(steps), tuple(map(float, saved["results"].mean(axis=1))), True)
+        episodes = [episode for monitor in sorted(self.path.glob(_MONITOR)) for episode in _episodes(monitor)]
+        if not episodes:
+            return None
+        episodes.sort(key=lambda episode: episode[2])  # of several environments, by the clock
+        ends = np.cumsum([length for _, length, _ in episodes]) * self.action_repeat
+        return Curve(tuple(map(int, ends)), tuple(reward for reward, _, _ in episodes), False)
+
+    def matrices(self, network: str) -> dict[int, np.ndarray]:
+        """
+        Gradient covariance matrices.
+
+        :param network: Name of the network
+        :return: Environment steps -> (samples, samples)
+        """
+        found = {}
+        for file, name, agent_steps in saved_matrices(self.path / FILE_NAME):
+            if name == network:
+                with np.load(file) as saved:
+                    found[agent_steps * self.action_repeat] = saved["matrix"]
+        return found
+
+    @functools.cached_property
+    def model_file(self) -> Path | None:
+        """The saved model, the final one before the best."""
+        files = sorted(self.path.glob("*.zip"), key=lambda file: (file.stem == "best_model", file.name))
+        return files[0] if files else None
+
+    @functools.cached_property
+    def layer_sparsities(self) -> dict[str, float]:
+        """Weight of the online networks -> fraction of it that is inactive, of the saved model."""
+        if self.model_file is None:
+            return {}
+        _, parameters, _ = load_from_zip_file(self.model_file, device="cpu")
+        state: Any = (parameters or {}).get("policy", {})
+        found: dict[str, float] = {}
+        for name, value in state.items():
+            layer = name.removesuffix(".topology.indices")
+            if name.split(".")[0].endswith("_target"):
+                continue
+            if layer != name:
+                total = int(np.prod(state[f"{layer}.topology.weight_shape"].tolist()))
+                found[layer] = 1.0 - value.numel() / total
+            elif name.endswith(".weight") and value.ndim >= 2:
+                found[name.removesuffix(".weight")] = 0.0
+        return found
+
+    @functools.cached_property
+    def policy_kwargs(self) -> dict[str, Any]:
+        """Arguments of the policy, from the zoo's configuration or from the saved model."""
+        for file in self.path.glob("*/config.yml"):
+            kwargs = dict(_read_yaml(file)).get("policy_kwargs", {})
+            return dict(eval(kwargs)) if isinstance(kwargs, str) else dict(kwargs)  # as the zoo itself reads it
+        if self.model_file is None:
+            return {}
+        data, _, _ = load_from_zip_file(self.model_file, device="cpu")
+        return dict((data or {}).get("policy_kwargs", {}))
+
+    @functools.cached_property
+    def zoo_arguments(self) -> dict[str, Any]:
+        """Command line of the RL Zoo; empty if it did not train this."""
+        return next((dict(_read_yaml(file)) for file in self.path.glob("*/args.yml")), {})
+
+
+def find_runs(paths: Iterable[Path], repeat: int | None = None) -> list[RunFolder]:
+    """
+    Find the folders of runs.
+
+    :param paths: Folders of runs, or folders that contain some at any depth
+    :param repeat: Environment steps per agent step; found out for each run if None
+    :return: Runs, in the order of their paths
+    :raises ValueError: if a path is no folder, or there is no run in it.
+    """
+    found: dict[Path, RunFolder] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise ValueError(f"{path} is no folder.")
+        files = [file for pattern in (FILE_NAME, _EVALUATIONS, _MONITOR) for file in path.rglob(pattern)]
+        if not files:
+            raise ValueError(f"{path} holds no run: none of {FILE_NAME}, {_EVALUATIONS}, {_MONITOR} is in it.")
+        found.update({file.parent: RunFolder(file.parent, repeat) for file in files})
+    return [found[path] for path in sorted(found)]
+
+
+def _episodes(monitor: Path) -> list[tuple[float, int, float]]:
+    """Return, length and time of the end of each episode of a monitor file; a line that was cut off is left out."""
+    text = monitor.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
+    if not lines:
+        return []
+    columns = lines[0].split(",")
+    places = [columns.index(name) for name in ("r", "l", "t")]
+    start = json.loads(text.splitlines()[0][1:]).get("t_start", 0.0)
+    cells = [line.split(",") for line in lines[1:]]
+    return [(float(row[places[0]]), int(row[places[1]]), start + float(row[places[2]])) for row in cells]
+
+
+def _read_yaml(file: Path) -> Any:
+    import yaml  # comes with the zoo, whose files these are
+
+    return yaml.load(file.read_text(), Loader=yaml.UnsafeLoader)  # they hold ordered dictionaries

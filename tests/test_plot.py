@@ -1,0 +1,123 @@
+"""Figures from the folders of runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sb3_sparse.callbacks.measurement_file import COLUMNS
+from sb3_sparse.experiments.figures import DENSE_COLOUR, SPARSE_COLOURS
+from sb3_sparse.experiments.plasticity_loss import PlasticityRun, train
+from sb3_sparse.experiments.run_figures import _join, group, styles
+from sb3_sparse.experiments.run_folders import RunFolder, find_runs
+from sb3_sparse.zoo.command_line import main
+
+RUN = {
+    "task": "Pendulum-v1",
+    "agent_steps": 60,
+    "gradient_steps": 1,
+    "learning_rate": 1e-3,
+    "batch_size": 16,
+    "learning_starts": 30,
+    "log_freq": 30,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for network, width, sparsity, reset_freq in [("mlp", 16, 0.0, None), ("mlp", 16, 0.6, 40), ("simba", 32, 0.5, None)]:
+        run = PlasticityRun(network=network, width=width, sparsity=sparsity, seed=0, reset_freq=reset_freq, **RUN)
+        with pytest.warns(UserWarning, match="PlasticityCallback"):  # the buffer is smaller than a measurement's batch
+            train(run, folder / f"{run.label}-seed0")
+    return folder
+
+
+def fill(folder: Path, measurements: list[tuple[Any, ...]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [",".join(COLUMNS), *(",".join(map(str, m)) for m in measurements)]
+    (folder / "plasticity.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_runs_are_drawn_from_the_command_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in runs.iterdir():  # longer than a test can train
+        fill(
+            run,
+            [(s, 2 * s, s, n, "", m, 0.5) for s in (30, 60) for n in ("critic", "actor") for m in ("dormant_0.1", "srank")],
+        )
+        np.savez(run / "plasticity-covariance-critic-30.npz", matrix=np.eye(8))
+        np.savez(run / "plasticity-covariance-critic-60.npz", matrix=-np.eye(8))
+    assert main(["plot", str(runs), "--output", str(tmp_path / "figures")]) == 0
+    names = {
+        f"{name}.{kind}"
+        for name in ("learning_curves", "plasticity", "covariance", "layer_sparsity")
+        for kind in ("png", "pdf")
+    }
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == names
+    assert {line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()} == names
+    for file in (tmp_path / "figures").glob("*.png"):
+        assert len(Image.open(file).convert("L").getcolors()) > 20, file  # something is on it
+    assert all(file.read_bytes().startswith(b"%PDF") for file in (tmp_path / "figures").glob("*.pdf"))
+
+
+def test_what_a_run_left_is_read(runs: Path) -> None:
+    found = {run.name: run for run in find_runs([runs])}
+    assert set(found) == {"mlp-dense", "mlp-S0.6-reset", "simba-S0.5"}
+    assert {run.task for run in found.values()} == {"Pendulum-v1"}
+    assert [found[name].sparsity for name in ("mlp-dense", "mlp-S0.6-reset", "simba-S0.5")] == [0.0, 0.6, 0.5]
+    curve = found["mlp-dense"].curve
+    assert curve is not None and curve.is_evaluation and len(curve.env_steps) == 2
+    layers = found["mlp-S0.6-reset"].layer_sparsities
+    assert set(layers) == {
+        *(f"actor.{n}" for n in ("latent_pi.0", "latent_pi.2", "mu", "log_std")),
+        *(f"critic.qf0.{i}" for i in (0, 2, 4)),
+    }
+    assert layers["actor.latent_pi.0"] == 0.0 and 0.3 < layers["critic.qf0.2"] < 0.9
+
+
+def test_dense_networks_have_one_colour_and_groups_of_one_sparsity_other_lines() -> None:
+    names = ["a-dense-seed0", "a-dense-seed1", "a-dense-reset-seed0", "a-S0.9_1", "a-S0.9-reset-seed0", "b-S0.5"]
+    groups = group([RunFolder(Path("/nowhere") / name) for name in names])
+    assert {name: len(members) for name, members in groups.items()}["a-dense"] == 2
+    chosen = styles(groups)
+    assert chosen["a-dense"]["color"] == chosen["a-dense-reset"]["color"] == DENSE_COLOUR
+    assert chosen["b-S0.5"]["color"] == SPARSE_COLOURS[0] and chosen["a-S0.9"]["color"] == SPARSE_COLOURS[1]
+    assert len({(style["color"], style["linestyle"]) for style in chosen.values()}) == len(groups) == 5
+    assert next(iter(groups)) == "a-dense"
+
+
+def test_seeds_are_joined_at_common_steps() -> None:
+    assert _join([{1: 1.0, 2: 2.0, 3: 3.0}, {1: 3.0, 2: 4.0}]) == {1: [1.0, 3.0], 2: [2.0, 4.0]}
+    joined = _join([{10: 1.0, 20: 2.0}, {9: 0.0, 21: 12.0}])  # episodes end where they end
+    assert list(joined) == [10, 20] and joined[20] == pytest.approx([2.0, 11.0])
+    assert _join([{}, {}]) == {}
+
+
+def test_a_folder_of_the_zoo_is_understood(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    run = tmp_path / "sac" / "Pendulum-v1_1"
+    (run / "Pendulum-v1").mkdir(parents=True)
+    arguments = [["algo", "sac"], ["env", "Pendulum-v1"], ["env_kwargs", {"action_repeat": 3}]]
+    config = [["policy", "MlpPolicy"], ["policy_kwargs", "dict(sparsity=dict(actor=0.1, critic=0.9), width_scale=5)"]]
+    (run / "Pendulum-v1" / "args.yml").write_text(yaml.dump(arguments))
+    (run / "Pendulum-v1" / "config.yml").write_text(yaml.dump(config))
+    header = "#" + json.dumps({"t_start": 0.0, "env_id": "Pendulum-v1"})
+    for number, ends in enumerate([(1.0, 3.0), (2.0, 4.0)]):  # two environments
+        lines = [f"{100 * number + end},10,{end}" for end in ends]
+        (run / f"{number}.monitor.csv").write_text("\n".join([header, "r,l,t", *lines, "7,1"]))  # and a crash
+    (found,) = find_runs([tmp_path])
+    assert (found.name, found.sparsity, found.task, found.action_repeat) == ("sac S = 0.9, w = 5", 0.9, "Pendulum-v1", 3)
+    curve = found.curve
+    assert curve is not None and not curve.is_evaluation
+    assert curve.env_steps == (30, 60, 90, 120) and curve.returns == (1.0, 102.0, 3.0, 104.0)
+    assert RunFolder(run, repeat=2).action_repeat == 2
+
+
+def test_folders_without_runs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path, message in [(tmp_path / "missing", "is no folder"), (tmp_path, "holds no run")]:
+        assert main(["plot", str(path), "--output", str(tmp_path / "figures")]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
