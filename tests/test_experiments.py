@@ -60,7 +60,7 @@ def test_unknown_network_is_refused(tmp_path: Path) -> None:
 def test_an_error_in_a_parallel_run_reaches_the_caller(tmp_path: Path) -> None:
     runs = [TrainingRun("Pendulum-v1", sparsity=1.5, **SHORT)]
     with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
-        train_all(runs, [tmp_path], workers=1)
+        train_all(train, runs, [tmp_path], workers=1)
 
 
 def test_results_table_counts_environment_steps_and_grows(tmp_path: Path) -> None:

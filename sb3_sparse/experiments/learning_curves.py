@@ -8,7 +8,7 @@ from pathlib import Path
 from sb3_sparse.experiments.figures import plot_learning_curves
 from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.results import append_rows, read_rows, rows
-from sb3_sparse.experiments.training import TrainingRun, action_repeat, random_return
+from sb3_sparse.experiments.training import TrainingRun, action_repeat, random_return, train
 
 RESULTS = Path(__file__).parent / "results" / "cpu.csv"
 
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     repeats = {task: action_repeat(task) for task in options.task}
     # Results are written as they come in: a grid that is stopped keeps what it has.
     train_all(
+        train,
         runs,
         folders,
         options.workers,
