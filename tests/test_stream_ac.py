@@ -362,6 +362,26 @@ def test_a_killed_run_goes_on_bit_for_bit(backend: str, tmp_path: Path) -> None:
     assert_same_state(make(pendulum(), backend).learn(total), loaded)
 
 
+FRESH = """
+import hashlib
+from sb3_sparse import StreamAC
+for sparsity in (0.0, 0.5):
+    model = StreamAC("MlpPolicy", "Pendulum-v1", backend="numba", policy_kwargs=dict(width=64, sparsity=sparsity), seed=0)
+    print(hashlib.sha256(model.learn(600).policy.parameters_to_vector().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_NUMBA, reason="needs numba")
+def test_the_process_that_compiles_learns_what_those_with_a_cache_do(tmp_path: Path) -> None:
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run([sys.executable, "-c", FRESH], env=env, check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    )
+    assert any(tmp_path.rglob("*.nbc")) and first == second != ""
+
+
 def test_recapture_after_parameters_were_replaced() -> None:
     pytest.importorskip("numba")
     model, other = make(backend="numba"), make(backend="numba", seed=5)

@@ -22,6 +22,8 @@ DELTA, ENTROPY, ACTOR_STEP, CRITIC_STEP, ACTOR_NORM, CRITIC_NORM, RESULTS = rang
 # Options.
 GAMMA, ENT_COEF, LR, ACTOR_DECAY, CRITIC_DECAY, KAPPA_ACTOR, KAPPA_CRITIC, BETA2, EPS, OPTIONS = range(10)
 
+# All that act() and learn() call is inlined: compiled by itself, it would be linked to one copy in the process that compiles and
+# to another where it comes from numba's cache, and these round differently.
 # Sums may be reordered, which lets them be vectorised; infinities and NaN keep their meaning, which the checks need.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _NORM_EPS = np.float32(1e-5)
@@ -52,7 +54,7 @@ def observe(observation, mean, squares, count, features):  # type: ignore[no-unt
     return True
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@njit(inline="always")
 def _affine(layer, params, rows, columns, inputs, outputs):  # type: ignore[no-untyped-def]
     """outputs[b] = W inputs[b] + bias, for all lines b; a row of W is read once for all of them."""
     weights, bias, first = _Index(layer[WEIGHTS]), _Index(layer[BIAS]), _Index(layer[FIRST_OUTPUT])
@@ -75,7 +77,7 @@ def _affine(layer, params, rows, columns, inputs, outputs):  # type: ignore[no-u
                 outputs[b, first + i] = total + params[bias + i]
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@njit(inline="always")
 def _normalize(values, hidden):  # type: ignore[no-untyped-def]
     """LayerNorm in place, LeakyReLU of it into ``hidden``; returns the reciprocal standard deviation."""
     mean = np.float32(0.0)
@@ -93,7 +95,7 @@ def _normalize(values, hidden):  # type: ignore[no-untyped-def]
     return scale
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@njit(inline="always")
 def _normalize_backward(gradient, normalized, scale):  # type: ignore[no-untyped-def]
     """Turn the gradient with respect to the activation into that of the pre-activation, in place."""
     mean, product = np.float32(0.0), np.float32(0.0)
@@ -108,7 +110,7 @@ def _normalize_backward(gradient, normalized, scale):  # type: ignore[no-untyped
         gradient[j] = scale * (gradient[j] - mean - normalized[j] * product)
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@njit(inline="always")
 def _forward(layers, params, rows, columns, inputs, workspace, scales, heads):  # type: ignore[no-untyped-def]
     _affine(layers[0], params, rows, columns, inputs, workspace[NORMALIZED_1])
     for b in range(inputs.shape[0]):
@@ -120,7 +122,7 @@ def _forward(layers, params, rows, columns, inputs, workspace, scales, heads):  
         _affine(layers[k], params, rows, columns, workspace[HIDDEN_2], heads)
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@njit(inline="always")
 def _trace_layer(layer, params, traces, rows, columns, decay, inputs, gradient, inputs_gradient):  # type: ignore[no-untyped-def]
     """
     traces <- decay traces + gradient, with ``gradient`` that of the layer's outputs; adds that of its inputs to
@@ -157,7 +159,7 @@ def _trace_layer(layer, params, traces, rows, columns, decay, inputs, gradient, 
     return norm
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@njit(inline="always")
 def _accumulate(layers, params, traces, rows, columns, decay, inputs, workspace, scales, gradient):  # type: ignore[no-untyped-def]
     """Decay the traces and add the gradient, given that of the heads. Returns the L1 norm of the traces."""
     first, second = workspace[GRADIENT_1, 0], workspace[GRADIENT_2, 0]
@@ -173,7 +175,7 @@ def _accumulate(layers, params, traces, rows, columns, decay, inputs, workspace,
     return norm
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@njit(inline="always")
 def _note_squares(traces, squares, delta, beta2, correction, eps):  # type: ignore[no-untyped-def]
     """Adaptive ObGD: update the running squares; returns the L1 norm of the normalised traces."""
     norm = np.float32(0.0)
@@ -184,7 +186,7 @@ def _note_squares(traces, squares, delta, beta2, correction, eps):  # type: igno
     return np.float64(norm)
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@njit(inline="always")
 def _descend(params, traces, squares, factor, correction, eps):  # type: ignore[no-untyped-def]
     """params <- params - factor traces, normalised if there are running squares."""
     if squares.size == 0:
@@ -195,18 +197,18 @@ def _descend(params, traces, squares, factor, correction, eps):  # type: ignore[
             params[j] -= factor * traces[j] / np.sqrt(squares[j] / correction + eps)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(inline="always")
 def _step_size(lr, kappa, delta, norm):  # type: ignore[no-untyped-def]
     bound = lr * kappa * max(abs(delta), 1.0) * norm
     return lr / bound if bound > 1.0 else lr
 
 
-@njit(cache=True, error_model="numpy")
+@njit(inline="always")
 def _softplus(x):  # type: ignore[no-untyped-def]
     return max(x, np.float32(0.0)) + np.log1p(np.exp(-abs(x)))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(inline="always")
 def _softmax(logits, probabilities):  # type: ignore[no-untyped-def]
     """Probabilities of the actions; returns the entropy."""
     largest = logits.max()
@@ -221,7 +223,7 @@ def _softmax(logits, probabilities):  # type: ignore[no-untyped-def]
     return entropy
 
 
-@njit(cache=True, error_model="numpy")
+@njit(inline="always")
 def _normal_gradient(heads, action, entropy_weight, gradient):  # type: ignore[no-untyped-def]
     """Gradient of -log pi(a) - entropy_weight H with respect to mean and pre-deviation; returns the entropy."""
     size, entropy = action.size, np.float32(0.0)
@@ -236,7 +238,7 @@ def _normal_gradient(heads, action, entropy_weight, gradient):  # type: ignore[n
     return entropy
 
 
-@njit(cache=True, error_model="numpy")
+@njit(inline="always")
 def _softmax_gradient(heads, action, entropy_weight, gradient):  # type: ignore[no-untyped-def]
     """Gradient of -log pi(a) - entropy_weight H with respect to the logits; returns the entropy."""
     entropy = _softmax(heads, gradient)
@@ -248,7 +250,7 @@ def _softmax_gradient(heads, action, entropy_weight, gradient):  # type: ignore[
     return entropy
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
 def act(layers, params, rows, columns, features, workspace, scales, heads, noise, discrete):  # type: ignore[no-untyped-def]
     """The actor's forward pass, which :func:`learn` reuses, and an action."""
     _forward(layers, params, rows, columns, features.reshape(1, features.size), workspace, scales, heads)
@@ -266,7 +268,7 @@ def act(layers, params, rows, columns, features, workspace, scales, heads, noise
     return action
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, fastmath=_FAST, error_model="numpy")
 def learn(  # type: ignore[no-untyped-def]
     actor_layers,
     actor_params,
