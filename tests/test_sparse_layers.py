@@ -611,6 +611,48 @@ def test_gradients_are_finite_differences(monkeypatch, back_end: str, choice: tu
     assert th.autograd.gradgradcheck(outputs, (x, layer.values, layer.bias))
 
 
+def test_gradients_of_several_outputs_at_a_time(product: str) -> None:
+    sparse, dense = make("linear", dtype=th.float64)
+    x, outer = th.randn(5, 40, dtype=th.float64), th.randn(3, 5, 30, dtype=th.float64)
+    gradients = []
+    for layer in (sparse, dense):
+        input = x.clone().requires_grad_()
+        weight = layer.values if layer is sparse else layer.weight
+        gradients.append(th.autograd.grad(layer(input), [input, weight, layer.bias], outer, is_grads_batched=True))
+    (inputs, values, biases), expected = gradients
+    assert_close(inputs, expected[0])
+    assert_close(values, th.stack([sparse.topology.gather(weight) for weight in expected[1]]))
+    assert_close(biases, expected[2])
+
+
+@pytest.mark.parametrize(
+    "misfit",
+    [
+        lambda layer: layer(th.randn(3, 39)),
+        lambda layer: layer(th.randn(41)),
+        lambda layer: layer(th.randn(3, 40).to("meta")),
+        lambda layer: layer(th.randn(3, 40, dtype=th.float64)),
+        lambda layer: layer(th.ones(3, 40, dtype=th.int64)),
+        lambda layer: th.func.functional_call(layer, {"values": layer.values[1:]}, (th.randn(3, 40),)),
+        lambda layer: th.func.functional_call(layer, {"bias": layer.bias[1:]}, (th.randn(3, 40),)),
+        lambda layer: th.func.functional_call(layer, {"bias": layer.bias.double()}, (th.randn(3, 40),)),
+    ],
+    ids=["few features", "many features", "device", "type", "integers", "values", "bias", "type of bias"],
+)
+def test_what_does_not_fit_is_refused(product: str, misfit) -> None:
+    with pytest.raises(RuntimeError):
+        misfit(make("linear")[0])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_sparse_layers_can_be_compiled(product: str) -> None:
+    layer = prune(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), 0.5)
+    compiled = th.compile(layer, backend="eager", fullgraph=True)
+    for batch in (4, 7):
+        x = th.randn(batch, 20)
+        assert_close(compiled(x), layer(x), slack=5.0)
+
+
 @needs_numba
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 @pytest.mark.parametrize(
@@ -692,6 +734,7 @@ def test_threads_change_nothing(monkeypatch) -> None:
 
 
 @needs_numba
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_kernels_run_in_a_forked_process(monkeypatch) -> None:
     # Threads that were started before the fork do not live on in the child.
     from sb3_sparse.sparsity import kernel_products
@@ -789,6 +832,7 @@ def test_kernels_can_be_switched_off(monkeypatch) -> None:
     assert products_module._kernels.__wrapped__() is None
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_sparse_layers_can_be_traced(product: str) -> None:
     # A trace that held the product of one input as a constant would ignore the next one.
     layer = prune(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), 0.5).eval()

@@ -159,6 +159,20 @@ def test_the_zoo_as_it_is_without_us(algo: str, env_id: str) -> None:
     assert manager(algo, env_id).config == str(expected)
 
 
+@pytest.mark.parametrize(("algo", "ours"), [("sac", True), ("td3", True), ("ddpg", True), ("tqc", False)])
+def test_class_that_trains(algo: str, ours: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kwargs = {"policy_kwargs": {"width_scale": 0.0625}, "buffer_size": 100}
+    model, _ = manager(algo, "dm_control/walker-walk-v0", hyperparams=kwargs, n_timesteps=5, eval_freq=-1).setup_experiment()
+    compiled = getattr(sb3_sparse, algo.upper(), None)
+    assert (type(model) is compiled) == ours
+    assert type(model) in (compiled, rl_zoo3.ALGOS[algo]) and rl_zoo3.ALGOS[algo] is not compiled
+    mine = tmp_path / "mine.yml"
+    mine.write_text("dm_control/walker-walk-v0: {policy: MlpPolicy, n_timesteps: 5, buffer_size: 100}")
+    model, _ = manager(algo, "dm_control/walker-walk-v0", config=str(mine), eval_freq=-1).setup_experiment()
+    assert type(model) is rl_zoo3.ALGOS[algo]
+
+
 def test_conf_wins(capsys: pytest.CaptureFixture[str]) -> None:
     assert manager("sac", "dm_control/dog-run-v0", config="mine.yml").config == "mine.yml"
     assert capsys.readouterr().out == ""

@@ -102,6 +102,7 @@ def _activate(code, x):  # type: ignore[no-untyped-def]
             x[i] = x[i] / (1.0 + math.exp(-x[i]))
 
 
+# Whoever changes multiply_samples removes compiled_program.*.nbi from __pycache__: numba sees changes of this file only.
 @compiled
 def run(zero, program, inputs, outputs, buffers, width):  # type: ignore[no-untyped-def]
     """

@@ -174,9 +174,11 @@ def _add_weight_gradients(
     )
 
 
-def _scratch(like: th.Tensor, blocks: int, rows: int) -> tuple[th.Tensor, th.Tensor]:
-    lanes = kernels.TILE_BYTES // like.itemsize
-    return like.new_empty(BLOCK_COLUMNS * lanes), like.new_empty((kernels.PANEL_ROWS if blocks == 1 else rows) * lanes)
+def _scratch(input: th.Tensor, blocks: int, rows: int) -> tuple[th.Tensor, th.Tensor]:
+    """Memory for a block of columns, and for the rows that belong to it at a time."""
+    lanes = kernels.TILE_BYTES // input.itemsize
+    columns = min(input.shape[1], BLOCK_COLUMNS)
+    return input.new_empty(columns * lanes), input.new_empty((kernels.PANEL_ROWS if blocks == 1 else rows) * lanes)
 
 
 def _share_out(run: Callable[[int, int], None], rows: int, work: int) -> None:

@@ -301,7 +301,7 @@ def multiply_tiles(
     Multiply tiles of samples: ``outputs[:, first:last] = inputs @ weight[first:last].T + bias``.
 
     :param order: (active,) int32, where the value of every entry of ``columns`` is found, or None for the order of the columns
-    :param block: Scratch of BLOCK_COLUMNS x TILE_BYTES
+    :param block: Scratch of TILE_BYTES for every column, BLOCK_COLUMNS of them at most
     :param sums: Scratch of TILE_BYTES for every row, or PANEL_ROWS of them if there is but one block
     """
     size = _size(zero)
@@ -337,7 +337,7 @@ def add_weight_gradients(
 
     :param gradients: (active,)
     :param outer: (batch, height) gradient of the output
-    :param block: Scratch of BLOCK_COLUMNS x TILE_BYTES
+    :param block: Scratch of TILE_BYTES for every column, BLOCK_COLUMNS of them at most
     :param rows: Scratch of TILE_BYTES for every row, or PANEL_ROWS of them if there is but one block
     """
     size = _size(zero)

@@ -61,7 +61,7 @@ class Crossover:
 # 256, kernels: output 0.58 to 0.62, gradient of the input 0.48 to 0.55, of the weights 0.59 to 0.80; MKL: 0.21 to 0.26, 0.17
 # to 0.24, 0.27 to 0.37. At batch 64 they are a fifth to a third larger, and at small batches there is none for the output.
 # On processors that are faster at dense matrices they are lower, hence the lower ends.
-KERNEL_CROSSOVER = Crossover(forward=0.55, input_gradient=0.5, weight_gradient=0.6, small_batch=32)
+KERNEL_CROSSOVER = Crossover(forward=0.55, input_gradient=0.55, weight_gradient=0.6, small_batch=32)
 MKL_CROSSOVER = Crossover(forward=0.2, input_gradient=0.2, weight_gradient=0.3, small_batch=16)
 
 
@@ -134,7 +134,7 @@ def sparse_linear(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, t
     :param topology: Positions of the active weights in an (out_features, in_features) matrix
     :return: (..., out_features), contiguous; None if all products are to be made with the dense matrix
     """
-    if not input.is_cpu or not _are_ordinary(input, values):
+    if not _are_ordinary(input, values) or not _fit(input, values, bias, topology):
         return None
     back_end = back_end_for(topology)
     if back_end is None:
@@ -156,46 +156,57 @@ def sparse_linear(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, t
 
 def _are_ordinary(input: th.Tensor, values: th.Tensor) -> bool:
     """Whether these are plain numbers in memory that nobody follows through torch's operations."""
-    # torch.jit.trace, torch.compile and torch.export, torch.func, and modes such as FakeTensorMode.
-    if th._C._is_tracing() or th.compiler.is_compiling() or th._C._are_functorch_transforms_active():
+    # torch.compile and torch.export, torch.jit.trace, torch.func, and modes such as FakeTensorMode.
+    if th.compiler.is_compiling() or th._C._is_tracing() or th._C._are_functorch_transforms_active():
         return False
-    if type(input) not in (th.Tensor, th.nn.Parameter) or th._C._len_torch_dispatch_stack():
+    if not (input.is_cpu and values.is_cpu) or th._C._len_torch_dispatch_stack() or th.is_autocast_enabled("cpu"):
         return False
-    if input.dtype != values.dtype or input.dtype not in (th.float32, th.float64) or input.numel() == 0:
+    return type(input) in (th.Tensor, th.nn.Parameter) and input.dtype in (th.float32, th.float64)
+
+
+def _fit(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, topology: Topology) -> bool:
+    """Whether types and shapes fit together: kernels would not notice, the dense product says what is wrong."""
+    if input.shape[-1] != topology.shape[1] or input.numel() == 0 or values.shape != (topology.active,):
         return False
-    return not th.is_autocast_enabled("cpu")
+    if bias is not None and (bias.dtype != input.dtype or bias.shape != topology.shape[:1] or not bias.is_cpu):
+        return False
+    return values.dtype == input.dtype
 
 
 class _SparseLinear(th.autograd.Function):
     @staticmethod
     def forward(ctx, input, values, bias, topology, module, products):  # type: ignore[no-untyped-def]
-        # Rows and not the topology, which may have moved by the time of the backward pass.
+        # Rows and positions and not the topology, which may have moved by the time of the backward pass.
         rows = module.rows_of(topology, with_transpose=ctx.needs_input_grad[0] and products.input_gradient)
+        # The topology keeps its positions for the dense matrix; otherwise they are a detour that is seldom taken.
+        positions = None if all(products) else topology.long_indices()
+        ctx.positions = rows.positions if positions is None else lambda: positions
         ctx.save_for_backward(input, values)
         ctx.shape, ctx.rows, ctx.module, ctx.products = topology.shape, rows, module, products
         if products.forward:
             return module.multiply(input, values, bias, rows)
-        return F.linear(input, _dense(values, rows, topology.shape), bias)
+        return F.linear(input, _dense(values, ctx.positions(), topology.shape), bias)
 
     @staticmethod
     def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
         input, values = ctx.saved_tensors
         module, rows, products = ctx.module, ctx.rows, ctx.products
-        if th.is_grad_enabled():  # the gradient is to be differentiated
+        # The gradient is to be differentiated, or there are several (is_grads_batched=True).
+        if th.is_grad_enabled() or th._C._functorch.is_legacy_batchedtensor(grad_output):
             products = Products(False, False, False)
         grad_input = grad_values = grad_bias = None
         if ctx.needs_input_grad[0] and products.input_gradient:
             grad_input = module.input_gradient(grad_output, values, rows)
         elif ctx.needs_input_grad[0]:
-            grad_input = grad_output @ _dense(values, rows, ctx.shape)
+            grad_input = grad_output @ _dense(values, ctx.positions(), ctx.shape)
         if ctx.needs_input_grad[1] and products.weight_gradient:
             grad_values = module.weight_gradient(grad_output, input, rows)
         elif ctx.needs_input_grad[1]:
-            grad_values = (grad_output.t() @ input).reshape(-1).index_select(0, rows.positions())
+            grad_values = (grad_output.t() @ input).reshape(-1).index_select(0, ctx.positions())
         if ctx.needs_input_grad[2]:
             grad_bias = grad_output.sum(0)
         return grad_input, grad_values, grad_bias, None, None, None
 
 
-def _dense(values, rows, shape):  # type: ignore[no-untyped-def]
-    return values.new_zeros(shape.numel()).index_put((rows.positions(),), values).view(shape)
+def _dense(values: th.Tensor, positions: th.Tensor, shape: th.Size) -> th.Tensor:
+    return values.new_zeros(shape.numel()).scatter(0, positions, values).view(shape)

@@ -10,6 +10,7 @@ from torch import nn
 _INT32_MAX = 2**31 - 1
 _UINT16_MAX = 2**16 - 1
 # Columns that a kernel has in its scratch memory at a time: with 512 bytes of samples each half of a second-level cache.
+# Whoever changes it removes kernels.*.nbi from __pycache__: numba sees changes of the kernels' own file only.
 BLOCK_COLUMNS = 1024
 _REMEDY = "Build the model with the sparsity, distribution, budget and network size that the checkpoint was made with."
 
@@ -162,6 +163,8 @@ class Topology(nn.Module):
 
     def _derive(self, key: str, build: Any) -> Any:
         """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
+        if th.compiler.is_compiling():  # which has no place to cache in
+            return build()
         indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
         assert indices is not None
         source, version, value = self._derived.get(key, (None, -1, None))

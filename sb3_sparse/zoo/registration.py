@@ -10,6 +10,7 @@ from typing import Any
 from stable_baselines3.common.utils import get_device
 
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters
+from sb3_sparse.zoo.compiled_algorithms import train_compiled
 from sb3_sparse.zoo.optimization import search_sparse_networks
 from sb3_sparse.zoo.provenance import record_provenance
 
@@ -17,8 +18,9 @@ from sb3_sparse.zoo.provenance import record_provenance
 def register() -> None:
     """
     Register the DeepMind Control Suite's environments, have the zoo read our hyperparameter files for the ids in them,
-    have ``-optimize`` search our policies' sizes, and put on record what runs of our policies were made with. For other ids,
-    other algorithms, with ``-conf`` and for other policies the zoo behaves as without us. Calling it again changes nothing.
+    train with our compiled classes where it does, have ``-optimize`` search our policies' sizes, and put on record what runs
+    of our policies were made with. For other ids, other algorithms, with ``-conf`` and for other policies the zoo behaves as
+    without us. Calling it again changes nothing.
 
     :raises ImportError: If the zoo is not installed
     """
@@ -59,6 +61,7 @@ def _change(manager_class: Any) -> None:
         manager_class.knows_sb3_sparse = True
         _prefer_our_files(manager_class)
         record_provenance(manager_class)
+        train_compiled(manager_class)
         manager_class.load_trial = _keep_our_policy_kwargs(manager_class.load_trial)
         tables = importlib.import_module("rl_zoo3.hyperparams_opt")
         search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
