@@ -137,6 +137,14 @@ def test_import_orders(site: Path, tmp_path: Path, custom_envs: str | None, impo
     assert output.splitlines()[-1] == f"{site}/sb3_sparse/hyperparams/sac.yml"
 
 
+def test_another_version_of_our_files_in_the_folder(site: Path, tmp_path: Path) -> None:
+    """The files that count are those of the package that is imported, and the zoo says which it reads."""
+    (tmp_path / "hyperparams").mkdir()
+    (tmp_path / "hyperparams" / "sac.yml").write_text("dm_control/humanoid-run-v0: {policy: MlpPolicy}")
+    code = "import rl_zoo3.exp_manager" + CHOSEN_FILE.format(name="rl_zoo3.exp_manager.ExperimentManager")
+    assert run(site, tmp_path, "-c", code).splitlines()[-1] == f"{site}/sb3_sparse/hyperparams/sac.yml"
+
+
 def test_nothing_happens_without_the_zoo(tmp_path: Path) -> None:
     code = "import sys, gymnasium, sb3_sparse.zoo.command_line; print('rl_zoo3' in sys.modules)"
     assert run(Path(__file__).parent.parent, tmp_path, "-c", code).strip() == "False"
