@@ -22,8 +22,8 @@ DELTA, ENTROPY, ACTOR_STEP, CRITIC_STEP, ACTOR_NORM, CRITIC_NORM, RESULTS = rang
 # Options.
 GAMMA, ENT_COEF, LR, ACTOR_DECAY, CRITIC_DECAY, KAPPA_ACTOR, KAPPA_CRITIC, BETA2, EPS, OPTIONS = range(10)
 
-# All that act() and learn() call is inlined: compiled by itself, it would be linked to one copy in the process that compiles and
-# to another where it comes from numba's cache, and these round differently.
+# All that act() and learn() call is inlined: compiled by itself, it would be linked to one copy in the process that compiles
+# and to another where it comes from numba's cache, and these round differently.
 # Sums may be reordered, which lets them be vectorised; infinities and NaN keep their meaning, which the checks need.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _NORM_EPS = np.float32(1e-5)
