@@ -269,7 +269,7 @@ def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def import_module(name: str) -> Any:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("sb3_sparse.experiments.extras.importlib.import_module", import_module)
+    monkeypatch.setattr("sb3_sparse.common.extras.importlib.import_module", import_module)
     with pytest.raises(ImportError, match=r'pip install "sb3-sparse\[export\]"'):
         export(SAC("MlpPolicy", Env(), buffer_size=10), tmp_path / "policy", "onnx")
 

@@ -12,7 +12,7 @@ from stable_baselines3 import SAC
 
 from sb3_sparse.experiments.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments import provenance
-from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.figures import plot_learning_curves
 from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.results import COLUMNS, append_rows, read_rows, rows

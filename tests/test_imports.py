@@ -1,9 +1,22 @@
 """What importing the package does, and what it leaves alone."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sb3_sparse"
+# From the ground up; imports point down only, and those of one floor know nothing of each other.
+FLOORS = [
+    {"sparsity"},
+    {"networks", "diagnostics"},
+    {"common"},
+    {"callbacks", "envs", "sac", "td3", "tqc", "stream_ac", "deployment"},
+    {"experiments"},
+    {"zoo"},
+]
 
 
 def run(code: str) -> str:
@@ -29,3 +42,27 @@ def test_hyperparameters_of_an_id_that_was_not_registered() -> None:
         "from sb3_sparse import hyperparameters; print(hyperparameters('sac', 'dm_control/humanoid-run-v0')['target_entropy'])"
     )
     assert run(code).strip() == "-10.5"
+
+
+@pytest.mark.parametrize("level", range(len(FLOORS)))
+def test_imports_point_down(level: int) -> None:
+    below = set().union(*FLOORS[:level])
+    for folder in FLOORS[level]:
+        for path in (PACKAGE / folder).rglob("*.py"):
+            imported = {name.split(".")[1] for name in imports(path) if name.startswith("sb3_sparse.")}
+            assert imported <= below | {folder}, path
+
+
+def test_every_folder_has_a_floor() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == set().union(*FLOORS)
+
+
+def imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return names

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.common.extras import import_extra
 from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy, shapes_of
 from sb3_sparse.deployment.sparse_policy import SparsePolicy, load_policy
 from sb3_sparse.deployment.step_list import step_list

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.common.extras import import_extra
 
 # Okabe and Ito's colour-blind safe palette; dense and sparse have the same colour in every figure.
 DENSE_COLOUR, MLP_COLOUR, RANDOM_COLOUR = "#D55E00", "#7F7F7F", "#BBBBBB"

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.common.extras import import_extra
 
 REFRESH_SECONDS = 0.5
 

@@ -19,7 +19,7 @@ import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
 from sb3_sparse.callbacks import PlasticityCallback, ResetCallback
 from sb3_sparse.common.hyperparameters import hyperparameters
 from sb3_sparse.common.sparsify import sparsify
-from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.run_figures import plot_runs
 from sb3_sparse.experiments.run_folders import find_runs
 from sb3_sparse.experiments.training import EVALUATION_SEED_OFFSET

@@ -8,7 +8,7 @@ import gymnasium as gym
 from stable_baselines3 import SAC
 
 from sb3_sparse.envs import env_id
-from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.figures import plot_learning_curves
 from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.results import append_rows, read_rows, rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS
 from sb3_sparse.experiments.run_folders import RunFolder
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.plain_stream_ac import PlainStreamAC, plain_environment, plain_training
 from sb3_sparse.stream_ac import StreamAC, StreamACPolicy
 from sb3_sparse.stream_ac.learner import Learner

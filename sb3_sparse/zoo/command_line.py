@@ -14,11 +14,11 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_sparse.deployment import FORMATS, export
-from sb3_sparse.deployment.inference_cost import format_passes, inference_cost
+from sb3_sparse.experiments.inference_cost import format_passes, inference_cost
 from sb3_sparse.deployment.loading import load_model, load_vec_normalize
 from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
-from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.stream_cost import TASK, format_stream_table, stream_cost
 from sb3_sparse.experiments.streaming import GRIDS, TABLE, run_grid
 from sb3_sparse.experiments.streaming_figures import draw_figure
