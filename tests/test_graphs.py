@@ -32,6 +32,7 @@ from sb3_sparse.common.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.common.live_optimizers import LiveOptimizers
 from sb3_sparse.common.programs import WARM_UPS, GraphProgram
 from sb3_sparse.common.static_samples import StaticSamples
+from sb3_sparse.sparsity.dense_weights import DenseWeights
 
 ON_DEVICE = {"replay_buffer_class": DeviceReplayBuffer}
 CASES = [(name, rule) for name in NAMES for rule in ("sb3", "paper") if (name, rule) != ("TD3", "paper")]
@@ -308,6 +309,21 @@ def test_values_written_before_the_backward_pass() -> None:
         dense.expire([layer.values])
         with pytest.raises(RuntimeError, match="written between the forward and the backward pass"):
             loss.backward()
+
+
+def test_backward_pass_after_another_layer_used_the_matrix() -> None:
+    target = nn.Sequential(nn.Linear(6, 5))
+    online = sb3_sparse.sparsity.prune(copy.deepcopy(target), 0.5)
+    sb3_sparse.sparsity.share_topology(online, target)
+    target[0].values.data.mul_(-3.0)  # type: ignore[operator, union-attr]
+    inputs = th.randn(4, 6, requires_grad=True)
+    expected = th.autograd.grad(nn.functional.linear(inputs, online[0].weight).square().sum(), [inputs, online[0].values])
+    dense = DenseWeights()
+    with dense.serving(nn.ModuleList([online, target])):
+        losses = [dense.linear(inputs, layer.values, None, layer.topology).square().sum() for layer in (online[0], target[0])]
+        found = th.autograd.grad(losses[0], [inputs, online[0].values])
+    for right, gradient in zip(expected, found, strict=True):
+        assert th.allclose(right, gradient, atol=1e-6)
 
 
 def test_topologies_move_between_replays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
+import torch.nn.functional as F
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
@@ -400,6 +401,30 @@ def _parts(optimizer: th.optim.Optimizer) -> Iterator[Any]:
         yield from group["params"]
     for state in optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, th.Tensor))
+
+
+def smallest(q_values: Sequence[th.Tensor]) -> th.Tensor:
+    """
+    Take the smallest of what several critics say.
+
+    :param q_values: (batch, 1) of each critic
+    :return: (batch, 1)
+    """
+    if len(q_values) == 1:
+        return q_values[0]
+    return th.cat(list(q_values), dim=1).min(dim=1, keepdim=True).values
+
+
+def total_error(q_values: Sequence[th.Tensor], target: th.Tensor) -> th.Tensor:
+    """
+    Add up the mean squared errors of several critics.
+
+    :param q_values: (batch, 1) of each critic
+    :param target: (batch, 1)
+    :return: Scalar
+    """
+    first, *others = [F.mse_loss(q, target) for q in q_values]
+    return sum(others, start=first)
 
 
 def copy_statistics(statistics: Sequence[th.Tensor], copies: Sequence[th.Tensor]) -> None:
