@@ -6,6 +6,7 @@ from sb3_sparse import diagnostics, networks, sparsity
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
+from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
 from sb3_sparse.tqc import SparseSimBaTQCPolicy
 
@@ -23,6 +24,7 @@ __all__ = [
     "SparseSimBaTD3Policy",
     "SparseSimBaTQCPolicy",
     "SparseTopologyCallback",
+    "StreamAC",
     "diagnostics",
     "hyperparameters",
     "networks",

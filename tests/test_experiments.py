@@ -60,7 +60,7 @@ def test_unknown_network_is_refused(tmp_path: Path) -> None:
 def test_an_error_in_a_parallel_run_reaches_the_caller(tmp_path: Path) -> None:
     runs = [TrainingRun("Pendulum-v1", sparsity=1.5, **SHORT)]
     with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
-        train_all(runs, [tmp_path], workers=1)
+        train_all(train, runs, [tmp_path], workers=1)
 
 
 def test_results_table_counts_environment_steps_and_grows(tmp_path: Path) -> None:
@@ -197,3 +197,12 @@ def test_memory_is_that_of_the_networks() -> None:
     # 17.4M weights, with gradient, two moments and the critic's target: 4 + 16.9 / 17.4 times 4 bytes.
     assert 0.8 * 347e6 < dense < 2.0 * 347e6
     assert sparse < 0.6 * dense
+
+
+def test_measures_of_plasticity_come_with_the_evaluations(tmp_path: Path) -> None:
+    longer = {**SHORT, "agent_steps": 260, "eval_freq": 130, "gradient_steps": 1}
+    with pytest.warns(UserWarning, match="does not hold 256 transitions yet"):
+        result = train(TrainingRun("Pendulum-v1", sparsity=0.5, measures=True, **longer), tmp_path)
+    untrained, early, late = rows(result, 1)
+    assert untrained["critic_dormant"] == early["critic_dormant"] == ""
+    assert 0 <= float(late["critic_dormant"]) <= 1 <= float(late["critic_srank"])

@@ -518,3 +518,12 @@ def test_intervals_longer_than_the_run_are_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make("sac").learn(25, callback=ResetCallback(10))
+
+
+def test_recycling_knows_every_head_of_an_actor() -> None:
+    model = trained("sac-stock")
+    network = measured_networks(model)["actor"]
+    batch = sample_batch(model, 8)
+    chains = record(network.module, lambda: network.forward(batch)).chains
+    consumers = {chain.producer: set(chain.consumers) for chain in chains}
+    assert consumers == {"latent_pi.0": {"latent_pi.2"}, "latent_pi.2": {"mu", "log_std"}}

@@ -95,7 +95,8 @@ def test_a_run_with_the_callback_is_the_run_without(name: str, tmp_path: Path) -
     observed = everything(make(name).learn(45, callback=callback))
     assert plain.keys() == observed.keys()
     assert [key for key in plain if not th.equal(plain[key], observed[key])] == []
-    assert {m.agent_steps for m in read_measurements(tmp_path / "plasticity.csv")} == {20, 40, 45}
+    steps = sorted({m.agent_steps for m in read_measurements(tmp_path / "plasticity.csv")})
+    assert steps == [20, 40, 48 if "dqn" in name else 45]  # DQN collects four steps at a time
 
 
 @pytest.mark.filterwarnings("ignore:.*PlasticityCallback")
@@ -397,6 +398,10 @@ def test_a_broken_network_is_reported_once(tmp_path: Path) -> None:
     values = measured(tmp_path)
     assert math.isnan(values[25, "dormant_0.1"]) and math.isnan(values[25, "srank"])
     assert math.isfinite(measured(tmp_path, "actor")[25, "srank"])
+    with th.no_grad():
+        model.actor.latent_pi[0].weight.fill_(math.nan)
+    with pytest.warns(UserWarning, match="actor returns numbers that are not finite"):
+        callback.measure()
 
 
 def test_what_cannot_be_measured_is_said_once(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The RL Zoo's own commands, as typed, with the package installed from its wheel; and what we change in the zoo."""
 
 import argparse
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ pytest.importorskip("dm_control")
 rl_zoo3 = pytest.importorskip("rl_zoo3")
 
 import sb3_sparse.envs  # noqa: E402
-from sb3_sparse import SparseSimBaPolicy, hyperparameters, sparsity  # noqa: E402
+from sb3_sparse import SparseSimBaPolicy, StreamAC, hyperparameters, sparsity  # noqa: E402
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS  # noqa: E402
 from sb3_sparse.zoo import register, registration  # noqa: E402
 from sb3_sparse.zoo.command_line import main  # noqa: E402
@@ -24,7 +25,9 @@ from sb3_sparse.zoo.command_line import main  # noqa: E402
 HUMANOID = ["--algo", "sac", "--env", "dm_control/humanoid-run-v0"]
 SMALL = "policy_kwargs:dict(sparsity=0.5, width_scale=0.0625)"
 SHORT = ["--eval-freq", "-1", "-params", SMALL, "buffer_size:1000", "learning_starts:510"]
-FILES = sorted((Path(__file__).parent.parent / "hyperparams").glob("*.yml"))
+ALL_FILES = sorted((Path(__file__).parent.parent / "hyperparams").glob("*.yml"))
+# Those for SimBa; our own algorithms have networks of their own.
+FILES = [path for path in ALL_FILES if path.stem not in registration.OUR_ALGORITHMS]
 ALGOS = [path.stem for path in FILES]
 SUITE_IDS = [sb3_sparse.envs.env_id(domain, task) for domain, tasks in SUITE_TASKS.items() for task in tasks]
 DMC_HARD = [f"dm_control/dog-{task}-v0" for task in ("stand", "walk", "trot", "run")] + [
@@ -132,6 +135,14 @@ def test_import_orders(site: Path, tmp_path: Path, custom_envs: str | None, impo
         (tmp_path / "custom_envs.py").write_text(custom_envs)
     output = run(site, tmp_path, "-c", imports + CHOSEN_FILE.format(name=name))
     assert output.splitlines()[-1] == f"{site}/sb3_sparse/hyperparams/sac.yml"
+
+
+def test_another_version_of_our_files_in_the_folder(site: Path, tmp_path: Path) -> None:
+    """The files that count are those of the package that is imported, and the zoo says which it reads."""
+    (tmp_path / "hyperparams").mkdir()
+    (tmp_path / "hyperparams" / "sac.yml").write_text("dm_control/humanoid-run-v0: {policy: MlpPolicy}")
+    code = "import rl_zoo3.exp_manager" + CHOSEN_FILE.format(name="rl_zoo3.exp_manager.ExperimentManager")
+    assert run(site, tmp_path, "-c", code).splitlines()[-1] == f"{site}/sb3_sparse/hyperparams/sac.yml"
 
 
 def test_nothing_happens_without_the_zoo(tmp_path: Path) -> None:
@@ -357,3 +368,54 @@ def test_every_entry_trains(algo: str, env_id: str, tmp_path: Path, monkeypatch:
     experiment.learn(model)
     assert model.num_timesteps == 20
     assert model._n_updates == 2 * (20 - 17)
+
+
+STREAM = ["--algo", "stream_ac", "--env", "Pendulum-v1"]
+SMALL_STREAM = ["-params", "policy_kwargs:dict(width=16, sparsity=0.5)", "backend:'torch'"]
+
+
+def test_stream_ac_by_the_zoo_s_own_commands(site: Path, tmp_path: Path) -> None:
+    evaluation = ["--eval-freq", "200", "--eval-episodes", "1"]
+    output = run(site, tmp_path, "-m", "rl_zoo3.train", *STREAM, "-n", "450", *evaluation, *SMALL_STREAM)
+    assert f"Loading hyperparameters from: {site}/sb3_sparse/hyperparams/stream_ac.yml" in output
+    folder = tmp_path / "logs" / "stream_ac" / "Pendulum-v1_1"
+    model = StreamAC.load(folder / "Pendulum-v1.zip")
+    assert model.num_timesteps == 450 and model.policy.width == 16
+    assert sparsity.summary(model.policy.actor).sparsity == pytest.approx(0.5, abs=0.02)
+    assert {"best_model.zip", "evaluations.npz", "0.monitor.csv"} <= {path.name for path in folder.iterdir()}
+    shown = run(site, tmp_path, "-m", "rl_zoo3.enjoy", *STREAM, "-f", "logs", "--no-render", "-n", "200")
+    (reward,) = (float(line.split(":")[1]) for line in shown.splitlines() if line.startswith("Episode Reward"))
+    assert reward < -100  # as Pendulum gives it, not scaled
+    agent = str(folder / "Pendulum-v1.zip")
+    run(site, tmp_path, "-m", "rl_zoo3.train", *STREAM, "-i", agent, "-n", "10", "--eval-freq", "-1", "-f", "continued")
+
+
+def test_stream_ac_takes_any_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for env_id in ("Ant-v4", "MountainCarContinuous-v0", "dm_control/dog-run-v0"):
+        (path,) = (path for path in ALL_FILES if path.stem == "stream_ac")
+        assert manager("stream_ac", env_id).config == str(path)
+    assert "takes weeks" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="not found for stream_ac"):
+        Path("mine.yml").write_text("{}")
+        manager("stream_ac", "Ant-v4", config="mine.yml").read_hyperparameters()
+
+
+def test_stream_ac_s_hyperparameters_are_its_defaults() -> None:
+    file = yaml.safe_load((ALL_FILES[0].parent / "stream_ac.yml").read_text())
+    defaults = {name: parameter.default for name, parameter in inspect.signature(StreamAC).parameters.items()}
+    names = ("learning_rate", "gamma", "trace_lambda", "kappa_actor", "kappa_critic", "ent_coef")
+    for entry in file.values():
+        assert {name: entry[name] for name in names} == {name: defaults[name] for name in names}
+        assert entry["env_wrapper"] == "sb3_sparse.stream_ac.StreamWrapper"
+
+
+def test_stream_ac_s_samples_build_a_model() -> None:
+    register()
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    trial = Trial()
+    sampled = HYPERPARAMS_SAMPLER["stream_ac"](trial, 1, 1, {})
+    assert HYPERPARAMS_CONVERTER["stream_ac"](trial.params) == sampled
+    model = StreamAC("MlpPolicy", "Pendulum-v1", backend="torch", **sampled)
+    assert model.policy.width == 512 and model.gamma == pytest.approx(0.9)

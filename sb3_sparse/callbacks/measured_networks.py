@@ -15,7 +15,7 @@ class MeasuredNetwork:
     A network and its forward pass.
 
     :param module: The network
-    :param forward: Runs it on a batch of the replay buffer
+    :param forward: Runs all of it on a batch of the replay buffer
     """
 
     module: nn.Module
@@ -36,7 +36,9 @@ def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
         return policy.measured_networks()
     found: dict[str, MeasuredNetwork] = {}
     if "actor" in policy._modules:
-        found["actor"] = MeasuredNetwork(policy.actor, lambda batch: policy._predict(batch.observations, deterministic=True))
+        # A deterministic action does not need every head of a stochastic actor.
+        act = getattr(policy.actor, "get_action_dist_params", policy.actor)
+        found["actor"] = MeasuredNetwork(policy.actor, lambda batch: act(batch.observations))
     if "critic" in policy._modules:
         found["critic"] = MeasuredNetwork(policy.critic, lambda batch: policy.critic(batch.observations, batch.actions))
     if "q_net" in policy._modules:

@@ -1,5 +1,6 @@
 """What benchmarks compare: one SAC model of humanoid's sizes per way to update it."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ from stable_baselines3.common.utils import get_device
 
 import sb3_sparse
 from sb3_sparse.common.hyperparameters import hyperparameters
-from sb3_sparse.experiments.extras import import_extra
 from sb3_sparse.experiments.plain_simba import PlainSimBaPolicy
 from sb3_sparse.sac import SparseSimBaPolicy
 from sb3_sparse.sparsity.allocation import check_sparsity
@@ -93,7 +93,10 @@ class Contender:
 
     def _build_peer(self, env: gym.Env, arguments: dict[str, Any]) -> BaseAlgorithm:
         width = {"pi": [round(128 * self.width_scale)], "qf": [round(512 * self.width_scale)] * 2}
-        sbx = import_extra("sbx", "peer")
+        try:
+            sbx: Any = importlib.import_module("sbx")
+        except ModuleNotFoundError as error:
+            raise ImportError("SBX is not installed, run: pip install sbx-rl") from error
         return sbx.SAC("SimbaPolicy", env, policy_kwargs={"net_arch": width, "n_critics": 1}, **arguments)
 
 

@@ -1,4 +1,4 @@
-"""Grids of small runs whose learning curves go into the results table."""
+"""Grids of runs whose learning curves go into the results table."""
 
 import argparse
 import itertools
@@ -8,7 +8,7 @@ from pathlib import Path
 from sb3_sparse.experiments.figures import plot_learning_curves
 from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.results import append_rows, read_rows, rows
-from sb3_sparse.experiments.training import TrainingRun, action_repeat, random_return
+from sb3_sparse.experiments.training import TrainingRun, action_repeat, random_return, train
 
 RESULTS = Path(__file__).parent / "results" / "cpu.csv"
 
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     repeats = {task: action_repeat(task) for task in options.task}
     # Results are written as they come in: a grid that is stopped keeps what it has.
     train_all(
+        train,
         runs,
         folders,
         options.workers,
@@ -51,13 +52,15 @@ def _grid(options: argparse.Namespace) -> list[TrainingRun]:
             gradient_steps=options.gradient_steps,
             learning_rate=options.learning_rate,
             batch_size=options.batch_size,
+            device=options.device,
+            measures=options.plasticity,
         )
         for seed, task, (network, sparsity) in itertools.product(options.seed, options.task, networks)
     ]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="learning-curves", description="Learning curves of small agents on a CPU.")
+    parser = argparse.ArgumentParser(prog="learning-curves", description="Learning curves of a grid of agents.")
     parser.add_argument("--task", nargs="+", required=True, help="environment ids")
     parser.add_argument("--sparsity", nargs="*", type=float, default=[0.0, 0.5])
     parser.add_argument("--mlp", action="store_true", help="also SB3's MlpPolicy with its own defaults")
@@ -70,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gradient-steps", type=int, default=1, help="updates per agent step")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, shared by all workers (default: %(default)s)")
+    parser.add_argument("--plasticity", action="store_true", help="measure plasticity at every evaluation")
     parser.add_argument("--workers", type=int, help="processes at once; all CPU cores by default")
     parser.add_argument("--folder", type=Path, default=Path("runs/learning-curves"), help="models and logs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="table that the evaluations are added to")

@@ -6,23 +6,46 @@ import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from sb3_sparse.experiments.extras import import_extra
-from sb3_sparse.experiments.training import TrainingResult, TrainingRun, train
 
 REFRESH_SECONDS = 0.5
 
 
+class Run(Protocol):
+    """What the display needs to know of a run: what it is and how long it takes."""
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def agent_steps(self) -> int: ...
+
+
+RunT = TypeVar("RunT", bound=Run)
+ResultT = TypeVar("ResultT")
+Train = Callable[[RunT, Path, Callable[[int], None]], ResultT]
+
+
 def train_all(
-    runs: Sequence[TrainingRun],
+    train: Train[RunT, ResultT],
+    runs: Sequence[RunT],
     folders: Sequence[Path],
     workers: int | None = None,
-    on_result: Callable[[TrainingResult], None] = lambda result: None,
-) -> list[TrainingResult]:
+    on_result: Callable[[ResultT], None] = lambda result: None,
+) -> list[ResultT]:
     """
     Train runs in parallel processes of one thread each, with a progress bar per run.
 
+    :param train: Trains one run: takes it, its folder, and a function to call with the number of steps done; at the top of a
+        module, so that other processes find it
     :param runs: What to train
     :param folders: Where each run saves
     :param workers: Processes at once; as many as there are CPU cores if None
@@ -40,20 +63,20 @@ def train_all(
         steps = manager.Queue()
         bars = [display.add_task(_describe(run), total=run.agent_steps) for run in runs]
         pairs = zip(runs, folders, strict=True)
-        futures = [pool.submit(_train, run, folder, i, steps) for i, (run, folder) in enumerate(pairs)]
+        futures = [pool.submit(_train, train, run, folder, i, steps) for i, (run, folder) in enumerate(pairs)]
         _follow(futures, steps, lambda i, step: display.update(bars[i], completed=step), on_result)
         return [future.result() for future in futures]
 
 
-def _train(run: TrainingRun, folder: Path, index: int, steps: Any) -> TrainingResult:
-    return train(run, folder, on_progress=lambda step: steps.put((index, step)))
+def _train(train: Train[RunT, ResultT], run: RunT, folder: Path, index: int, steps: Any) -> ResultT:
+    return train(run, folder, lambda step: steps.put((index, step)))
 
 
 def _follow(
-    futures: Sequence["Future[TrainingResult]"],
+    futures: Sequence["Future[ResultT]"],
     steps: "queue.Queue[tuple[int, int]]",
     show: Callable[[int, int], None],
-    on_result: Callable[[TrainingResult], None],
+    on_result: Callable[[ResultT], None],
 ) -> None:
     pending = set(futures)
     while pending:
@@ -67,7 +90,7 @@ def _follow(
             on_result(future.result())
 
 
-def _describe(run: TrainingRun) -> str:
+def _describe(run: Run) -> str:
     return f"{run.task.removeprefix('dm_control/').removesuffix('-v0')} {run.label} seed {run.seed}"
 
 

@@ -12,7 +12,7 @@ from sb3_sparse.experiments.extras import import_extra
 from sb3_sparse.experiments.figures import plot_learning_curves
 from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.results import append_rows, read_rows, rows
-from sb3_sparse.experiments.training import TrainingResult, TrainingRun, action_repeat, make_model, random_return
+from sb3_sparse.experiments.training import TrainingResult, TrainingRun, action_repeat, make_model, random_return, train
 from sb3_sparse.sparsity import summary
 
 TASK = env_id("walker", "walk")
@@ -74,7 +74,7 @@ def quickstart(settings: Quickstart) -> None:
     _check(settings, runs)
     folders = [settings.folder / run.label for run in runs]
     print(f"Training SAC on {settings.task}, sparse and dense, {settings.agent_steps:,} agent steps each.", flush=True)
-    results = train_all(runs, folders)
+    results = train_all(train, runs, folders)
     repeat = action_repeat(settings.task)
     baseline = random_return(settings.task, RANDOM_EPISODES, settings.seed)
     table, figure = settings.folder / "results.csv", settings.folder / "learning_curves.png"

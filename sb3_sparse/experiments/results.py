@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch as th
+from stable_baselines3.common.utils import get_device
+
 from sb3_sparse.experiments.provenance import commit, processor
 from sb3_sparse.experiments.training import TrainingResult
 
@@ -26,9 +29,16 @@ COLUMNS = (
     "env_steps",
     "return_mean",
     "return_std",
+    "critic_dormant",
+    "critic_srank",
+    "critic_parameter_norm",
     "eval_episodes",
     "cpu_seconds",
 )
+
+
+# Columns that are empty where nothing was measured -> the measure's name.
+_DIAGNOSTICS = {"critic_dormant": "dormant_0.1", "critic_srank": "srank", "critic_parameter_norm": "parameter_norm"}
 
 
 def rows(result: TrainingResult, action_repeat: int) -> list[dict[str, Any]]:
@@ -42,7 +52,7 @@ def rows(result: TrainingResult, action_repeat: int) -> list[dict[str, Any]]:
     shared = {
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
-        "hardware": f"{processor()}, one thread",
+        "hardware": _hardware(run.device),
         "algo": "sac",
         "task": run.task,
         "network": run.network,
@@ -63,9 +73,19 @@ def rows(result: TrainingResult, action_repeat: int) -> list[dict[str, Any]]:
             "env_steps": evaluation.agent_steps * action_repeat,
             "return_mean": round(evaluation.mean_return, 1),
             "return_std": round(evaluation.std_return, 1),
+            **{column: _number(evaluation.critic.get(name)) for column, name in _DIAGNOSTICS.items()},
         }
         for evaluation in result.evaluations
     ]
+
+
+def _hardware(device: str) -> str:
+    used = get_device(device)
+    return th.cuda.get_device_name(used) if used.type == "cuda" else f"{processor()}, one thread"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def append_rows(path: Path, lines: Iterable[dict[str, Any]]) -> None:

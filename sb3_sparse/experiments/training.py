@@ -1,15 +1,15 @@
 """One training run of SAC with evaluations: what the quickstart and the learning curves are made of."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3 import SAC
+import stable_baselines3
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -18,8 +18,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
+from sb3_sparse.callbacks import PlasticityCallback
+from sb3_sparse.callbacks.measurement_file import read_measurements
 from sb3_sparse.common.hyperparameters import hyperparameters
-from sb3_sparse.sac import SparseSimBaPolicy
+from sb3_sparse.sac import SAC, SparseSimBaPolicy
 
 # SB3's seeds for evaluation environments must not be those of training.
 EVALUATION_SEED_OFFSET = 10_000
@@ -43,6 +45,8 @@ class TrainingRun:
     :param gradient_steps: Updates per agent step
     :param learning_rate: Learning rate of SimBa; the paper's is 1e-4
     :param batch_size: Batch size of SimBa
+    :param device: Device to train on
+    :param measures: Whether plasticity is measured at every evaluation
     """
 
     task: str
@@ -57,6 +61,8 @@ class TrainingRun:
     gradient_steps: int = 2
     learning_rate: float = 1e-4
     batch_size: int = 256
+    device: str = "cpu"
+    measures: bool = False
 
     @property
     def label(self) -> str:
@@ -74,11 +80,13 @@ class Evaluation:
     :param agent_steps: Agent steps of training before it
     :param mean_return: Mean undiscounted return over the episodes
     :param std_return: Their standard deviation
+    :param critic: What was measured of the critic at that time, name -> value
     """
 
     agent_steps: int
     mean_return: float
     std_return: float
+    critic: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class TrainingResult:
 
 def train(run: TrainingRun, folder: Path, on_progress: Callable[[int], None] = lambda step: None) -> TrainingResult:
     """
-    Train, evaluate and save a model; uses one CPU thread.
+    Train, evaluate and save a model; uses one CPU thread, and TF32 on a GPU.
 
     :param run: What to train
     :param folder: Gets ``model.zip``, ``best_model.zip``, ``evaluations.npz``, ``monitor.csv`` and ``progress.csv``
@@ -121,18 +129,22 @@ def train(run: TrainingRun, folder: Path, on_progress: Callable[[int], None] = l
         best_model_save_path=str(folder),
         verbose=0,
     )
-    model.learn(run.agent_steps, callback=CallbackList([evaluations, _Progress(on_progress)]))
+    callbacks: list[BaseCallback] = [evaluations, _Progress(on_progress)]
+    if run.measures:
+        callbacks.append(PlasticityCallback(log_freq=run.eval_freq, path=folder / "plasticity.csv"))
+    model.learn(run.agent_steps, callback=CallbackList(callbacks))
     model.save(folder / "model.zip")
     env.close()
     eval_env.close()
+    measured = _measured(folder / "plasticity.csv") if run.measures else {}
     curve = [
-        Evaluation(int(step), float(np.mean(returns)), float(np.std(returns)))
+        Evaluation(int(step), float(np.mean(returns)), float(np.std(returns)), measured.get(int(step), {}))
         for step, returns in zip(evaluations.evaluations_timesteps, evaluations.evaluations_results, strict=True)
     ]
     return TrainingResult(run, (untrained, *curve), time.process_time() - start)
 
 
-def make_model(run: TrainingRun, env: gym.Env) -> SAC:
+def make_model(run: TrainingRun, env: gym.Env) -> stable_baselines3.SAC:
     """
     Build the model of a run.
 
@@ -150,10 +162,12 @@ def make_model(run: TrainingRun, env: gym.Env) -> SAC:
     )
     if run.network == "simba":
         policy_kwargs = {"sparsity": run.sparsity, "width_scale": run.width_scale}
-        return SAC(SparseSimBaPolicy, env, policy_kwargs=policy_kwargs, seed=run.seed, device="cpu", **arguments)
+        arguments.update(seed=run.seed, device=run.device, matmul_precision="high")
+        return SAC(SparseSimBaPolicy, env, policy_kwargs=policy_kwargs, **arguments)
     if run.network == "mlp":
         shared = ("buffer_size", "learning_starts", "gradient_steps", "gamma")
-        return SAC("MlpPolicy", env, seed=run.seed, device="cpu", **{name: arguments[name] for name in shared})
+        stock = {name: arguments[name] for name in shared}
+        return stable_baselines3.SAC("MlpPolicy", env, seed=run.seed, device=run.device, **stock)
     raise ValueError(f"Unknown network {run.network!r}: choose 'simba' or 'mlp'.")
 
 
@@ -196,9 +210,18 @@ class _Progress(BaseCallback):
         return True
 
 
-def _evaluate(model: SAC, env: VecEnv, episodes: int) -> tuple[float, float]:
+def _evaluate(model: stable_baselines3.SAC, env: VecEnv, episodes: int) -> tuple[float, float]:
     returns, _ = evaluate_policy(model, env, episodes, return_episode_rewards=True)
     return float(np.mean(returns)), float(np.std(returns))
+
+
+def _measured(path: Path) -> dict[int, dict[str, float]]:
+    """Agent steps -> what was measured of the whole critic, name -> value."""
+    found: dict[int, dict[str, float]] = {}
+    for line in read_measurements(path):
+        if line.network == "critic" and not line.layer:
+            found.setdefault(line.agent_steps, {})[line.metric] = line.value
+    return found
 
 
 def _random_episode(env: gym.Env, seed: int) -> float:

@@ -57,10 +57,10 @@ class Crossover:
 
 
 # Measured by `python -m sb3_sparse bench --products` on one core of an AMD EPYC (Zen 5), where MKL multiplies dense matrices
-# at about 115 GFLOP/s. Between 512 x 2048 and 10240 x 2560, sizes differ no more than repetitions. Largest densities at batch
-# 256, kernels: output 0.58 to 0.62, gradient of the input 0.48 to 0.55, of the weights 0.59 to 0.80; MKL: 0.21 to 0.26, 0.17
-# to 0.24, 0.27 to 0.37. At batch 64 they are a fifth to a third larger, and at small batches there is none for the output.
-# On processors that are faster at dense matrices they are lower, hence the lower ends.
+# at about 115 GFLOP/s, at 2048 x 512, 512 x 2048 and 2560 x 640; sizes differ no more than repetitions. Largest densities at
+# batch 256, kernels: output 0.58 to 0.62, gradient of the input 0.48 to 0.55, of the weights 0.59 to 0.80; MKL: 0.21 to
+# 0.26, below 0.2 to 0.24, 0.27 to 0.37. At batch 64 they are up to a third larger, at small batches there is none for the
+# output. On processors that are faster at dense matrices they are lower, hence the lower ends.
 KERNEL_CROSSOVER = Crossover(forward=0.55, input_gradient=0.55, weight_gradient=0.6, small_batch=32)
 MKL_CROSSOVER = Crossover(forward=0.2, input_gradient=0.2, weight_gradient=0.3, small_batch=16)
 

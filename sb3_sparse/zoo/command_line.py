@@ -16,10 +16,14 @@ import gymnasium as gym
 from sb3_sparse.deployment import FORMATS, export
 from sb3_sparse.deployment.inference_cost import format_passes, inference_cost
 from sb3_sparse.deployment.loading import load_model, load_vec_normalize
-from sb3_sparse.experiments.contenders import contenders
-from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
 from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
+from sb3_sparse.experiments.extras import import_extra
+from sb3_sparse.experiments.stream_cost import TASK, format_stream_table, stream_cost
+from sb3_sparse.experiments.streaming import GRIDS, TABLE, run_grid
+from sb3_sparse.experiments.streaming_figures import draw_figure
+from sb3_sparse.experiments.contenders import contenders
+from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
 from sb3_sparse.experiments.run_figures import plot_runs
 from sb3_sparse.experiments.run_folders import find_runs
 from sb3_sparse.experiments.update_cost import format_table, update_cost
@@ -82,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quickstart(commands)
     _add_bench(commands)
     _add_plot(commands)
+    _add_figure(commands)
     _add_export(commands)
     for name, module in _ZOO_COMMANDS.items():  # listed for the help only; the zoo parses their options
         commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
@@ -133,6 +138,11 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     instead.add_argument(
         "--products", action="store_true", help="instead, up to which density single products pay (option --batch)"
     )
+    instead.add_argument(
+        "--stream-ac", action="store_true", help="instead, StreamAC beside plain autograd (options --width, --env)"
+    )
+    command.add_argument("--width", nargs="+", type=int, default=[128, 1024], help="of StreamAC (default: %(default)s)")
+    command.add_argument("--env", default=TASK, help="environment that StreamAC trains in (default: %(default)s)")
     command.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes (default: %(default)s)")
     command.add_argument("--json", type=Path, help="also write the figures to this file")
     command.set_defaults(run=_bench)
@@ -140,7 +150,10 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     costs: list[Any]
-    if options.products:
+    if options.stream_ac:
+        costs = stream_cost(options.width, options.sparsity, options.rounds, options.env)
+        print(format_stream_table(costs))
+    elif options.products:
         costs = product_cost(batches=options.batch)
         print(format_crossovers(costs))
     elif options.inference:
@@ -198,3 +211,29 @@ def _export(options: argparse.Namespace) -> None:
     vec_normalize = None if options.vec_normalize is None else load_vec_normalize(options.vec_normalize)
     written = export(load_model(options.model), options.output, options.format, vec_normalize)
     print(f"{written.path}: {written.bytes:,} bytes, deviates from the model by at most {written.largest_error:.1e}")
+
+
+def _add_figure(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "figure", help="run what is missing of the grid behind a figure of the paper, then draw the figure"
+    )
+    command.add_argument("number", type=int, choices=sorted(GRIDS), help="number of the figure in the paper")
+    budgets = ("smoke", "short", "full")
+    command.add_argument(
+        "--budget",
+        choices=budgets,
+        default="short",
+        help="a minute, half an hour, or a day and more of a CPU core (default: %(default)s)",
+    )
+    command.add_argument("--output", type=Path, default=Path("runs/figures"), help="folder to write to (default: %(default)s)")
+    command.add_argument("--workers", type=int, help="processes at once; all CPU cores by default")
+    command.set_defaults(run=_figure)
+
+
+def _figure(options: argparse.Namespace) -> None:
+    grid = GRIDS[options.number][options.budget]
+    import_extra("matplotlib", "plots")  # before hours of training, not after
+    rows = run_grid(grid, options.output, options.workers)
+    path = options.output / f"figure-{options.number}-{options.budget}.png"
+    draw_figure(options.number, rows, grid, path)
+    print(f"Results table: {options.output / TABLE}\nFigure: {path}")

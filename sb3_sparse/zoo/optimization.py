@@ -34,6 +34,16 @@ def search_sparse_networks(manager_class: Any, samplers: dict[str, Callable], co
     manager_class.objective = _tell_trial(manager_class.objective)
 
 
+def search_stream_ac(samplers: dict[str, Callable], converters: dict[str, Callable]) -> None:
+    """
+    Have the zoo search Stream AC's options, and width, initialisation and sparsity of its networks.
+
+    :param samplers: The zoo's ``HYPERPARAMS_SAMPLER``, changed in place
+    :param converters: The zoo's ``HYPERPARAMS_CONVERTER``, changed in place
+    """
+    samplers["stream_ac"], converters["stream_ac"] = _sample_stream_ac, _convert_stream_ac
+
+
 class _WithoutNetArch:
     """A trial that neither searches nor records ``net_arch``."""
 
@@ -102,3 +112,26 @@ def _convert_size(convert: Callable) -> Callable:
 
 def _without_net_arch(policy_kwargs: Params) -> Params:
     return {name: value for name, value in policy_kwargs.items() if name != "net_arch"}
+
+
+def _sample_stream_ac(trial: Any, n_actions: int, n_envs: int, additional_args: Params) -> Params:
+    return _convert_stream_ac(
+        {
+            "gamma": 1 - trial.suggest_float("one_minus_gamma", 0.001, 0.1, log=True),
+            "trace_lambda": trial.suggest_float("trace_lambda", 0.0, 0.95),
+            "kappa_actor": trial.suggest_float("kappa_actor", 1.0, 10.0, log=True),
+            "kappa_critic": trial.suggest_float("kappa_critic", 1.0, 10.0, log=True),
+            "ent_coef": trial.suggest_float("ent_coef", 0.0001, 0.1, log=True),
+            "width": trial.suggest_categorical("width", [64, 128, 256, 512]),
+            "init": trial.suggest_categorical("init", ["sparse", "dense"]),
+            "sparsity": trial.suggest_float("sparsity", 0.0, _MAX_SPARSITY),
+        }
+    )
+
+
+def _convert_stream_ac(sampled: Params) -> Params:
+    params = dict(sampled)
+    if "one_minus_gamma" in params:
+        params["gamma"] = 1 - params.pop("one_minus_gamma")
+    params["policy_kwargs"] = {name: params.pop(name) for name in ("width", "init", "sparsity")}
+    return params

@@ -7,25 +7,31 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters
 from sb3_sparse.zoo.compiled_algorithms import train_compiled
-from sb3_sparse.zoo.optimization import search_sparse_networks
+from sb3_sparse.zoo.optimization import search_sparse_networks, search_stream_ac
 from sb3_sparse.zoo.provenance import record_provenance
+
+# The zoo's name of an algorithm -> the algorithm, where the zoo knows none.
+OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"stream_ac": StreamAC}
 
 
 def register() -> None:
     """
-    Register the DeepMind Control Suite's environments, have the zoo read our hyperparameter files for the ids in them,
-    train with our compiled classes where it does, have ``-optimize`` search our policies' sizes, and put on record what runs
-    of our policies were made with. For other ids, other algorithms, with ``-conf`` and for other policies the zoo behaves as
-    without us. Calling it again changes nothing.
+    Register the DeepMind Control Suite's environments and our algorithms, have the zoo read our hyperparameter files for the
+    ids in them, train with our compiled classes where it does, have ``-optimize`` search our policies' sizes, and put on
+    record what runs of our policies were made with. For other ids, other algorithms, with ``-conf`` and for other policies
+    the zoo behaves as without us. Calling it again changes nothing.
 
     :raises ImportError: If the zoo is not installed
     """
     importlib.import_module("sb3_sparse.envs")
     zoo = _import_zoo()
+    importlib.import_module("rl_zoo3.utils").ALGOS.update(OUR_ALGORITHMS)
     if "ExperimentManager" in vars(zoo):
         _change(zoo.ExperimentManager)
     else:
@@ -65,6 +71,7 @@ def _change(manager_class: Any) -> None:
         manager_class.load_trial = _keep_our_policy_kwargs(manager_class.load_trial)
         tables = importlib.import_module("rl_zoo3.hyperparams_opt")
         search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
+        search_stream_ac(tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
 
 
 def _prefer_our_files(manager_class: Any) -> None:
@@ -82,6 +89,8 @@ def _prefer_our_files(manager_class: Any) -> None:
 
 def _choose_file(manager: Any) -> None:
     hyperparameters = our_hyperparameters(manager.algo, manager.env_name.gym_id)
+    if hyperparameters is None and manager.algo in OUR_ALGORITHMS:
+        hyperparameters = our_hyperparameters(manager.algo, "default")
     if hyperparameters is not None:
         manager.config = str(hyperparameter_file(manager.algo))
         _warn_of_large_network(manager, hyperparameters)
@@ -94,7 +103,7 @@ def _keep_our_policy_kwargs(load_trial: Callable) -> Callable:
         params = load_trial(self, *args, **kwargs)
         ours = our_hyperparameters(self.algo, self.env_name.gym_id)
         if ours is not None and self.config == str(hyperparameter_file(self.algo)) and "policy_kwargs" in params:
-            params["policy_kwargs"] = {**eval(ours["policy_kwargs"]), **params["policy_kwargs"]}
+            params["policy_kwargs"] = {**eval(ours.get("policy_kwargs", "{}")), **params["policy_kwargs"]}
         return params
 
     return wrapped
@@ -102,7 +111,8 @@ def _keep_our_policy_kwargs(load_trial: Callable) -> Callable:
 
 def _warn_of_large_network(manager: Any, hyperparameters: dict[str, Any]) -> None:
     # Only the large networks set their width. A loaded agent has the size that it was trained with.
-    is_large = "width_scale" in hyperparameters["policy_kwargs"] and "policy_kwargs" not in (manager.custom_hyperparams or {})
+    is_ours = "policy_kwargs" not in (manager.custom_hyperparams or {})
+    is_large = is_ours and "width_scale" in hyperparameters.get("policy_kwargs", "")
     if is_large and not manager.continue_training and get_device(manager.device).type == "cpu":
         print(
             f"sb3-sparse: without a GPU, training the network for {manager.env_name.gym_id} takes weeks; "
