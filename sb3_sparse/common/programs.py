@@ -164,16 +164,18 @@ def _noting_waits() -> Iterator[list[str]]:
     before = th.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", message=_WAIT)
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
         th.cuda.set_sync_debug_mode(max(before, 1))
         try:
             yield waits
         finally:
             th.cuda.set_sync_debug_mode(before)
     for warning in caught:
-        if _WAIT in str(warning.message):
-            waits.append(f"{warning.filename}:{warning.lineno}")
-        else:
+        place = f"{warning.filename}:{warning.lineno}"
+        if _WAIT not in str(warning.message):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif place not in waits:
+            waits.append(place)
 
 
 @functools.cache
