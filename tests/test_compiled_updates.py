@@ -431,7 +431,7 @@ def test_many_captures_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @each_algorithm
-@pytest.mark.parametrize("variant", ["sparse", "dense", "half", "stock policy", "n steps"])
+@pytest.mark.parametrize("variant", list(VARIANTS))
 def test_graphs_update_as_eager_programs(name: str, variant: str) -> None:
     model: Any = build(sb3_sparse, name, device="cuda", **VARIANTS[variant]).learn(40)
     programs = list(model._programs.values())
@@ -450,6 +450,15 @@ def test_graphs_update_as_eager_programs(name: str, variant: str) -> None:
         m.train(2, 8)
         results.append(parameters(m))
     assert_same(*results, tolerance=1e-4)
+
+
+@pytest.mark.gpu
+def test_an_update_that_waits_is_not_captured() -> None:
+    model: Any = build(sb3_sparse, "SAC", device="cuda")
+    model.critic.optimizer.register_step_pre_hook(lambda *_: next(model.critic.parameters()).sum().item())
+    with pytest.warns(UserWarning, match=r"kernel by kernel.*test_compiled_updates\.py:\d+"):
+        model.learn(40)
+    assert all(program.graph is None and program.runs > 3 for program in model._programs.values())
 
 
 @pytest.mark.gpu

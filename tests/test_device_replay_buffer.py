@@ -58,8 +58,7 @@ def of_same_transitions(
         steps = np.arange(last)
         monkeypatch.setattr(np.random, "randint", lambda *_, number=number, size=None, **__: np.full(size, number))
         expected = theirs._get_samples(steps, env=env)
-        envs = th.full((last,), number)
-        assert_equal(expected, ours._read(th.as_tensor(steps), envs, env))
+        assert_equal(expected, ours._read(th.as_tensor(steps * ours.n_envs + number), env))
 
 
 @pytest.mark.parametrize("count", [1, 7, 10, 23], ids=["one", "part", "full", "wrapped"])
@@ -98,7 +97,7 @@ def test_normalised_environment(n_steps: int, monkeypatch: pytest.MonkeyPatch) -
     fill([theirs, ours], 8, 1)
     last = np.arange(8)
     monkeypatch.setattr(np.random, "randint", lambda *_, size=None, **__: np.zeros(size, int))
-    expected, found = theirs._get_samples(last, env=env), ours._read(th.as_tensor(last), th.zeros(8, dtype=th.int64), env)
+    expected, found = theirs._get_samples(last, env=env), ours._read(th.as_tensor(last), env)
     assert_equal(expected[:5], found[:5])
 
 
@@ -138,6 +137,31 @@ def test_pickle(count: int) -> None:
     fill([buffer, loaded], 3, 1, DICT)
     assert_equal(buffer.sample(5), loaded.sample(5))
     assert (loaded.pos, loaded.full) == (buffer.pos, buffer.full)
+
+
+def test_naming_the_same_device_keeps_the_stream() -> None:
+    """SB3 names it after loading, without a number."""
+    buffer = DeviceReplayBuffer(10, VECTOR, ACTIONS, "cpu")
+    fill([buffer], 10, 1)
+    buffer.seed(0)
+    buffer.sample(3)
+    twin = pickle.loads(pickle.dumps(buffer))
+    twin.device = "cpu:0"
+    assert_equal(buffer.sample(5), twin.sample(5))
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_load_without_the_former_device(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(th.cuda, "device_count", lambda: 0)
+    buffer = DeviceReplayBuffer(20, VECTOR, ACTIONS, "cpu", n_envs=2)
+    fill([buffer], 7, 2)
+    state = {**buffer.__getstate__(), "_device": device}
+    loaded = DeviceReplayBuffer.__new__(DeviceReplayBuffer)
+    loaded.__setstate__(state)
+    assert loaded.device == th.device("cpu")
+    everything = th.arange(14)
+    assert_equal(buffer._read(everything, None), loaded._read(everything, None))
+    assert len(loaded.sample(500).rewards.unique()) == 14
 
 
 def test_pickle_holds_what_is_filled_only() -> None:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
+import torch.nn.functional as F
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
@@ -19,10 +20,13 @@ from sb3_sparse.common.static_samples import Samples, StaticSamples
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.dense_weights import DenseWeights
 
+_NOT_SAVED = ("_programs", "_last_programs", "_kept", "_dense_weights", "_live_optimizers", "_captures", "_warned")
 UPDATE_RULES = ("sb3", "paper")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 # Graphs that are captured over and over are slower than no graphs.
 _MANY_CAPTURES = 20
+# Each holds memory, so those made first go: numbers that change all the time would fill the GPU.
+_MOST_PROGRAMS = 8
 # In the report of a divergence.
 _NAMED_TENSORS = 5
 
@@ -127,17 +131,25 @@ class CompiledTraining(OffPolicyAlgorithm):
                 self._warn_once(f"{name} has no TF32: matmul_precision={self.matmul_precision!r} has no effect.")
 
     def _excluded_save_params(self) -> list[str]:
-        ours = ["_programs", "_last_program", "_kept", "_dense_weights", "_live_optimizers", "_captures", "_warned"]
-        return super()._excluded_save_params() + ours
+        return [*super()._excluded_save_params(), *_NOT_SAVED]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Graphs can neither be copied nor pickled, and what they read belongs to this model.
+        return {key: value for key, value in self.__dict__.items() if key not in _NOT_SAVED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _warned=set())
+        self.recapture()
 
     def recapture(self) -> None:
         """
         Forget captured updates; the next ``train()`` makes new ones. That modules, parameters, buffers, optimizer states or
-        hyperparameters were replaced and topologies moved is noticed without it. Call it after other changes of what a network
-        computes, such as an attribute of a module.
+        hyperparameters were replaced and topologies moved is noticed without it. Call it after other changes of what an update
+        computes, such as an attribute of a module, a hook, or torch's own settings.
         """
         self._programs: dict[Hashable, EagerProgram] = {}
-        self._last_program: EagerProgram | None = None
+        # By variant, the last one last.
+        self._last_programs: dict[bool, EagerProgram] = {}
         self._kept = _Kept(self)
         self._captures = 0
         self._dense_weights = DenseWeights()
@@ -145,12 +157,14 @@ class CompiledTraining(OffPolicyAlgorithm):
 
     def gradients(self, name: str) -> dict[str, th.Tensor]:
         """
-        Read the gradients of the last update: those of the network's own loss, and nothing of another's.
+        Read the gradients of the network's last update: those of its own loss, and nothing of another's.
 
         :param name: "actor" or "critic"
         :return: Parameter name -> gradient; empty before the first update
         """
-        found = {} if self._last_program is None else self._last_program.gradients()
+        found: dict[th.Tensor, th.Tensor] = {}
+        for program in self._last_programs.values():
+            found.update(program.gradients())
         return {key: found[parameter] for key, parameter in getattr(self, name).named_parameters() if parameter in found}
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
@@ -169,18 +183,25 @@ class CompiledTraining(OffPolicyAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self._optimizers())
         self._notice_changes()
-        variants = []
-        losses = []
+        variants: list[bool] = []
+        losses: list[th.Tensor] = []
         try:
             with _matmul_precision(self.matmul_precision), _without_validation():
                 for gradient_step in range(gradient_steps):
                     self._n_updates += 1
                     variants.append(self._variant(gradient_step))
-                    self._last_program = self._program(batch_size, self._constants(), variants[-1])
-                    losses.append(self._last_program())
+                    losses.append(self._step(batch_size, variants[-1]))
         except th.OutOfMemoryError as error:
             raise th.OutOfMemoryError(f"{error}\n{self._memory_advice(batch_size)}") from error
-        self._log(variants, losses)
+        if losses:
+            self._log(variants, losses)
+
+    def _step(self, batch_size: int, variant: bool) -> th.Tensor:
+        program = self._program(batch_size, self._constants(), variant)
+        losses = program()
+        self._last_programs.pop(variant, None)
+        self._last_programs[variant] = program
+        return losses
 
     def _fall_back(self, obstacle: str, gradient_steps: int, batch_size: int) -> None:
         if self.update_rule == "paper":
@@ -198,6 +219,8 @@ class CompiledTraining(OffPolicyAlgorithm):
     def _program(self, batch_size: int, constants: Constants, variant: bool) -> EagerProgram:
         key = (batch_size, constants, variant, self.matmul_precision)
         if key not in self._programs:
+            if len(self._programs) == _MOST_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
             self._programs[key] = self._make_program(batch_size, constants, variant)
         return self._programs[key]
 
@@ -213,17 +236,23 @@ class CompiledTraining(OffPolicyAlgorithm):
             with self._dense_weights.serving(self.policy):
                 return th.stack(self._update(samples, constants, variant))
 
-        if self.device.type != "cuda" or self._records_gradients():
+        if not self._uses_graphs():
             return EagerProgram(lambda: update(sample()), parameters)
         self._count_captures()
         if self._live_optimizers is None:
             self._live_optimizers = LiveOptimizers(self._optimizers(), self.device)
         if isinstance(buffer, DeviceReplayBuffer) and normalizing_env is None:
-            return GraphProgram(lambda: update(sample()), parameters, self._live_optimizers, generators=[buffer.generator])
+            generators = [buffer.generator]
+            return GraphProgram(
+                lambda: update(sample()), parameters, self._live_optimizers, self.device, generators=generators
+            )
         static = StaticSamples()
         return GraphProgram(
-            lambda: update(static.samples), parameters, self._live_optimizers, feed=lambda: static.load(sample())
+            lambda: update(static.samples), parameters, self._live_optimizers, self.device, feed=lambda: static.load(sample())
         )
+
+    def _uses_graphs(self) -> bool:
+        return self.device.type == "cuda" and not self._records_gradients()
 
     def _records_gradients(self) -> bool:
         """Whether a layer collects gradients of inactive weights, which it does outside of any graph."""
@@ -245,8 +274,12 @@ class CompiledTraining(OffPolicyAlgorithm):
 
     def _replaceable(self) -> list[Any]:
         """What an update reads beside the networks and must be made anew for if it is another object."""
-        states = [[optimizer, optimizer.param_groups, *optimizer.state.values()] for optimizer in self._optimizers()]
-        return [self.replay_buffer, self._vec_normalize_env, *itertools.chain.from_iterable(states)]
+        return [self.replay_buffer, self._vec_normalize_env, *itertools.chain.from_iterable(map(_parts, self._optimizers()))]
+
+    def _settings(self) -> list[Any]:
+        """What optimizers read of their hyperparameters but for learning rates, which are live."""
+        groups = [group for optimizer in self._optimizers() for group in optimizer.param_groups]
+        return [value for group in groups for key, value in group.items() if key not in ("params", "lr")]
 
     def _step_optimizer(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
         optimizer.zero_grad()
@@ -338,11 +371,11 @@ class _Kept:
         self._topologies = [module for module in modules if isinstance(module, Topology)]
         self._layers = [module for module in modules if isinstance(module, SparseLayer)]
         self._objects = self._present(model)
-        self._states = self._state()
+        self._states = self._state(model)
 
     def is_valid(self, model: CompiledTraining) -> bool:
         present = self._present(model)
-        if len(present) != len(self._objects) or self._state() != self._states:
+        if len(present) != len(self._objects) or self._state(model) != self._states:
             return False
         return all(a is b for a, b in zip(present, self._objects, strict=True))
 
@@ -352,11 +385,46 @@ class _Kept:
             found.extend(contents.values())
         return found
 
-    def _state(self) -> list[int]:
+    def _state(self, model: CompiledTraining) -> list[Any]:
         versions = [-1 if topology.indices.is_inference() else topology.indices._version for topology in self._topologies]
         # Moving a module to another device gives its parameters other memory, but not other objects.
         addresses = [parameter.data_ptr() for parameter in self._parameters]
-        return versions + addresses + [layer.records_dense_gradient for layer in self._layers]
+        records = [layer.records_dense_gradient for layer in self._layers]
+        return [*versions, *addresses, *records, *model._settings()]
+
+
+def _parts(optimizer: th.optim.Optimizer) -> Iterator[Any]:
+    """An optimizer, its parameters, and the tensors of its state."""
+    yield optimizer
+    for group in optimizer.param_groups:
+        yield group
+        yield from group["params"]
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, th.Tensor))
+
+
+def smallest(q_values: Sequence[th.Tensor]) -> th.Tensor:
+    """
+    Take the smallest of what several critics say.
+
+    :param q_values: (batch, 1) of each critic
+    :return: (batch, 1)
+    """
+    if len(q_values) == 1:
+        return q_values[0]
+    return th.cat(list(q_values), dim=1).min(dim=1, keepdim=True).values
+
+
+def total_error(q_values: Sequence[th.Tensor], target: th.Tensor) -> th.Tensor:
+    """
+    Add up the mean squared errors of several critics.
+
+    :param q_values: (batch, 1) of each critic
+    :param target: (batch, 1)
+    :return: Scalar
+    """
+    first, *others = [F.mse_loss(q, target) for q in q_values]
+    return sum(others, start=first)
 
 
 def copy_statistics(statistics: Sequence[th.Tensor], copies: Sequence[th.Tensor]) -> None:
@@ -389,9 +457,11 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def _matmul_precision(precision: str | None) -> Iterator[None]:
+    if precision is None:  # torch has two interfaces to this, and refuses to read one after the other was written
+        yield
+        return
     before = th.get_float32_matmul_precision()
-    if precision is not None:
-        th.set_float32_matmul_precision(precision)
+    th.set_float32_matmul_precision(precision)
     try:
         yield
     finally:

@@ -59,7 +59,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         self._shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {"": self.obs_shape}
         self._observation_dim = sum(math.prod(shape) for shape in self._shapes.values())
         self._rows = self._allocate()
-        # Where the next transition goes and how many there are, read by captured graphs.
+        # Step at which the next transitions go, and how many transitions there are, read by captured graphs.
         self._cursor = th.zeros(2, dtype=th.int64, device=self.device)
         self.generator = th.Generator(self.device)
 
@@ -74,7 +74,7 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     @property
     def row_dim(self) -> int:
-        """Numbers per transition: two observations, action, reward, done, timeout."""
+        """Numbers per transition: two observations, action, reward, whether the episode ended, and whether by time."""
         return 2 * self._observation_dim + self.action_dim + 3
 
     @property
@@ -89,7 +89,8 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     @device.setter
     def device(self, device: th.device | str) -> None:
-        self._device = th.device(device)
+        # With its number: "cuda" and "cuda:0" are not equal.
+        self._device = th.empty(0, device=device).device
         if "_rows" in self.__dict__ and self._rows.device != self._device:
             self._rows, self._cursor = self._rows.to(self._device), self._cursor.to(self._device)
             seed = self.generator.initial_seed()
@@ -132,7 +133,8 @@ class DeviceReplayBuffer(ReplayBuffer):
         :param infos: One dictionary per environment
         """
         timeouts = [info.get("TimeLimit.truncated", False) and self.handle_timeout_termination for info in infos]
-        parts = [*self._flat(obs), *self._flat(next_obs), action, reward, done, timeouts]
+        terminal = np.logical_and(done, np.logical_not(timeouts))  # the only end that is not bootstrapped
+        parts = [*self._flat(obs), *self._flat(next_obs), action, reward, terminal, timeouts]
         rows = np.concatenate([np.asarray(part, np.float32).reshape(self.n_envs, -1) for part in parts], axis=1)
         self._rows[self.pos].copy_(th.from_numpy(rows))
         self.pos += 1
@@ -150,54 +152,47 @@ class DeviceReplayBuffer(ReplayBuffer):
         """
         # Doubles, as float32 cannot tell the transitions of a large buffer apart.
         uniform = th.rand(batch_size, dtype=th.float64, device=self.device, generator=self.generator)
-        steps = (uniform * self._cursor[1]).long()
-        envs = th.randint(self.n_envs, (batch_size,), device=self.device, generator=self.generator)
-        return self._read(steps, envs, env)
+        return self._read((uniform * self._cursor[1]).long(), env)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         steps = th.as_tensor(batch_inds, device=self.device)
         envs = th.randint(self.n_envs, steps.shape, device=self.device, generator=self.generator)
-        return self._read(steps, envs, env)
+        return self._read(steps * self.n_envs + envs, env)
 
-    def _read(self, steps: th.Tensor, envs: th.Tensor, env: VecNormalize | None) -> Any:
-        first = self._rows_at(steps, envs)
-        observations, _, actions, rewards, dones, timeouts = self._split(first)
-        rewards = _normalized_reward(rewards, env)
-        if self.n_steps == 1:
-            next_observations, discounts = self._split(first)[1], None
-        else:
-            next_observations, rewards, dones, timeouts, discounts = self._n_step(steps, envs, env)
+    def _read(self, positions: th.Tensor, env: VecNormalize | None) -> Any:
+        """Read transitions by their position: those of one step lie side by side, one of every environment."""
+        observations, next_observations, actions, rewards, terminal, _ = self._rows_at(positions)
+        rewards, discounts = _normalized_reward(rewards, env), None
+        if self.n_steps > 1:
+            next_observations, rewards, terminal, discounts = self._n_step(positions, env)
         is_dict = isinstance(self.obs_shape, dict)
         return (DictReplayBufferSamples if is_dict else ReplayBufferSamples)(
             self._observations(observations, env),  # type: ignore[arg-type]
             actions,
             self._observations(next_observations, env),  # type: ignore[arg-type]
-            dones * (1 - timeouts),
+            terminal,
             rewards,
             discounts=discounts,
         )
 
-    def _n_step(self, steps: th.Tensor, envs: th.Tensor, env: VecNormalize | None) -> tuple[th.Tensor, ...]:
+    def _n_step(self, positions: th.Tensor, env: VecNormalize | None) -> tuple[th.Tensor, ...]:
         ahead = th.arange(self.n_steps, device=self.device)
-        indices = (steps[:, None] + ahead) % self.buffer_size  # (batch, n_steps)
-        _, _, _, rewards, dones, timeouts = self._split(self._rows_at(indices, envs[:, None]))
+        indices = (positions[:, None] + ahead * self.n_envs) % (self.buffer_size * self.n_envs)  # (batch, n_steps)
+        _, _, _, rewards, terminal, timeouts = self._rows_at(indices)
         # After the newest transition comes the oldest one, or none yet: a sequence must not run across.
         newest = (self._cursor[0] - 1) % self.buffer_size
-        ends = (dones + timeouts).squeeze(-1) + (indices == newest) > 0
+        ends = (terminal + timeouts).squeeze(-1) + (indices // self.n_envs == newest) > 0
         is_before_end = th.cumsum(ends, dim=1) - ends.long() == 0  # (batch, n_steps), the end itself included
         count = is_before_end.sum(dim=1, keepdim=True)  # (batch, 1)
         weights = self.gamma**ahead * is_before_end
         returns = (_normalized_reward(rewards, env).squeeze(-1) * weights).sum(dim=1, keepdim=True)
-        last = self._rows_at(indices.gather(1, count - 1).squeeze(1), envs)
-        _, next_observations, _, _, dones, timeouts = self._split(last)
-        return next_observations, returns, dones, timeouts, self.gamma ** count.float()
+        _, next_observations, _, _, terminal, _ = self._rows_at(indices.gather(1, count - 1).squeeze(1))
+        return next_observations, returns, terminal, self.gamma ** count.float()
 
-    def _rows_at(self, steps: th.Tensor, envs: th.Tensor) -> th.Tensor:
-        flat = (steps * self.n_envs + envs).reshape(-1)
-        return self._rows.view(-1, self.row_dim).index_select(0, flat).view(*steps.shape, self.row_dim)
-
-    def _split(self, rows: th.Tensor) -> tuple[th.Tensor, ...]:
-        return rows.split([self._observation_dim] * 2 + [self.action_dim, 1, 1, 1], dim=-1)
+    def _rows_at(self, positions: th.Tensor) -> tuple[th.Tensor, ...]:
+        rows = self._rows.view(-1, self.row_dim).index_select(0, positions.reshape(-1))
+        sizes = [self._observation_dim] * 2 + [self.action_dim, 1, 1, 1]
+        return rows.view(*positions.shape, self.row_dim).split(sizes, dim=-1)
 
     def _observations(self, flat: th.Tensor, env: VecNormalize | None) -> Observations:
         pieces = flat.split([math.prod(shape) for shape in self._shapes.values()], dim=1)
@@ -225,7 +220,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         filled = self.buffer_size if self.full else self.pos
         # Only n-step returns need the position once the buffer is full.
         if not self.full or self.n_steps > 1 or self.pos == 0:
-            self._cursor.copy_(th.tensor([self.pos, filled]))
+            self._cursor.copy_(th.tensor([self.pos, filled * self.n_envs]))
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -240,12 +235,12 @@ class DeviceReplayBuffer(ReplayBuffer):
         rows, (seed, random_state), device = state.pop("_rows"), state.pop("generator"), th.device(state.pop("_device"))
         self.__dict__.update(state)
         # SB3 says where it is wanted after loading; a machine without the former device must be able to load it.
-        is_there = device.type != "cuda" or th.cuda.is_available()
+        is_there = device.type != "cuda" or (device.index or 0) < th.cuda.device_count()
         self._device = device if is_there else th.device("cpu")
         self._rows = self._allocate()
         self._rows[: len(rows)].copy_(th.from_numpy(rows))
         self._cursor = th.zeros(2, dtype=th.int64, device=self._device)
-        self._cursor.copy_(th.tensor([self.pos, len(rows)]))
+        self._cursor.copy_(th.tensor([self.pos, len(rows) * self.n_envs]))
         self.generator = th.Generator(self._device)
         self.generator.manual_seed(seed)
         if is_there:

@@ -1,6 +1,9 @@
 """The stochastic actor of SAC and TQC."""
 
+import math
+
 import torch as th
+import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -71,6 +74,22 @@ class SimBaActor(SimBaActorBase, Actor):
             return th.tanh(self.mu(self.latent_pi(self.extract_features(obs, self.features_extractor))))
         mean, log_std, _ = self.get_action_dist_params(obs)
         return th.tanh(mean + th.randn_like(mean) * log_std.exp())
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Draw an action and tell its log-probability: what SB3's actor returns, and from the same random numbers, but computed
+        from these, in half as many operations.
+
+        :param obs: (batch, *shape) raw observations
+        :return: (batch, action_dim) actions in [-1, 1] and (batch,) their log-probability
+        """
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        noise = th.randn_like(mean)
+        gaussian = mean + noise * log_std.exp()
+        # Log-density of the Gaussian less the log-determinant 2 (log 2 - x - softplus(-2 x)), constants apart.
+        entries = th.addcmul(2.0 * (gaussian + F.softplus(-2.0 * gaussian)) - log_std, noise, noise, value=-0.5)
+        constant = mean.shape[1] * (0.5 * math.log(2.0 * math.pi) + 2.0 * math.log(2.0))
+        return th.tanh(gaussian), entries.sum(dim=1) - constant
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """

@@ -38,11 +38,10 @@ class LiveOptimizers:
             _capturable(optimizer, group, rate) for (optimizer, group), rate in zip(self._groups, self._rates, strict=True)
         ]
         before = [{name: group[name] for name in new} for (_, group), new in zip(self._groups, changed, strict=True)]
-        for (_, group), new in zip(self._groups, changed, strict=True):
-            group.update(new)
-        for optimizer, group in self._groups:
-            _move_step_counts(optimizer, group)
         try:
+            for (optimizer, group), new in zip(self._groups, changed, strict=True):
+                group.update(new)
+                _move_step_counts(optimizer, group)
             yield
         finally:
             for (_, group), old in zip(self._groups, before, strict=True):
@@ -61,8 +60,12 @@ def obstacle_to_capture(optimizer: th.optim.Optimizer) -> str | None:
 
 def _capturable(optimizer: th.optim.Optimizer, group: dict[str, Any], rate: th.Tensor) -> dict[str, Any]:
     new: dict[str, Any] = {"lr": rate, "capturable": True}
-    if type(optimizer) in _FUSED and not group.get("differentiable") and group.get("foreach") is None:
+    if group.get("differentiable") or group.get("fused"):
+        return new
+    if type(optimizer) in _FUSED and group.get("foreach") is None:
         new["fused"] = True
+    elif "foreach" in group:
+        new["foreach"] = True  # parameter by parameter, some optimizers fetch the learning rate from the GPU
     return new
 
 

@@ -47,7 +47,7 @@ def _measure(contender: Contender, device: str, sender: Connection) -> None:
     libraries = _resident("VmRSS")
     buffer_bytes = _train(contender, device)
     if get_device(device).type == "cuda":
-        sender.send(th.cuda.max_memory_allocated() - buffer_bytes)
+        sender.send(th.cuda.max_memory_allocated(get_device(device)) - buffer_bytes)
     else:
         sender.send(_resident("VmHWM") - libraries)
 
@@ -59,14 +59,14 @@ def _small(contender: Contender) -> Contender:
 
 def _train(contender: Contender, device: str) -> int:
     model: Any = filled(contender, device)
-    _forget_peak()
+    _forget_peak(get_device(device))
     model.train(_UPDATES, BATCH_SIZE)
     return getattr(model.replay_buffer, "nbytes", 0)
 
 
-def _forget_peak() -> None:
-    if th.cuda.is_available():
-        th.cuda.reset_peak_memory_stats()
+def _forget_peak(device: th.device) -> None:
+    if device.type == "cuda":
+        th.cuda.reset_peak_memory_stats(device)
     if _PROCESS.exists():
         (_PROCESS / "clear_refs").write_text("5")  # see proc(5)
 

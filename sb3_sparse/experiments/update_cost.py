@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.common.programs import WARM_UPS
 from sb3_sparse.experiments.contenders import BATCH_SIZE, OBSERVATION_DIM, STOCK, Contender, filled
 from sb3_sparse.experiments.training_memory import training_memory
 
@@ -66,15 +67,18 @@ def update_cost(
     observation = np.zeros(OBSERVATION_DIM, np.float32)
     update_ms: list[list[float]] = [[] for _ in models]
     predict_ms: list[list[float]] = [[] for _ in models]
+    if kind == "cuda":
+        for model in models * 2:  # at first the states of optimizers are made, whereupon updates are captured anew
+            model.train(WARM_UPS + 1, BATCH_SIZE)  # type: ignore[attr-defined]
     for timed_round in range(-2, rounds):
         for i, model in enumerate(models):
-            update = _milliseconds(lambda model=model: model.train(updates, BATCH_SIZE), kind) / updates  # type: ignore[misc]
+            update = _milliseconds(lambda model=model: model.train(updates, BATCH_SIZE), device) / updates  # type: ignore[misc]
             acting = lambda model=model: [model.predict(observation) for _ in range(PREDICTIONS)]  # type: ignore[misc] # noqa: E731
-            predict = _milliseconds(acting, kind) / PREDICTIONS
+            predict = _milliseconds(acting, device) / PREDICTIONS
             if timed_round >= 0:
                 update_ms[i].append(update)
                 predict_ms[i].append(predict)
-    name = th.cuda.get_device_name() if kind == "cuda" else "CPU"
+    name = th.cuda.get_device_name(get_device(device)) if kind == "cuda" else "CPU"
     return [
         UpdateCost(
             contender.width_scale,
@@ -112,11 +116,11 @@ def format_table(costs: Sequence[UpdateCost]) -> str:
 
 
 def _milliseconds(work: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        th.cuda.synchronize()
+    if (gpu := get_device(device)).type == "cuda":
+        th.cuda.synchronize(gpu)
         start = time.perf_counter()
         work()
-        th.cuda.synchronize()
+        th.cuda.synchronize(gpu)
         return (time.perf_counter() - start) * 1e3
     start = time.process_time()
     work()

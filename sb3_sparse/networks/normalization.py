@@ -151,6 +151,6 @@ class DeferredNormalizer(nn.Module):
 
 def _mix(mean: th.Tensor, var: th.Tensor, new_mean: th.Tensor, new_var: th.Tensor, weight: th.Tensor) -> None:
     """Move moments in place towards those of a batch; differences between the means add to the variance."""
-    difference = new_mean - mean
-    mean.add_(weight * difference)
-    var.add_(weight * (new_var - var) + weight * (1.0 - weight) * difference.square())
+    spread = (new_mean - mean).square()
+    mean.lerp_(new_mean, weight)
+    var.lerp_(th.addcmul(new_var, 1.0 - weight, spread), weight)

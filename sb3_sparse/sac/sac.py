@@ -5,9 +5,8 @@ from typing import Any
 
 import stable_baselines3
 import torch as th
-import torch.nn.functional as F
 
-from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics, frozen
+from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics, frozen, smallest, total_error
 from sb3_sparse.common.static_samples import Samples
 
 
@@ -89,17 +88,16 @@ class SAC(CompiledTraining, stable_baselines3.SAC):
     @th.no_grad()
     def _target(self, samples: Samples, constants: Constants, temperature: th.Tensor) -> th.Tensor:
         actions, log_prob = self._act(samples.next_observations)
-        q_values = th.cat(self.critic_target(samples.next_observations, actions), dim=1).min(dim=1, keepdim=True).values
+        q_values = smallest(self.critic_target(samples.next_observations, actions))
         discounts = constants.gamma if samples.discounts is None else samples.discounts
         return samples.rewards + (1 - samples.dones) * discounts * (q_values - temperature * log_prob)
 
     def _critic_error(self, samples: Samples, target: th.Tensor) -> th.Tensor:
-        q_values = self.critic(samples.observations, samples.actions)
-        return th.stack([F.mse_loss(q, target) for q in q_values]).sum()
+        return total_error(self.critic(samples.observations, samples.actions), target)
 
     def _actor_loss(self, samples: Samples, actions: th.Tensor, log_prob: th.Tensor, temperature: th.Tensor) -> th.Tensor:
         with frozen(set(self.critic.parameters()) - set(self.actor.parameters())):
-            q_values = th.cat(self.critic(samples.observations, actions), dim=1).min(dim=1, keepdim=True).values
+            q_values = smallest(self.critic(samples.observations, actions))
         return (temperature * log_prob - q_values).mean()
 
 

@@ -1,5 +1,6 @@
 """Dense matrices of sparse layers that are kept from one forward pass to the next, by somebody who owns every write."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -17,12 +18,14 @@ class DenseWeights:
     is needed for the target.
 
     A layer fills the matrix only if another layer did so before, or after :meth:`expire`. Optimizers and averaging write
-    values in place without leaving a trace, so whoever serves matrices must call that after each of these writes.
+    values in place without leaving a trace, so whoever serves matrices must call that after each of these writes. A backward
+    pass fills the matrix again if another layer used it meanwhile.
     """
 
     def __init__(self) -> None:
         self._matrices: dict[Topology, th.Tensor] = {}
         self._shown: dict[Topology, th.Tensor] = {}
+        self._writes: Counter[th.Tensor] = Counter()
 
     @contextmanager
     def serving(self, module: nn.Module) -> Iterator[None]:
@@ -33,6 +36,7 @@ class DenseWeights:
         """
         layers = [layer for layer in module.modules() if hasattr(layer, "dense_weights")]
         self._shown.clear()
+        self._writes.clear()
         for layer in layers:
             layer.dense_weights = self  # type: ignore[assignment]
         try:
@@ -47,8 +51,9 @@ class DenseWeights:
 
         :param written: Parameters that were written, ``values`` of layers among them
         """
-        ids = {id(parameter) for parameter in written}
-        self._shown = {topology: values for topology, values in self._shown.items() if id(values) not in ids}
+        parameters = set(written)
+        self._writes.update(parameters)
+        self._shown = {topology: values for topology, values in self._shown.items() if values not in parameters}
 
     def linear(self, input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, topology: Topology) -> th.Tensor:
         """
@@ -60,12 +65,24 @@ class DenseWeights:
         :param topology: Their positions in an (out_features, in_features) matrix
         :return: (..., out_features)
         """
-        matrix = self._matrix(values, topology)
-        output: th.Tensor = _Linear.apply(input.reshape(-1, input.shape[-1]), values, bias, matrix, topology)  # type: ignore[no-untyped-call]
+        flat = input.reshape(-1, input.shape[-1])
+        output: th.Tensor = _Linear.apply(flat, values, bias, self, topology)  # type: ignore[no-untyped-call]
         return output.view(*input.shape[:-1], topology.shape[0])
 
+    def writes(self, values: th.Tensor) -> int:
+        """
+        :param values: A parameter
+        :return: How often it was written since serving began
+        """
+        return self._writes[values]
+
     @th.no_grad()
-    def _matrix(self, values: th.Tensor, topology: Topology) -> th.Tensor:
+    def matrix(self, values: th.Tensor, topology: Topology) -> th.Tensor:
+        """
+        :param values: (active,) values of the active weights
+        :param topology: Their positions
+        :return: The dense matrix, until another layer asks for the one of this topology
+        """
         matrix = self._matrices.get(topology)
         if matrix is None:
             matrix = self._matrices[topology] = values.new_zeros(topology.shape)
@@ -76,19 +93,24 @@ class DenseWeights:
 
 
 class _Linear(th.autograd.Function):
-    """Saving the matrix makes autograd refuse a backward pass after it was filled with other values."""
-
     @staticmethod
-    def forward(ctx, input, values, bias, matrix, topology):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(input, matrix)
-        ctx.topology = topology
-        return F.linear(input, matrix, bias)
+    def forward(ctx, input, values, bias, dense_weights, topology):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(input, values)
+        ctx.dense_weights, ctx.topology, ctx.writes = dense_weights, topology, dense_weights.writes(values)
+        return F.linear(input, dense_weights.matrix(values, topology), bias)
 
     @staticmethod
     @th.autograd.function.once_differentiable
     def backward(ctx, grad_output):  # type: ignore[no-untyped-def]
-        input, matrix = ctx.saved_tensors
-        grad_input = grad_output @ matrix if ctx.needs_input_grad[0] else None
-        grad_values = ctx.topology.gather(grad_output.t() @ input) if ctx.needs_input_grad[1] else None
-        grad_bias = grad_output.sum(0) if ctx.needs_input_grad[2] else None
+        input, values = ctx.saved_tensors
+        # Which autograd does not notice: a fused optimizer leaves no trace.
+        if ctx.dense_weights.writes(values) != ctx.writes:
+            raise RuntimeError("Active weights were written between the forward and the backward pass.")
+        grad_input = grad_values = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_input = grad_output @ ctx.dense_weights.matrix(values, ctx.topology)
+        if ctx.needs_input_grad[1]:
+            grad_values = ctx.topology.gather(grad_output.t() @ input)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad_output.sum(0)
         return grad_input, grad_values, grad_bias, None, None

@@ -5,9 +5,8 @@ from typing import Any
 
 import stable_baselines3
 import torch as th
-import torch.nn.functional as F
 
-from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics, frozen
+from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics, frozen, smallest, total_error
 from sb3_sparse.common.static_samples import Samples
 
 
@@ -65,13 +64,12 @@ class TD3Training(CompiledTraining):
 
     @th.no_grad()
     def _target(self, samples: Samples, next_actions: th.Tensor, constants: Constants) -> th.Tensor:
-        q_values = th.cat(self.critic_target(samples.next_observations, next_actions), dim=1).min(dim=1, keepdim=True).values
+        q_values = smallest(self.critic_target(samples.next_observations, next_actions))
         discounts = constants.gamma if samples.discounts is None else samples.discounts
         return samples.rewards + (1 - samples.dones) * discounts * q_values
 
     def _update_critic(self, samples: Samples, target: th.Tensor) -> th.Tensor:
-        q_values = self.critic(samples.observations, samples.actions)
-        loss = th.stack([F.mse_loss(q, target) for q in q_values]).sum()
+        loss = total_error(self.critic(samples.observations, samples.actions), target)
         self._step_optimizer(self.critic.optimizer, loss)
         return loss.detach()
 
