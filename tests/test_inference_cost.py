@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_sparse.deployment import inference_cost as module
+from sb3_sparse.experiments import inference_cost as module
 from sb3_sparse.experiments.inference_cost import InferenceCost, format_passes, inference_cost
 from sb3_sparse.zoo.command_line import main
 
