@@ -30,7 +30,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
 import sb3_sparse
-from sb3_sparse import StreamAC
+from sb3_sparse import StreamAC, diagnostics
 from sb3_sparse.stream_ac import StreamACPolicy, StreamWrapper
 from sb3_sparse.stream_ac import stream_wrapper as wrapper_module
 
@@ -364,7 +364,7 @@ def test_a_killed_run_goes_on_bit_for_bit(backend: str, tmp_path: Path) -> None:
 
 FRESH = """
 import hashlib
-from sb3_sparse import StreamAC
+from sb3_sparse import StreamAC, diagnostics
 for sparsity in (0.0, 0.5):
     model = StreamAC("MlpPolicy", "Pendulum-v1", backend="numba", policy_kwargs=dict(width=64, sparsity=sparsity), seed=0)
     print(hashlib.sha256(model.learn(600).policy.parameters_to_vector().tobytes()).hexdigest())
@@ -561,3 +561,21 @@ def test_learning_needs_an_environment() -> None:
 def test_cartpole_is_learned() -> None:
     model = StreamAC("MlpPolicy", "CartPole-v1", seed=0).learn(100_000)
     assert evaluate_policy(model, StreamWrapper(Monitor(gym.make("CartPole-v1"))), 20)[0] > 150
+
+
+@pytest.mark.parametrize("steps", [100, 300])
+def test_dormant_units_of_the_last_observations_are_logged(steps: int) -> None:
+    model, spy = make(pendulum()), Spy()
+    model.set_logger(configure(None, []))
+    model.learn(steps, spy, log_interval=None)
+    with th.no_grad():  # a network of few steps has no dormant units of its own
+        for network in (model.policy.actor, model.policy.critic.vf):
+            network.trunk[0].weight[:4] = 0.0
+            network.trunk[0].bias[:4] = 0.0
+    model._log_training()
+    seen = th.as_tensor(np.concatenate([step["new_obs"] for step in spy.seen[-256:]]))
+    with th.no_grad():
+        expected = model.policy.hidden_activations(seen)
+    for name, layers in expected.items():
+        ratio = diagnostics.dormant_ratio(layers, 0.1)
+        assert model.logger.name_to_value[f"plasticity/{name}/dormant_0.1"] == pytest.approx(ratio)

@@ -22,6 +22,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.diagnostics import dormant_ratio
 from sb3_sparse.stream_ac.environment import Transition, stepper, with_stream_wrapper
 from sb3_sparse.stream_ac.learner import Learner
 from sb3_sparse.stream_ac.obgd import OPTIMIZERS
@@ -31,6 +32,8 @@ from sb3_sparse.stream_ac.torch_learner import TorchLearner
 SelfStreamAC = TypeVar("SelfStreamAC", bound="StreamAC")
 
 BACKENDS = ("auto", "numba", "torch")
+# Observations in which dormant units are looked for.
+MEASURED = 256
 _INSTALL = 'pip install "sb3-sparse[streaming]"'
 
 
@@ -126,6 +129,7 @@ class StreamAC(BaseAlgorithm):
         self.time_feature = True
         # Normalised _last_obs, None before the first step.
         self._features: np.ndarray | None = None
+        self._recent: np.ndarray | None = None
         # Whether a step was begun and not finished, by an error or an interrupt.
         self._in_step = False
         # What the environment knows, of a loaded model that has not learned since.
@@ -264,7 +268,7 @@ class StreamAC(BaseAlgorithm):
         schedule = self.lr_schedule if callable(self.learning_rate) else None
         # A callback that does nothing is not told anything.
         is_watched = not (isinstance(callback, ConvertCallback) and callback.callback is None)
-        features = self._features
+        features, recent = self._features, self._recent_observations()
         callback.on_rollout_start()
         while self.num_timesteps < total_timesteps:
             if schedule is not None:
@@ -285,6 +289,7 @@ class StreamAC(BaseAlgorithm):
                 self._episode_num += 1
                 self._update_info_buffer([info], np.ones(1, dtype=bool))
             self._features = features = next_features
+            recent[self.num_timesteps % MEASURED] = observation
             self._last_obs = observation[None]
             self.num_timesteps += 1
             self._n_updates += 1
@@ -436,7 +441,23 @@ class StreamAC(BaseAlgorithm):
         for name, network in (("actor", self.policy.actor), ("critic", self.policy.critic)):
             square = sum(float(parameter.detach().square().sum()) for parameter in network.parameters())
             self.logger.record(f"train/{name}_parameter_norm", math.sqrt(square))
+        self._log_dormant_units()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _recent_observations(self) -> np.ndarray:
+        """(MEASURED, *shape) the last observations, where dormant units are looked for."""
+        if self._recent is None:
+            space = self.observation_space
+            self._recent = np.zeros((MEASURED, *space.shape), space.dtype)  # type: ignore[misc]
+        return self._recent
+
+    @th.no_grad()
+    def _log_dormant_units(self) -> None:
+        recent = self._recent_observations()[: min(self.num_timesteps, MEASURED)]
+        if len(recent) > 0:
+            observations = th.as_tensor(recent, device=self.device)
+            for name, activations in self.policy.hidden_activations(observations).items():
+                self.logger.record(f"plasticity/{name}/dormant_0.1", dormant_ratio(activations, tau=0.1))
 
     def save(
         self,
