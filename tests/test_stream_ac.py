@@ -76,9 +76,9 @@ def test_save_load_predict(env: str, backend: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
     loaded = StreamAC.load(tmp_path / "model")
     assert_same_state(model, loaded)
-    np.testing.assert_array_equal(
-        model.predict(observations, deterministic=True)[0], loaded.predict(observations, deterministic=True)[0]
-    )
+    # The states are equal; torch rounds a product by where its operands lie in memory.
+    actions = [m.predict(observations, deterministic=True)[0] for m in (model, loaded)]
+    np.testing.assert_allclose(*actions, rtol=1e-6, atol=1e-7)
     action, _ = loaded.predict(observations[0])
     assert model.action_space.contains(action if env == "Pendulum-v1" else int(action))
     model.policy.save(tmp_path / "policy.pth")
