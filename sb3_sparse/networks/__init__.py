@@ -1,6 +1,18 @@
-"""What is built from layers: SimBa and running normalisation. Knows only torch (and the sparse layers, to initialise them)."""
+"""What is built from layers: SimBa, convolutional encoders, noisy layers, running normalisation. Knows torch and sparse layers."""
 
+from sb3_sparse.networks.atari_encoders import ImpalaBlock, ImpalaEncoder, NatureEncoder
+from sb3_sparse.networks.noisy_linear import NoisyLinear, SparseNoisyLinear
 from sb3_sparse.networks.normalization import DeferredNormalizer, RunningNormalizer
 from sb3_sparse.networks.simba import SimBaBlock, SimBaEncoder
 
-__all__ = ["DeferredNormalizer", "RunningNormalizer", "SimBaBlock", "SimBaEncoder"]
+__all__ = [
+    "DeferredNormalizer",
+    "ImpalaBlock",
+    "ImpalaEncoder",
+    "NatureEncoder",
+    "NoisyLinear",
+    "RunningNormalizer",
+    "SimBaBlock",
+    "SimBaEncoder",
+    "SparseNoisyLinear",
+]

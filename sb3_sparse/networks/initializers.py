@@ -1,4 +1,4 @@
-"""Weight initialisations of the SimBa reference; they work on dense and on sparse layers."""
+"""Weight initialisations of SimBa and of convolutional encoders; they work on dense and on sparse layers."""
 
 import math
 
@@ -28,12 +28,33 @@ def he_normal_linear(layer: nn.Module) -> None:
 
     :param layer: Linear layer, dense or sparse
     """
-    initialize_weight(layer, _he_normal)
+    initialize_weight(layer, _truncated_normal, scale=2.0)
     _zero_bias(layer)
 
 
-def _he_normal(weight: th.Tensor) -> None:
-    std = math.sqrt(2.0 / weight.shape[1]) / _TRUNCATED_STD
+def xavier_uniform_conv(layer: nn.Module) -> None:
+    """
+    Xavier-uniform weight, zero bias.
+
+    :param layer: Convolutional layer, dense or sparse
+    """
+    initialize_weight(layer, nn.init.xavier_uniform_)
+    _zero_bias(layer)
+
+
+def lecun_normal_conv(layer: nn.Module) -> None:
+    """
+    LeCun-normal weight, of variance 1 / fan-in from a normal distribution truncated at two standard deviations; zero bias.
+
+    :param layer: Convolutional layer, dense or sparse
+    """
+    initialize_weight(layer, _truncated_normal, scale=1.0)
+    _zero_bias(layer)
+
+
+def _truncated_normal(weight: th.Tensor, scale: float) -> None:
+    """Variance ``scale`` / fan-in after truncation."""
+    std = math.sqrt(scale / weight[0].numel()) / _TRUNCATED_STD
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 

@@ -136,6 +136,10 @@ class Topology(nn.Module):
         """The indices as int64, which torch's index operations need."""
         return self._derive("long", lambda: self.indices.long())
 
+    def coordinates(self) -> tuple[th.Tensor, th.Tensor]:
+        """(active,) rows and (active,) columns of a two-dimensional weight, int64."""
+        return self._derive("coordinates", lambda: (self.indices.long() // self.shape[1], self.indices.long() % self.shape[1]))
+
     def compressed_rows(self) -> CompressedRows:
         """The topology of a two-dimensional weight as compressed sparse rows."""
         return self._derive("rows", lambda: _compress(self.indices.long(), self.shape))

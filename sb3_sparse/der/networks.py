@@ -1,0 +1,207 @@
+"""Rainbow's value network."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_sparse.networks import ImpalaEncoder, NatureEncoder, NoisyLinear
+from sb3_sparse.networks.noisy_linear import set_noise
+
+ENCODERS: dict[str, Callable[[int, float], nn.Module]] = {"impala": ImpalaEncoder, "nature": NatureEncoder}
+
+
+class ImageExtractor(BaseFeaturesExtractor):
+    """
+    Convolutional features of an image whose channels come first, flattened; without a linear layer, as that is noisy.
+
+    :param observation_space: Images
+    :param encoder: "impala" or "nature"
+    :param width_scale: Multiplies the encoder's channels
+    :param normalized_image: Whether images are divided by 255 already, so that type and bounds are not checked
+    :raises ValueError: for observations that are no images, or are too small, and for an unknown encoder.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        encoder: str = "impala",
+        width_scale: float = 1.0,
+        normalized_image: bool = False,
+    ):
+        if encoder not in ENCODERS:
+            raise ValueError(f"Unknown encoder {encoder!r}: choose one of {', '.join(map(repr, ENCODERS))}.")
+        if not is_image_space(observation_space, check_channels=False, normalized_image=normalized_image):
+            raise ValueError(
+                f'"CnnPolicy" takes images (uint8 in [0, 255], channels first or last), got {observation_space}: use '
+                '"MlpPolicy" for vectors, or normalize_images=False for images that are normalised already.'
+            )
+        network = ENCODERS[encoder](observation_space.shape[0], width_scale)
+        super().__init__(observation_space, _count_features(network, observation_space.shape, encoder))
+        self.encoder = network
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """
+        :param observations: (batch, channels, height, width) in [0, 1]
+        :return: (batch, features_dim)
+        """
+        return self.encoder(observations)
+
+
+@th.no_grad()
+def _count_features(network: nn.Module, shape: tuple[int, ...], encoder: str) -> int:
+    try:
+        return network(th.zeros(1, *shape)).shape[1]
+    except RuntimeError as error:
+        raise ValueError(f"Images of {shape[1:]} pixels are too small for encoder={encoder!r}: use 'impala'.") from error
+
+
+class RainbowHead(nn.Module):
+    """
+    What follows the features: hidden layers, then values of every action, or logits of their distributions.
+
+    :param features_dim: Size of the features
+    :param n_actions: Number of actions
+    :param n_atoms: Numbers per action: atoms of a distribution, or 1
+    :param net_arch: Units of the hidden layers
+    :param activation_fn: Activation module after each of them
+    :param dueling: Whether value and advantage are separate (Wang et al., 2016, equation 9)
+    :param linear: Makes a layer of (in_features, out_features)
+    """
+
+    def __init__(
+        self,
+        features_dim: int,
+        n_actions: int,
+        n_atoms: int,
+        net_arch: Sequence[int],
+        activation_fn: type[nn.Module],
+        dueling: bool,
+        linear: Callable[[int, int], nn.Module],
+    ):
+        super().__init__()
+        self.n_actions, self.n_atoms = n_actions, n_atoms
+        sizes = [features_dim, *net_arch]
+        layers = [module for i, o in zip(sizes[:-1], sizes[1:], strict=True) for module in (linear(i, o), activation_fn())]
+        self.hidden = nn.Sequential(*layers)
+        self.advantage = linear(sizes[-1], n_actions * n_atoms)
+        self.value = linear(sizes[-1], n_atoms) if dueling else None
+
+    def forward(self, features: th.Tensor) -> th.Tensor:
+        """
+        :param features: (batch, features_dim)
+        :return: (batch, n_actions, n_atoms)
+        """
+        hidden = self.hidden(features)
+        advantage = self.advantage(hidden).view(-1, self.n_actions, self.n_atoms)
+        if self.value is None:
+            return advantage
+        return self.value(hidden).unsqueeze(1) + advantage - advantage.mean(dim=1, keepdim=True)
+
+
+class RainbowNetwork(BasePolicy):
+    """
+    Values of all actions: features, noisy hidden layers, dueling heads, a categorical distribution per action.
+
+    :param observation_space: Observation space
+    :param action_space: Discrete action space
+    :param features_extractor: Makes features of observations
+    :param features_dim: Size of the features
+    :param net_arch: Units of the hidden layers
+    :param activation_fn: Activation module after each of them
+    :param distributional: Whether values have a distribution; otherwise one number per action
+    :param n_atoms: Atoms of a distribution
+    :param v_min: Smallest value of a distribution
+    :param v_max: Largest value of a distribution
+    :param dueling: Whether value and advantage are separate
+    :param noisy: Whether hidden layers and heads are noisy
+    :param sigma_0: Initial standard deviation of their noise, times the square root of the layer's inputs
+    :param normalize_images: Whether images are divided by 255
+    """
+
+    action_space: spaces.Discrete
+    support: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        net_arch: Sequence[int],
+        activation_fn: type[nn.Module] = nn.ReLU,
+        distributional: bool = True,
+        n_atoms: int = 51,
+        v_min: float = -10.0,
+        v_max: float = 10.0,
+        dueling: bool = True,
+        noisy: bool = True,
+        sigma_0: float = 0.5,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.arguments: dict[str, Any] = {
+            "features_dim": features_dim,
+            "net_arch": list(net_arch),
+            "activation_fn": activation_fn,
+            "distributional": distributional,
+            "n_atoms": n_atoms,
+            "v_min": v_min,
+            "v_max": v_max,
+            "dueling": dueling,
+            "noisy": noisy,
+            "sigma_0": sigma_0,
+        }
+        self.distributional, self.noisy = distributional, noisy
+        linear = partial(NoisyLinear, sigma_0=sigma_0) if noisy else nn.Linear
+        numbers = n_atoms if distributional else 1
+        self.head = RainbowHead(features_dim, int(action_space.n), numbers, net_arch, activation_fn, dueling, linear)
+        self.register_buffer("support", th.linspace(v_min, v_max, n_atoms))
+
+    def forward(self, obs: PyTorchObs, noisy: bool = False) -> th.Tensor:
+        """
+        :param obs: (batch, *shape) observations
+        :param noisy: Whether noisy layers draw noise, once for the whole batch
+        :return: (batch, n_actions, n_atoms) logits, or (batch, n_actions, 1) values
+        """
+        set_noise(self.head, noisy)
+        return self.head(self.extract_features(obs, self.features_extractor))
+
+    def probabilities(self, obs: PyTorchObs, noisy: bool = False) -> th.Tensor:
+        """
+        Distributions of values.
+
+        :param obs: (batch, *shape) observations
+        :param noisy: Whether noisy layers draw noise
+        :return: (batch, n_actions, n_atoms), sums over atoms are 1
+        """
+        return th.softmax(self(obs, noisy), dim=2)
+
+    def q_values(self, obs: PyTorchObs, noisy: bool = False) -> th.Tensor:
+        """
+        Expected values of all actions.
+
+        :param obs: (batch, *shape) observations
+        :param noisy: Whether noisy layers draw noise
+        :return: (batch, n_actions)
+        """
+        if not self.distributional:
+            return self(obs, noisy).squeeze(2)
+        return self.probabilities(obs, noisy) @ self.support
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        return self.q_values(observation, noisy=self.noisy and not deterministic).argmax(dim=1)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(self.arguments, features_extractor=self.features_extractor)
+        return data
