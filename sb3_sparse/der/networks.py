@@ -1,5 +1,6 @@
 """Rainbow's value network."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -89,7 +90,7 @@ class RainbowHead(nn.Module):
         super().__init__()
         self.n_actions, self.n_atoms = n_actions, n_atoms
         sizes = [features_dim, *net_arch]
-        layers = [module for i, o in zip(sizes[:-1], sizes[1:], strict=True) for module in (linear(i, o), activation_fn())]
+        layers = [module for i, o in itertools.pairwise(sizes) for module in (linear(i, o), activation_fn())]
         self.hidden = nn.Sequential(*layers)
         self.advantage = linear(sizes[-1], n_actions * n_atoms)
         self.value = linear(sizes[-1], n_atoms) if dueling else None
@@ -176,16 +177,6 @@ class RainbowNetwork(BasePolicy):
         set_noise(self.head, noisy)
         return self.head(self.extract_features(obs, self.features_extractor))
 
-    def probabilities(self, obs: PyTorchObs, noisy: bool = False) -> th.Tensor:
-        """
-        Distributions of values.
-
-        :param obs: (batch, *shape) observations
-        :param noisy: Whether noisy layers draw noise
-        :return: (batch, n_actions, n_atoms), sums over atoms are 1
-        """
-        return th.softmax(self(obs, noisy), dim=2)
-
     def q_values(self, obs: PyTorchObs, noisy: bool = False) -> th.Tensor:
         """
         Expected values of all actions.
@@ -194,9 +185,14 @@ class RainbowNetwork(BasePolicy):
         :param noisy: Whether noisy layers draw noise
         :return: (batch, n_actions)
         """
-        if not self.distributional:
-            return self(obs, noisy).squeeze(2)
-        return self.probabilities(obs, noisy) @ self.support
+        return self.expectation(self(obs, noisy))
+
+    def expectation(self, output: th.Tensor) -> th.Tensor:
+        """
+        :param output: (batch, n_actions, n_atoms) what the network returned
+        :return: (batch, n_actions) expected values
+        """
+        return th.softmax(output, dim=2) @ self.support if self.distributional else output.squeeze(2)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         return self.q_values(observation, noisy=self.noisy and not deterministic).argmax(dim=1)

@@ -1,0 +1,473 @@
+"""Data-Efficient Rainbow."""
+
+import warnings
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+import torch.nn.functional as F
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import LinearSchedule, get_parameters_by_name
+from torch import nn
+
+from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics
+from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.common.frame_stacks import stacked_frames
+from sb3_sparse.common.live_optimizers import obstacle_to_capture
+from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
+from sb3_sparse.der.networks import RainbowNetwork
+from sb3_sparse.der.policies import CnnPolicy, DERPolicy, MlpPolicy, check_actions
+from sb3_sparse.der.prioritized_frame_replay_buffer import PrioritizedFrameReplayBuffer
+
+SelfDER = TypeVar("SelfDER", bound="DER")
+
+# Added to a loss before it becomes a priority, as in Dopamine: no transition is out of reach.
+PRIORITY_EPS = 1e-10
+# A support is called too narrow where most of the targets lie beyond it, over about as many updates as this.
+_CLIPPED, _CLIPPED_UPDATES = 0.5, 200
+
+
+class DER(CompiledTraining):
+    """
+    Data-Efficient Rainbow (van Hasselt et al., 2019, "When to use parametric models in reinforcement learning?"): Rainbow
+    (Hessel et al., 2018) with 10-step returns and an update per agent step, for 100 000 steps of Atari; with networks that can
+    be wide and statically sparse (Ma et al., ICML 2025, appendix C.3).
+
+    Defaults are those of the paper's Table 5, and of Dopamine's ``DER.gin`` where it is silent. Every part of Rainbow can be
+    switched off: ``double_q``, ``prioritized``, ``n_steps=1``, ``tau`` here; ``distributional``, ``dueling``, ``noisy`` in
+    ``policy_kwargs``. On a GPU a gradient step is one CUDA graph, see
+    :class:`~sb3_sparse.common.compiled_training.CompiledTraining`.
+
+    Deviations from Dopamine's code:
+
+    - Returns end with the episode: the last transitions of an episode are stored with the shorter returns that they have. Its
+      JAX accumulator drops a reward and the last transition there.
+    - The first ``learning_starts`` actions are uniformly random, as in SB3, and not those of the untrained network.
+    - Every forward pass draws noise of its own: online network for s, online network for s', target network for s'. There, the
+      last two share it.
+    - Noise begins with ``sigma_0=0.5`` (Table 5), where its code has 0.1.
+
+    :param policy: "CnnPolicy", "MlpPolicy" or a policy class
+    :param env: Environment or its id. Images hold all stacked frames in their channels
+    :param learning_rate: Learning rate, a float or a schedule
+    :param buffer_size: Number of transitions. Dopamine's million is never filled in 100 000 steps
+    :param learning_starts: Agent steps before the first update
+    :param batch_size: Transitions of an update
+    :param tau: Weight of the online network when the target network is updated; 1 copies it
+    :param gamma: Discount factor
+    :param train_freq: As in SB3
+    :param gradient_steps: As in SB3
+    :param n_steps: Number of steps whose rewards are summed
+    :param target_update_interval: Agent steps between two updates of the target network
+    :param double_q: Whether the online network chooses the action whose value the target network tells
+    :param prioritized: Whether transitions are drawn in proportion to their priorities, otherwise uniformly
+    :param priority_exponent: Exponent of the loss in a priority; 0.5 is its square root
+    :param priority_beta: Exponent of the importance-sampling weights, at the beginning
+    :param priority_beta_final: The same at the end, with a line in between; constant if None
+    :param exploration_fraction: Without noisy layers: part of the training over which random actions become fewer
+    :param exploration_initial_eps: Without noisy layers: probability of a random action at the beginning
+    :param exploration_final_eps: Without noisy layers: that probability from then on
+    :param max_grad_norm: Bound of the gradient's norm, None for none
+    :param replay_buffer_kwargs: Further arguments of
+        :class:`~sb3_sparse.common.frame_replay_buffer.FrameReplayBuffer`, such as ``frame_stack`` where it cannot be found out
+        from the environment: then every observation is stored as a whole
+    :param stats_window_size: As in SB3
+    :param tensorboard_log: As in SB3
+    :param policy_kwargs: Keyword arguments of :class:`~sb3_sparse.der.DERPolicy` or :class:`~sb3_sparse.der.CnnPolicy`
+    :param verbose: 0 no output, 1 information, 2 debugging
+    :param seed: Seed of everything
+    :param device: Device
+    :param matmul_precision: Precision of matrix products in updates, see ``CompiledTraining``
+    :param replay_buffer_device: "auto": on the model's GPU; "cpu": in the host's memory
+    :param _init_setup_model: Whether to build the networks
+    :raises ValueError: for a hyperparameter out of its range, actions that are not discrete, ``Dict`` observations.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy}
+    has_paper_rule = False
+    policy: DERPolicy
+    q_net: RainbowNetwork
+    q_net_target: RainbowNetwork
+    replay_buffer: FrameReplayBuffer | None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[DERPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 100_000,
+        learning_starts: int = 1_600,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        n_steps: int = 10,
+        target_update_interval: int = 2_000,
+        double_q: bool = True,
+        prioritized: bool = True,
+        priority_exponent: float = 0.5,
+        priority_beta: float = 0.5,
+        priority_beta_final: float | None = None,
+        exploration_fraction: float = 0.1,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.01,
+        max_grad_norm: float | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        matmul_precision: str | None = None,
+        replay_buffer_device: str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        self._set_options("sb3", matmul_precision, replay_buffer_device)
+        OffPolicyAlgorithm.__init__(
+            self,
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            n_steps=n_steps,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            support_multi_env=True,
+            sde_support=False,
+        )
+        self.target_update_interval, self.double_q = target_update_interval, double_q
+        self.prioritized, self.priority_exponent = prioritized, priority_exponent
+        self.priority_beta, self.priority_beta_final = priority_beta, priority_beta_final
+        self.exploration_fraction = exploration_fraction
+        self.exploration_initial_eps, self.exploration_final_eps = exploration_initial_eps, exploration_final_eps
+        self.max_grad_norm = max_grad_norm
+        self.exploration_rate = 0.0
+        # Of the environment that it was built with; a model is loaded without one.
+        self.frame_stack = 1
+        # Calls of env.step(), and how much of the targets was clipped lately.
+        self._n_calls = 0
+        self._clipped = 0.0
+        self._errors: th.Tensor | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._check_options()
+        if self.env is not None:
+            frames = stacked_frames(self.env)
+            # 1 is always right, and takes more memory.
+            self.frame_stack = 1 if frames is None or self.observation_space.shape[0] % frames else frames  # type: ignore[index]
+        # SB3 would warn that it leaves n-step returns to a buffer class of one's own, as this one is.
+        self.replay_buffer_class = None
+        is_new = self.replay_buffer is None
+        if is_new:
+            self.replay_buffer = self._make_buffer()
+        super()._setup_model()
+        assert self.replay_buffer is not None
+        if is_new:
+            self.replay_buffer.seed(self.seed)
+        self.replay_buffer_class = type(self.replay_buffer)
+        self._create_aliases()
+        self.exploration_schedule = LinearSchedule(
+            self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
+        )
+
+    def _create_aliases(self) -> None:
+        self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
+        self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
+        self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
+
+    def _make_buffer(self) -> FrameReplayBuffer:
+        on_gpu = self.device.type == "cuda" and self.replay_buffer_device == "auto" and self._vec_normalize_env is None
+        is_image = len(self.observation_space.shape) == 3  # type: ignore[arg-type]
+        options = {
+            "frame_stack": self.frame_stack,
+            "storage_device": self.device if on_gpu else "cpu",
+            # Memory for a last frame of every step costs little where observations are vectors.
+            **({} if is_image else {"episode_length": 1}),
+            **self.replay_buffer_kwargs,
+            "n_steps": self.n_steps,
+            "gamma": self.gamma,
+        }
+        buffer_class = PrioritizedFrameReplayBuffer if self.prioritized else FrameReplayBuffer
+        spaces_ = self.observation_space, self.action_space
+        return buffer_class(self.buffer_size, *spaces_, device=self.device, n_envs=self.n_envs, **options)
+
+    def _check_options(self) -> None:
+        check_actions(self.action_space)
+        if not isinstance(self.observation_space, spaces.Box):
+            raise ValueError(f"DER takes vectors or images (a Box), got {self.observation_space}: flatten or select them.")
+        for name in ("n_steps", "gamma"):
+            if name in self.replay_buffer_kwargs and self.replay_buffer_kwargs[name] != getattr(self, name):
+                raise ValueError(f"{name} is an argument of DER, not of its buffer: take it out of replay_buffer_kwargs.")
+        for name in ("n_steps", "target_update_interval", "batch_size", "buffer_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+        unit = ("gamma", "tau", "priority_exponent", "priority_beta", "priority_beta_final", "exploration_fraction")
+        for name in (*unit, "exploration_initial_eps", "exploration_final_eps"):
+            value = getattr(self, name)
+            is_open = value is None and name == "priority_beta_final"
+            if not is_open and (isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1):
+                raise ValueError(f"{name} must be a number in [0, 1], got {value!r}.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive, or None for none; got {self.max_grad_norm!r}.")
+        if not issubclass(self.policy_class, DERPolicy):
+            given = self.policy_class.__name__
+            raise ValueError(f'DER has policies of its own, got {given}: give "CnnPolicy" or "MlpPolicy".')
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions: the best ones by values without noise if ``deterministic``; otherwise with noise, or without noisy
+        layers at random with the present probability.
+
+        :param observation: Observations
+        :param state: Not used
+        :param episode_start: Not used
+        :param deterministic: Whether to leave out exploration
+        :return: Actions, and the state
+        """
+        actions, state = self.policy.predict(observation, state, episode_start, deterministic)
+        if not deterministic and self.exploration_rate > 0:
+            chosen = np.atleast_1d(actions)  # of one observation a number
+            chosen = np.array([self._explore(action) for action in chosen]).reshape(np.shape(actions))
+            return chosen, state
+        return actions, state
+
+    def _explore(self, action: int) -> int:
+        return self.action_space.sample() if np.random.rand() < self.exploration_rate else action
+
+    def _on_step(self) -> None:
+        self._n_calls += 1
+        # Each call makes a step in every environment.
+        if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
+            self._average(self.q_net, self.q_net_target, self.tau)
+            copy_statistics(self.batch_norm_stats, self.batch_norm_stats_target)
+        if not self.q_net.noisy:
+            self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
+            self.logger.record("rollout/exploration_rate", self.exploration_rate)
+
+    def train(self, gradient_steps: int, batch_size: int = 32) -> None:
+        """
+        Update the network.
+
+        :param gradient_steps: Number of updates
+        :param batch_size: Number of transitions in each batch
+        :raises DivergenceError: if a loss is not finite.
+        :raises torch.OutOfMemoryError: if the GPU's memory does not suffice; it says what would help.
+        """
+        if isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer):
+            self.replay_buffer.set_beta(self._beta())
+        super().train(gradient_steps, batch_size)
+
+    def _beta(self) -> float:
+        final = self.priority_beta if self.priority_beta_final is None else self.priority_beta_final
+        return final + (self.priority_beta - final) * self._current_progress_remaining
+
+    def _update(self, samples: Any, constants: Constants, variant: bool) -> list[th.Tensor]:
+        target, clipped = self._target(samples, noisy=self.q_net.noisy)
+        errors, values = self._errors_of(samples, target, noisy=self.q_net.noisy)
+        weights = samples.weights.squeeze(1) if self.prioritized else th.ones_like(errors)
+        loss = (weights * errors).mean()
+        self._descend(loss)
+        if self.prioritized:
+            self._renew_priorities(samples, errors.detach())
+        return [loss.detach(), values.detach().mean(), *clipped]
+
+    def _descend(self, loss: th.Tensor) -> None:
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad()
+        loss.backward()
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
+        optimizer.step()
+        self._dense_weights.expire(self.q_net.parameters())
+
+    @th.no_grad()
+    def _target(self, samples: Any, noisy: bool) -> tuple[th.Tensor, list[th.Tensor]]:
+        """
+        :return: (batch, n_atoms) distribution or (batch, 1) value, and how much of a distribution was clipped, if it is one
+        """
+        output = self.q_net_target(samples.next_observations, noisy)  # (batch, n_actions, n_atoms)
+        values = self.q_net.q_values(samples.next_observations, noisy) if self.double_q else self.q_net.expectation(output)
+        chosen = _of_actions(output, values.argmax(dim=1, keepdim=True))
+        discounts = samples.discounts * (1 - samples.dones)
+        if not self.q_net.distributional:
+            return samples.rewards + discounts * chosen, []
+        moved = th.softmax(chosen, dim=1), samples.rewards, discounts, self.q_net.support
+        return project(*moved), [clipped_mass(*moved)]
+
+    def _errors_of(self, samples: Any, target: th.Tensor, noisy: bool) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :return: (batch,) losses and (batch,) values of the actions taken
+        """
+        output = _of_actions(self.q_net(samples.observations, noisy), samples.actions.long())
+        if not self.q_net.distributional:
+            return F.smooth_l1_loss(output, target, reduction="none").squeeze(1), output.squeeze(1)
+        return cross_entropy(output, target), th.softmax(output, dim=1) @ self.q_net.support
+
+    def _renew_priorities(self, samples: Any, errors: th.Tensor) -> None:
+        # Losses that are not finite end training, after which the buffer shall be as sound as it was.
+        priorities = (errors.nan_to_num(0.0, posinf=0.0) + PRIORITY_EPS) ** self.priority_exponent
+        assert isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer)
+        if self._uses_graphs() and not self._generators_on_device():
+            self._errors = priorities  # which a graph writes to the same place again and again
+            self._positions = samples.positions
+        else:
+            self.replay_buffer.update_priorities(samples.positions, priorities)
+
+    def _step(self, batch_size: int, variant: bool) -> th.Tensor:
+        losses = super()._step(batch_size, variant)
+        if self._errors is not None:  # of a buffer in the host's memory, for which this waits for the GPU
+            assert isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer)
+            self.replay_buffer.update_priorities(self._positions, self._errors)
+        return losses
+
+    def sample_losses(self, network: str, batch: Any) -> Any:
+        """
+        The loss of every sample of a batch by itself, without noise and importance-sampling weights, for diagnostics.
+
+        :param network: "q_net"
+        :param batch: Batch of the replay buffer
+        :return: Function that runs the network and returns the losses, (batch,); None for another network
+        """
+        if network != "q_net":
+            return None
+        target, _ = self._target(batch, noisy=False)
+        return lambda: self._errors_of(batch, target, noisy=False)[0]
+
+    def _optimizers(self) -> list[th.optim.Optimizer]:
+        return [self.policy.optimizer]
+
+    def _trained_networks(self) -> list[nn.Module]:
+        return [self.q_net]
+
+    def _constants(self) -> Constants:
+        return Constants(self.gamma, self.tau)
+
+    def _variant(self, gradient_step: int) -> bool:
+        return False
+
+    def _loss_names(self, variant: bool) -> Sequence[str]:
+        return ("loss", "q_value", "clipped_targets") if self.q_net.distributional else ("loss", "q_value")
+
+    def _settings(self) -> list[Any]:
+        return [*super()._settings(), self.double_q, self.prioritized, self.priority_exponent, self.max_grad_norm]
+
+    def _generators_on_device(self) -> list[th.Generator]:
+        assert self.replay_buffer is not None
+        generator = self.replay_buffer.generator
+        on_device = generator is not None and generator.device == self.policy.device and self._vec_normalize_env is None
+        return [generator] if on_device else []  # type: ignore[list-item]
+
+    def _obstacle(self) -> str | None:
+        return None
+
+    def _uses_graphs(self) -> bool:
+        if not super()._uses_graphs():
+            return False
+        obstacle = obstacle_to_capture(self.policy.optimizer)
+        if obstacle is not None:
+            self._warn_once(f"DER updates kernel by kernel, which is slower, because {obstacle}.")
+        return obstacle is None
+
+    def _watch(self, logged: dict[str, list[float]]) -> None:
+        for clipped in logged.get("clipped_targets", []):
+            self._clipped += (clipped - self._clipped) / _CLIPPED_UPDATES
+        if self._clipped > _CLIPPED:
+            support = f"[{float(self.q_net.support[0]):g}, {float(self.q_net.support[-1]):g}]"
+            self._warn_once(
+                f"Most of the targets lie beyond the support {support} of the value distribution, where they are clipped, so "
+                "values cannot be learned: give policy_kwargs=dict(v_min=..., v_max=...) that returns lie between, or scale or "
+                "clip the rewards."
+            )
+
+    def learn(
+        self: SelfDER,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "DER",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfDER:
+        """See :class:`~stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm`."""
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    def load_replay_buffer(self, *args: Any, **kwargs: Any) -> None:
+        """
+        See :class:`~stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm`.
+
+        :raises ValueError: if the saved buffer is of another kind, has priorities where none are asked for, or none where they
+            are.
+        """
+        former, self.replay_buffer = self.replay_buffer, None
+        try:
+            super().load_replay_buffer(*args, **kwargs)
+            self._check_buffer(self.replay_buffer)
+        except BaseException:
+            self.replay_buffer = former
+            raise
+
+    def _check_buffer(self, buffer: ReplayBuffer | None) -> None:
+        expected = PrioritizedFrameReplayBuffer if self.prioritized else FrameReplayBuffer
+        if type(buffer) is not expected:
+            raise ValueError(
+                f"The saved replay buffer is a {type(buffer).__name__}, but prioritized={self.prioritized} needs a "
+                f"{expected.__name__}."
+            )
+        assert isinstance(buffer, FrameReplayBuffer)
+        if (buffer.n_steps, buffer.gamma) != (self.n_steps, self.gamma):
+            warnings.warn(
+                f"The saved replay buffer sums rewards over n_steps={buffer.n_steps} steps with gamma={buffer.gamma}; from now "
+                f"on it is {self.n_steps} and {self.gamma}, as this model has them."
+            )
+            buffer.n_steps, buffer.gamma = self.n_steps, self.gamma
+
+    def _excluded_save_params(self) -> list[str]:
+        aliases = ["q_net", "q_net_target", "batch_norm_stats", "batch_norm_stats_target"]
+        return [*super()._excluded_save_params(), *aliases, "_errors", "_positions"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+
+def _of_actions(output: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """
+    :param output: (batch, n_actions, n_atoms)
+    :param actions: (batch, 1) int64
+    :return: (batch, n_atoms)
+    """
+    return output.gather(1, actions.unsqueeze(2).expand(-1, -1, output.shape[2])).squeeze(1)
