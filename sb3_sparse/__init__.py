@@ -5,6 +5,7 @@ from importlib.metadata import version
 from sb3_sparse import diagnostics, networks, sparsity
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
+from sb3_sparse.der import DER
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
@@ -14,6 +15,7 @@ __version__ = version("sb3-sparse")
 
 __all__ = [
     "DDPG",
+    "DER",
     "SAC",
     "TD3",
     "PlasticityCallback",

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sb3_sparse.common.simba_policy import SimBaPolicy
+from sb3_sparse.der import CnnPolicy, DERPolicy
 from sb3_sparse.sparsity import UnreachableSparsityError
 
 # The zoo hands its samplers a trial and little else, so the trial carries what the search starts from.
 _START = "sb3_sparse_policy_kwargs"
+_TAKES_IMAGES = "sb3_sparse_takes_images"
 _WIDTH_FACTORS = (0.5, 1.0, 2.0)
 _DEPTH_FACTORS = (1.0, 2.0)
 _MAX_SPARSITY = 0.95
@@ -44,6 +46,17 @@ def search_stream_ac(samplers: dict[str, Callable], converters: dict[str, Callab
     samplers["stream_ac"], converters["stream_ac"] = _sample_stream_ac, _convert_stream_ac
 
 
+def search_der(samplers: dict[str, Callable], converters: dict[str, Callable]) -> None:
+    """
+    Have the zoo search options of Data-Efficient Rainbow, and sparsity and, of images, width of its network; the file's other
+    ``policy_kwargs`` are kept.
+
+    :param samplers: The zoo's ``HYPERPARAMS_SAMPLER``, changed in place
+    :param converters: The zoo's ``HYPERPARAMS_CONVERTER``, changed in place
+    """
+    samplers["der"], converters["der"] = _sample_der, _convert_der
+
+
 class _WithoutNetArch:
     """A trial that neither searches nor records ``net_arch``."""
 
@@ -61,8 +74,9 @@ def _tell_trial(objective: Callable) -> Callable:
     @functools.wraps(objective)
     def wrapped(self: Any, trial: Any) -> float:
         policy = self._hyperparams["policy"]
-        if isinstance(policy, type) and issubclass(policy, SimBaPolicy):
+        if isinstance(policy, type) and issubclass(policy, SimBaPolicy | DERPolicy):
             setattr(trial, _START, self._hyperparams.get("policy_kwargs", {}))
+            setattr(trial, _TAKES_IMAGES, issubclass(policy, CnnPolicy))
         try:
             return objective(self, trial)
         except UnreachableSparsityError as error:  # a sampled size too small for the sampled sparsity ends the trial only
@@ -134,4 +148,29 @@ def _convert_stream_ac(sampled: Params) -> Params:
     if "one_minus_gamma" in params:
         params["gamma"] = 1 - params.pop("one_minus_gamma")
     params["policy_kwargs"] = {name: params.pop(name) for name in ("width", "init", "sparsity")}
+    return params
+
+
+def _sample_der(trial: Any, n_actions: int, n_envs: int, additional_args: Params) -> Params:
+    start = getattr(trial, _START, {})
+    sampled = {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
+        "n_steps": trial.suggest_categorical("n_steps", [1, 3, 5, 10, 20]),
+        "target_update_interval": trial.suggest_categorical("target_update_interval", [100, 500, 2_000, 8_000]),
+        "priority_exponent": trial.suggest_float("priority_exponent", 0.0, 1.0),
+        "sigma_0": trial.suggest_float("sigma_0", 0.05, 1.0, log=True),
+        "sparsity": trial.suggest_float("sparsity", 0.0, _MAX_SPARSITY),
+    }
+    if getattr(trial, _TAKES_IMAGES, False):
+        widths = [factor * start.get("width_scale", 1.0) for factor in _WIDTH_FACTORS]
+        sampled["width_scale"] = trial.suggest_categorical("width_scale", widths)
+    params = _convert_der(sampled)
+    params["policy_kwargs"] = {**start, **params["policy_kwargs"]}
+    return params
+
+
+def _convert_der(sampled: Params) -> Params:
+    names = ("sigma_0", "sparsity", "width_scale")
+    params = {name: value for name, value in sampled.items() if name not in names}
+    params["policy_kwargs"] = {name: sampled[name] for name in names if name in sampled}
     return params
