@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.experiments.contenders import contenders
+from sb3_sparse.experiments.der_cost import SPARSITIES, WIDTHS, der_cost, format_der_table
 from sb3_sparse.experiments.inference_cost import format_passes, inference_cost
 from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
 from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.stream_cost import TASK, format_stream_table, stream_cost
 from sb3_sparse.experiments.update_cost import format_table, update_cost
+
+# Of SAC; other subjects have defaults of their own.
+_WIDTHS, _SPARSITIES = [1.0, 2.0], [0.0, 0.5, 0.8, 0.9, 0.95]
 
 # Measures, prints a table, and returns its lines, which are dataclasses.
 Measure = Callable[[argparse.Namespace], list[Any]]
@@ -34,8 +38,8 @@ class Subject:
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
     command = commands.add_parser("bench", help="time updates and actions of SAC: stock SB3, ours, dense and sparse")
-    command.add_argument("--width-scale", nargs="+", type=float, default=[1.0, 2.0])
-    command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.5, 0.8, 0.9, 0.95])
+    command.add_argument("--width-scale", nargs="+", type=float, default=_WIDTHS)
+    command.add_argument("--sparsity", nargs="+", type=float, default=_SPARSITIES)
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
@@ -89,9 +93,18 @@ def _stream_ac(options: argparse.Namespace) -> list[Any]:
     return costs
 
 
+def _der(options: argparse.Namespace) -> list[Any]:
+    widths = WIDTHS if options.width_scale == _WIDTHS else options.width_scale
+    sparsities = SPARSITIES if options.sparsity == _SPARSITIES else options.sparsity
+    costs = der_cost(widths, sparsities, options.rounds, options.updates, options.device)
+    print(format_der_table(costs))
+    return costs
+
+
 # Options that exclude each other, in the order of the help.
 _INSTEAD = {
     "--inference": Subject("instead, one pass of an actor and a critic for one observation", _inference),
     "--products": Subject("instead, up to which density single products pay (option --batch)", _products),
+    "--der": Subject("instead, DER's updates beside plain torch (defaults: widths 1 and 3, sparsities 0, 0.4, 0.8)", _der),
     "--stream-ac": Subject("instead, StreamAC beside plain autograd (options --width, --env)", _stream_ac),
 }

@@ -1,0 +1,95 @@
+"""Evaluation by the protocol of Atari-100k: whole games, raw scores, greedy but for one action in a thousand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_sparse.common.extras import import_extra
+from sb3_sparse.envs.atari import AtariWrapper
+
+EPISODES, EPSILON = 100, 0.001  # Dopamine's
+
+
+class MostlyGreedy:
+    """
+    A model's best actions, without noise, some of them replaced by random ones.
+
+    :param model: Model
+    :param epsilon: Probability of a random action
+    :param seed: Seed of these
+    """
+
+    def __init__(self, model: BaseAlgorithm, epsilon: float, seed: int):
+        self.model, self.epsilon, self.rng = model, epsilon, np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        :param observation: (n_envs, *shape)
+        :param state: As in SB3
+        :param episode_start: As in SB3
+        :param deterministic: Not used
+        :return: (n_envs,) actions, and the state
+        """
+        actions, state = self.model.predict(observation, state, episode_start, deterministic=True)
+        chosen = self.rng.random(len(actions)) < self.epsilon
+        others = self.rng.integers(self.model.action_space.n, size=len(actions))  # type: ignore[attr-defined]
+        return np.where(chosen, others, actions), state
+
+
+def evaluate_atari(
+    model: BaseAlgorithm,
+    env_id: str,
+    n_eval_episodes: int = EPISODES,
+    epsilon: float = EPSILON,
+    seed: int = 0,
+    n_envs: int = 1,
+    **wrapper: Any,
+) -> list[float]:
+    """
+    Play whole games: no end at the loss of a life, no clipped rewards, noise off.
+
+    :param model: Model, trained on :class:`~sb3_sparse.envs.atari.AtariWrapper`'s observations
+    :param env_id: Game, such as "ALE/Breakout-v5"
+    :param n_eval_episodes: Number of games
+    :param epsilon: Probability of a random action
+    :param seed: Seed of games and random actions
+    :param n_envs: Games at a time, for a GPU
+    :param wrapper: Further arguments of the wrapper, where training has changed them
+    :return: Scores
+    :raises ValueError: if ``epsilon`` is no probability, there is nothing to play, or the model takes other observations.
+    """
+    if not 0 <= epsilon <= 1 or n_eval_episodes < 1 or n_envs < 1:
+        raise ValueError(
+            f"epsilon must lie in [0, 1], and there must be games to play; got epsilon={epsilon!r}, "
+            f"n_eval_episodes={n_eval_episodes!r}, n_envs={n_envs!r}."
+        )
+    env = DummyVecEnv([maker(env_id, terminal_on_life_loss=False, clip_reward=False, **wrapper)] * n_envs)
+    if env.observation_space.shape != model.observation_space.shape:
+        raise ValueError(f"The model takes {model.observation_space}, the game shows {env.observation_space}.")
+    env.seed(seed)
+    player: Any = MostlyGreedy(model, epsilon, seed)
+    scores, _ = evaluate_policy(player, env, n_eval_episodes, return_episode_rewards=True)
+    env.close()
+    return scores  # type: ignore[return-value]
+
+
+def maker(env_id: str, **wrapper: Any) -> Callable[[], gym.Env]:
+    """
+    :param env_id: Game, such as "ALE/Breakout-v5"
+    :param wrapper: Arguments of :class:`~sb3_sparse.envs.atari.AtariWrapper`
+    :return: Function that makes the game; scores of whole games are recorded below the wrapper
+    """
+    gym.register_envs(import_extra("ale_py", "atari"))
+    return lambda: AtariWrapper(Monitor(gym.make(env_id)), **wrapper)
