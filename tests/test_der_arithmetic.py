@@ -86,7 +86,9 @@ def test_dueling_by_hand() -> None:
 def test_sizes(width: float, actions: int, parameters: int) -> None:
     policy = CnnPolicy(IMAGES, spaces.Discrete(actions), rate, width_scale=width)
     assert sum(parameter.numel() for parameter in policy.q_net.parameters()) == parameters
-    assert sum(p.numel() for p in policy.q_net.features_extractor.parameters()) == pytest.approx([97e3, 0.87e6][width > 1], rel=0.01)
+    assert sum(p.numel() for p in policy.q_net.features_extractor.parameters()) == pytest.approx(
+        [97e3, 0.87e6][width > 1], rel=0.01
+    )
 
 
 # Densities at 6 actions where the means' weights alone are counted; layers not named are dense.
@@ -151,7 +153,9 @@ def test_update_is_that_of_a_plain_implementation() -> None:
             )
         )
         model.train(1, 8)
-        assert model.logger.name_to_value["train/loss"] == pytest.approx(float((batch.weights.squeeze(1) * losses).mean()), rel=1e-5)
+        assert model.logger.name_to_value["train/loss"] == pytest.approx(
+            float((batch.weights.squeeze(1) * losses).mean()), rel=1e-5
+        )
         assert_close(buffer.priorities(batch.positions).float(), losses.sqrt(), rtol=1e-4, atol=1e-5)
     check = PlainRainbow(6, 0.125)
     copy_to_plain(model.q_net, check.online)
@@ -166,7 +170,11 @@ def copy_to_plain(network: Any, plain: nn.Module) -> None:
         inner = [layer for block in stacks[i].blocks for layer in (block.first, block.second)]
         for layer, twin in zip(inner, plain.blocks[i], strict=True):
             twin.load_state_dict(layer.state_dict())
-    pairs = [(network.head.hidden[0], plain.hidden), (network.head.advantage, plain.advantage), (network.head.value, plain.value)]
+    pairs = [
+        (network.head.hidden[0], plain.hidden),
+        (network.head.advantage, plain.advantage),
+        (network.head.value, plain.value),
+    ]
     with th.no_grad():
         for layer, twin in pairs:
             twin.mean.weight.copy_(layer.weight_mu)

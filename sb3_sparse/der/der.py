@@ -30,7 +30,7 @@ SelfDER = TypeVar("SelfDER", bound="DER")
 # Added to a loss before it becomes a priority, as in Dopamine: no transition is out of reach.
 PRIORITY_EPS = 1e-10
 # A support is called too narrow where most of the targets lie beyond it, over about as many updates as this.
-_CLIPPED, _CLIPPED_UPDATES = 0.5, 200
+_CLIPPED, _CLIPPED_UPDATES = 0.5, 100
 
 
 class DER(CompiledTraining):
@@ -403,8 +403,8 @@ class DER(CompiledTraining):
             support = f"[{float(self.q_net.support[0]):g}, {float(self.q_net.support[-1]):g}]"
             self._warn_once(
                 f"Most of the targets lie beyond the support {support} of the value distribution, where they are clipped, so "
-                "values cannot be learned: give policy_kwargs=dict(v_min=..., v_max=...) that returns lie between, or scale or "
-                "clip the rewards."
+                "values cannot be learned: give policy_kwargs=dict(v_min=..., v_max=...) that returns lie between, or scale "
+                "or clip the rewards."
             )
 
     def learn(
@@ -451,8 +451,8 @@ class DER(CompiledTraining):
         assert isinstance(buffer, FrameReplayBuffer)
         if (buffer.n_steps, buffer.gamma) != (self.n_steps, self.gamma):
             warnings.warn(
-                f"The saved replay buffer sums rewards over n_steps={buffer.n_steps} steps with gamma={buffer.gamma}; from now "
-                f"on it is {self.n_steps} and {self.gamma}, as this model has them."
+                f"The saved replay buffer sums rewards over n_steps={buffer.n_steps} steps with gamma={buffer.gamma}; from "
+                f"now on it is {self.n_steps} and {self.gamma}, as this model has them."
             )
             buffer.n_steps, buffer.gamma = self.n_steps, self.gamma
 

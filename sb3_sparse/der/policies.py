@@ -1,7 +1,7 @@
 """Policies of Data-Efficient Rainbow."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -95,6 +95,8 @@ class DERPolicy(PrunedPolicy, _DenseDERPolicy):
     ):
         check_actions(action_space)
         check_support(n_atoms, v_min, v_max)
+        if isinstance(pruning.get("sparsity"), Mapping):
+            raise ValueError(f"DER has one network, so sparsity is one number, got {pruning['sparsity']!r}.")
         if optimizer_kwargs is None:
             optimizer_kwargs = {"eps": ADAM_EPS} if optimizer_class is th.optim.Adam else {}
         super().__init__(

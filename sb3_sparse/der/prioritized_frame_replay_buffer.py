@@ -81,7 +81,7 @@ class PrioritizedFrameReplayBuffer(FrameReplayBuffer):
         """
         priorities = priorities.detach().to(self.storage_device, th.float64).reshape(-1)
         sound = th.isfinite(priorities) & (priorities > 0)
-        if priorities.device.type == "cpu" and not bool(sound.all()):
+        if self.generator is None and not bool(sound.all()):
             raise ValueError(f"Priorities must be positive and finite, got {priorities[~sound][:5].tolist()}.")
         priorities = th.where(sound, priorities, self.max_priority)
         self._tree.set(positions, priorities)

@@ -201,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--eval-episodes", type=int, default=EPISODES, help="(default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto, shared by all workers (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="processes at once; all CPU cores by default")
-    parser.add_argument("--output", type=Path, default=Path("runs/atari-100k"), help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/atari-100k"), help="folder to write to (default: %(default)s)"
+    )
     return parser
 
 

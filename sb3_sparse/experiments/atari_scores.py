@@ -1,6 +1,7 @@
 """Scores of Atari-100k: human-normalised, and aggregated over games as Agarwal et al. (2021) do."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -72,8 +73,8 @@ def human_normalized(game: str, score: float) -> float:
 
 def aggregate(scores: Mapping[str, Sequence[float]], repetitions: int = 2_000, seed: int = 0) -> list[Aggregate]:
     """
-    Aggregate human-normalised scores over games and runs by rliable: mean and median of the games' means, interquartile mean of
-    all runs, and optimality gap (how much is missing to 1), with 95 % intervals.
+    Aggregate human-normalised scores over games and runs by rliable: mean and median of the games' means, interquartile mean
+    of all runs, and optimality gap (how much is missing to 1), with 95 % intervals.
 
     :param scores: Game -> scores of its runs, as many for every game
     :param repetitions: Bootstrap samples behind the intervals
@@ -91,8 +92,10 @@ def aggregate(scores: Mapping[str, Sequence[float]], repetitions: int = 2_000, s
     if len(matrix) == 1:
         intervals = np.full((2, len(METRICS)), np.nan)
     else:
-        random_state = np.random.RandomState(seed)
-        _, found = library.get_interval_estimates({"": matrix}, values, reps=repetitions, random_state=random_state)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="random_state is deprecated")  # of arch, which rliable calls so
+            state = np.random.RandomState(seed)
+            _, found = library.get_interval_estimates({"": matrix}, values, reps=repetitions, random_state=state)
         intervals = found[""]
     return [Aggregate(*line) for line in zip(METRICS, map(float, values(matrix)), *intervals.tolist(), strict=True)]
 

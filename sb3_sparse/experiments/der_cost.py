@@ -119,9 +119,7 @@ def format_der_table(costs: Sequence[DerCost]) -> str:
     return "\n".join(lines)
 
 
-def _costs_of_width(
-    width: float, sparsities: Sequence[float], rounds: int, updates: int, device: str
-) -> list[DerCost]:
+def _costs_of_width(width: float, sparsities: Sequence[float], rounds: int, updates: int, device: str) -> list[DerCost]:
     parameters: dict[str, int] = {}
     work: dict[str, Callable[[], Any]] = {}
     work[PLAIN], parameters[PLAIN] = _plain(width, updates, device)

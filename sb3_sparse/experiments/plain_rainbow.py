@@ -1,6 +1,7 @@
 """Rainbow's update with a dense IMPALA network, written with nothing but torch: what DER is measured and tested against."""
 
 import copy
+import itertools
 import math
 from typing import NamedTuple
 
@@ -72,10 +73,8 @@ class PlainRainbowNetwork(nn.Module):
     def __init__(self, actions: int, width: float = 1.0):
         super().__init__()
         channels = [4, *(round(width * c) for c in (16, 32, 32))]
-        self.entries = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in zip(channels, channels[1:], strict=False))
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for _ in range(4)) for c in channels[1:]
-        )
+        self.entries = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in itertools.pairwise(channels))
+        self.blocks = nn.ModuleList(nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for _ in range(4)) for c in channels[1:])
         self.hidden = PlainNoisyLinear(11 * 11 * channels[-1], 512)
         self.advantage, self.value = PlainNoisyLinear(512, actions * ATOMS), PlainNoisyLinear(512, ATOMS)
         self.register_buffer("support", th.linspace(V_MIN, V_MAX, ATOMS))

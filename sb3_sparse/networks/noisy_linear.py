@@ -90,7 +90,8 @@ class SparseNoisyLinear(SparseLayer):
         :param input: (..., in_features)
         :return: (..., out_features)
         """
-        values, bias = self.values, self.bias_mu
+        values: th.Tensor = self.values
+        bias: th.Tensor = self.bias_mu
         if self.noisy:
             noise_in, noise_out = draw_noise(self, values)
             rows, columns = self.topology.coordinates()
