@@ -152,6 +152,15 @@ def test_what_is_missing_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) ->
         maker("ALE/Pong-v5")
 
 
+def test_the_command_line_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rl_zoo3")
+    from sb3_sparse.zoo.command_line import main
+
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    assert main(["train", "--algo", "der", "--env", "ALE/Pong-v5"]) == 1
+    assert 'ale_py is missing, run: pip install "sb3-sparse[atari]"' in capsys.readouterr().err
+
+
 class Scripted:
     """Stands in for a model: always the same action; counts what it was asked."""
 

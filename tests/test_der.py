@@ -17,6 +17,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import FrameStackObservation
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
@@ -26,6 +27,7 @@ from sb3_sparse import DER, PlasticityCallback, ReDoCallback, ResetCallback, spa
 from sb3_sparse.common.compiled_training import DivergenceError
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.der import CnnPolicy, PrioritizedFrameReplayBuffer
+from sb3_sparse.der.sum_tree import SumTree
 from sb3_sparse.experiments.der_cost import der_cost, format_der_table
 from sb3_sparse.zoo.hyperparameter_files import our_hyperparameters
 
@@ -143,6 +145,60 @@ def test_captured_update_is_the_eager_one(arguments: dict[str, Any], on_device: 
     emulate(monkeypatch)
     graph = trained()
     assert_same(eager, graph, rtol=1e-4, atol=1e-6)
+
+
+def test_each_captured_program_renews_the_priorities_of_its_own_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch size that changes to and fro goes back to a graph, which must not be taken for the one in between."""
+
+    def trained() -> tuple[dict[str, th.Tensor], th.Tensor]:
+        model = build(VECTORS, learning_starts=40).learn(40)
+        model.set_logger(configure(None, []))
+        for batch_size in (8, 4, 8, 4):
+            model.train(5, batch_size)
+        return parameters(model), model.replay_buffer.priorities(th.arange(40))
+
+    eager = trained()
+    emulate(monkeypatch)
+    graph = trained()
+    assert_same(eager[0], graph[0], rtol=1e-4, atol=1e-6)
+    assert_close(eager[1], graph[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("arguments", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("replay_buffer_device", ["auto", "cpu"])
+def test_on_a_gpu(arguments: dict[str, Any], replay_buffer_device: str, tmp_path: Path) -> None:
+    """Updates are captured, learn, and renew priorities; the file goes on on a CPU."""
+    arguments = {**SMALL, **arguments, "replay_buffer_device": replay_buffer_device}
+    policy, env = arguments.pop("policy"), arguments.pop("env")
+    model = DER(policy, env() if isinstance(env, type) else env, device="cuda", **copy.deepcopy(arguments))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*kernel by kernel.*")
+        model.learn(80)
+    programs = list(model._programs.values())
+    assert programs and all(program.graph is not None for program in programs if program.runs > 3)
+    buffer = model.replay_buffer
+    assert buffer.storage_device.type == ("cuda" if replay_buffer_device == "auto" else "cpu")
+    if model.prioritized:
+        assert len(set(buffer.priorities(th.arange(80, device=buffer.storage_device)).tolist())) > 40
+    model.save(tmp_path / "model.zip")
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    loaded = DER.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert_same({name: tensor.cpu() for name, tensor in parameters(model).items()}, parameters(loaded))
+
+
+@pytest.mark.gpu
+def test_sum_tree_on_a_gpu() -> None:
+    on_cpu, on_gpu = SumTree(5_000), SumTree(5_000, "cuda")
+    generator = th.Generator().manual_seed(0)
+    for _ in range(20):
+        positions = th.randperm(5_000, generator=generator)[:300]
+        numbers = th.rand(300, dtype=th.float64, generator=generator)
+        on_cpu.set(positions, numbers)
+        on_gpu.set(positions.cuda(), numbers.cuda())
+    fractions = th.rand(1_000, dtype=th.float64, generator=generator)
+    assert_close(on_gpu.find(fractions.cuda()).cpu(), on_cpu.find(fractions))
 
 
 def test_target_network_is_a_copy_every_so_many_agent_steps() -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("dm_control")
 rl_zoo3 = pytest.importorskip("rl_zoo3")
 
 import sb3_sparse.envs  # noqa: E402
-from sb3_sparse import SparseSimBaPolicy, StreamAC, hyperparameters, sparsity  # noqa: E402
+from sb3_sparse import DER, SparseSimBaPolicy, StreamAC, hyperparameters, sparsity  # noqa: E402
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS  # noqa: E402
 from sb3_sparse.zoo import register, registration  # noqa: E402
 from sb3_sparse.zoo.command_line import main  # noqa: E402
@@ -419,3 +419,48 @@ def test_stream_ac_s_samples_build_a_model() -> None:
     assert HYPERPARAMS_CONVERTER["stream_ac"](trial.params) == sampled
     model = StreamAC("MlpPolicy", "Pendulum-v1", backend="torch", **sampled)
     assert model.policy.width == 512 and model.gamma == pytest.approx(0.9)
+
+
+def test_der_s_hyperparameters_are_its_defaults() -> None:
+    file = yaml.safe_load((ALL_FILES[0].parent / "der.yml").read_text())
+    defaults = {name: parameter.default for name, parameter in inspect.signature(DER).parameters.items()}
+    for name, entry in file.items():
+        if name.startswith("ALE/") or name in ("atari", "default"):
+            given = {key: value for key, value in entry.items() if key not in ("n_timesteps", "policy", "env_wrapper")}
+            assert given == {key: defaults[key] for key in given}, name
+            assert entry["n_timesteps"] == 100_000
+
+
+def test_der_s_samples_build_a_model() -> None:
+    register()
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    trial = Trial()
+    sampled = HYPERPARAMS_SAMPLER["der"](trial, 2, 1, {})
+    assert HYPERPARAMS_CONVERTER["der"](trial.params) == sampled
+    assert "width_scale" not in sampled["policy_kwargs"]
+    model = DER("MlpPolicy", "CartPole-v1", device="cpu", **sampled)
+    assert sparsity.summary(model.q_net).sparsity == pytest.approx(sampled["policy_kwargs"]["sparsity"], abs=0.01)
+
+
+def test_der_takes_any_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for env_id, steps in {"CartPole-v1": 20_000, "Acrobot-v1": 100_000}.items():
+        chosen = manager("der", env_id)
+        assert chosen.config == str(ALL_FILES[0].parent / "der.yml")
+        assert chosen.read_hyperparameters()[0]["n_timesteps"] == steps
+
+
+@pytest.mark.slow
+def test_der_by_the_zoo(tmp_path: Path, site: Path) -> None:
+    """A short study of CartPole keeps the file's support, and a run goes on where it was saved."""
+    cartpole = ["--algo", "der", "--env", "CartPole-v1", "--eval-freq", "-1"]
+    short = ["-params", "learning_starts:100", "buffer_size:1000"]
+    output = run(site, tmp_path, "-m", "sb3_sparse", "train", *cartpole, "-n", "120", *short)
+    assert f"Loading hyperparameters from: {site}/sb3_sparse/hyperparams/der.yml" in output
+    agent = tmp_path / "logs" / "der" / "CartPole-v1_1" / "CartPole-v1.zip"
+    model = DER.load(agent, device="cpu")
+    assert model._n_updates == 20 and float(model.q_net.support[-1]) == 100.0 and model.n_steps == 10
+    search = ["-optimize", "--n-trials", "1", "--n-jobs", "1", "--no-optim-plots", "--n-evaluations", "1"]
+    output = run(site, tmp_path, "-m", "sb3_sparse", "train", *cartpole, "-n", "110", *search, *short)
+    assert "sparsity:" in output and "sigma_0:" in output

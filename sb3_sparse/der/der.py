@@ -20,6 +20,7 @@ from sb3_sparse.common.compiled_training import CompiledTraining, Constants, cop
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
 from sb3_sparse.common.live_optimizers import obstacle_to_capture
+from sb3_sparse.common.programs import EagerProgram
 from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
 from sb3_sparse.der.networks import RainbowNetwork
 from sb3_sparse.der.policies import CnnPolicy, DERPolicy, MlpPolicy, check_actions
@@ -27,6 +28,7 @@ from sb3_sparse.der.prioritized_frame_replay_buffer import PrioritizedFrameRepla
 
 SelfDER = TypeVar("SelfDER", bound="DER")
 
+_NOT_SAVED = ("_drawn", "_drawn_by")
 # Added to a loss before it becomes a priority, as in Dopamine: no transition is out of reach.
 PRIORITY_EPS = 1e-10
 # A support is called too narrow where most of the targets lie beyond it, over about as many updates as this.
@@ -95,6 +97,10 @@ class DER(CompiledTraining):
     q_net: RainbowNetwork
     q_net_target: RainbowNetwork
     replay_buffer: FrameReplayBuffer | None  # type: ignore[assignment]
+    # Of a buffer in the host's memory: positions and new priorities of the update that was made or captured last; and of each
+    # program's, always at the same place.
+    _drawn: tuple[th.Tensor, th.Tensor] | None
+    _drawn_by: dict[EagerProgram, tuple[th.Tensor, th.Tensor]]
 
     def __init__(
         self,
@@ -166,7 +172,6 @@ class DER(CompiledTraining):
         # Calls of env.step(), and how much of the targets was clipped lately.
         self._n_calls = 0
         self._clipped = 0.0
-        self._errors: th.Tensor | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -336,17 +341,25 @@ class DER(CompiledTraining):
         priorities = (errors.nan_to_num(0.0, posinf=0.0) + PRIORITY_EPS) ** self.priority_exponent
         assert isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer)
         if self._uses_graphs() and not self._generators_on_device():
-            self._errors = priorities  # which a graph writes to the same place again and again
-            self._positions = samples.positions
+            self._drawn = samples.positions, priorities
         else:
             self.replay_buffer.update_priorities(samples.positions, priorities)
 
     def _step(self, batch_size: int, variant: bool) -> th.Tensor:
         losses = super()._step(batch_size, variant)
-        if self._errors is not None:  # of a buffer in the host's memory, for which this waits for the GPU
+        program = self._last_programs[variant]
+        if self._drawn is not None:  # else the graph has run, and has written to the places that it was captured with
+            self._drawn_by[program] = self._drawn
+            self._drawn = None
+        if program in self._drawn_by:  # of a buffer in the host's memory, for which this waits for the GPU
             assert isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer)
-            self.replay_buffer.update_priorities(self._positions, self._errors)
+            self.replay_buffer.update_priorities(*self._drawn_by[program])
         return losses
+
+    def recapture(self) -> None:
+        """See :class:`~sb3_sparse.common.compiled_training.CompiledTraining`."""
+        super().recapture()
+        self._drawn, self._drawn_by = None, {}
 
     def sample_losses(self, network: str, batch: Any) -> Any:
         """
@@ -458,7 +471,10 @@ class DER(CompiledTraining):
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["q_net", "q_net_target", "batch_norm_stats", "batch_norm_stats_target"]
-        return [*super()._excluded_save_params(), *aliases, "_errors", "_positions"]
+        return [*super()._excluded_save_params(), *aliases, *_NOT_SAVED]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in super().__getstate__().items() if key not in _NOT_SAVED}
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import gymnasium as gym
 
 from sb3_sparse.zoo.commands import COMMANDS
-from sb3_sparse.zoo.commands.zoo_commands import ZOO_COMMANDS, run_zoo
+from sb3_sparse.zoo.commands.zoo_commands import ZOO_COMMANDS, check_extras, run_zoo
 from sb3_sparse.zoo.registration import register
 
 
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_zoo_command = bool(words) and words[0] in ZOO_COMMANDS
     try:
         if is_zoo_command:
+            check_extras(words)
             register()
         else:
             options = _parser().parse_args(words)

@@ -3,8 +3,10 @@
 import argparse
 import runpy
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 
+from sb3_sparse.common.extras import import_extra
 from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
 
 # Our commands that are the RL Zoo's own, and the zoo's modules behind them.
@@ -23,6 +25,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     """List the zoo's commands in the help; the zoo parses their options."""
     for name, module in ZOO_COMMANDS.items():
         commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
+
+
+def check_extras(words: Sequence[str]) -> None:
+    """
+    Say what an Atari game needs where it is missing; the zoo would say that there is no such game.
+
+    :param words: Command line of one of the zoo's commands
+    :raises ImportError: if a game is named, and the emulator or OpenCV is missing; the message tells what to install.
+    """
+    if any(word.startswith("ALE/") for word in words):
+        for module in ("ale_py", "cv2"):
+            import_extra(module, "atari")
 
 
 def run_zoo(command: str, *options: str) -> int:
