@@ -483,6 +483,14 @@ def test_a_buffer_of_another_kind_is_refused(tmp_path: Path) -> None:
     assert longer.replay_buffer.n_steps == 5
 
 
+def test_model_card_tells_sizes_of_the_online_network() -> None:
+    model_card = pytest.importorskip("sb3_sparse.zoo.model_card")
+    policy = build(MODELS["sparse pixels"]).policy
+    (line,) = model_card._sizes(model_card._networks(policy))
+    assert line[0] == "q_net" and float(line[3]) == pytest.approx(0.5, abs=0.01)
+    assert ("encoder, width scale", "impala, 0.125") in list(model_card._pruning(policy))
+
+
 def test_copies_are_independent() -> None:
     model = build(MODELS["sparse vectors"]).learn(30)
     twin = copy.deepcopy(model.policy)

@@ -58,7 +58,8 @@ def evaluate_atari(
     **wrapper: Any,
 ) -> list[float]:
     """
-    Play whole games: no end at the loss of a life, no clipped rewards, noise off.
+    Play whole games and add up their rewards, unclipped, with noise off. After the loss of a life observations begin anew, as in
+    training and in Dopamine.
 
     :param model: Model, trained on :class:`~sb3_sparse.envs.atari.AtariWrapper`'s observations
     :param env_id: Game, such as "ALE/Breakout-v5"
@@ -75,7 +76,7 @@ def evaluate_atari(
             f"epsilon must lie in [0, 1], and there must be games to play; got epsilon={epsilon!r}, "
             f"n_eval_episodes={n_eval_episodes!r}, n_envs={n_envs!r}."
         )
-    env = DummyVecEnv([maker(env_id, terminal_on_life_loss=False, clip_reward=False, **wrapper)] * n_envs)
+    env = DummyVecEnv([maker(env_id, **wrapper)] * n_envs)
     if env.observation_space.shape != model.observation_space.shape:
         raise ValueError(f"The model takes {model.observation_space}, the game shows {env.observation_space}.")
     env.seed(seed)

@@ -16,6 +16,7 @@ from torch import nn
 
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.common.simba_policy import SimBaPolicy
+from sb3_sparse.der import CnnPolicy
 from sb3_sparse.experiments.provenance import versions
 from sb3_sparse.sparsity import summary
 from sb3_sparse.zoo import provenance
@@ -149,7 +150,7 @@ def section(shared: SharedModel, model: BaseAlgorithm) -> str:
 
 
 def _networks(policy: PrunedPolicy) -> dict[str, nn.Module]:
-    found = {name: module for name, module in policy.named_children() if name in ("actor", "critic")}
+    found = {name: module for name, module in policy.named_children() if name in ("actor", "critic", "q_net")}
     return found or {"policy": policy}
 
 
@@ -162,6 +163,8 @@ def _pruning(policy: PrunedPolicy) -> Iterable[tuple[str, str]]:
     yield "mask seed", str(policy.mask_seed)
     if isinstance(policy, SimBaPolicy):
         yield "width scale, depth scale", f"{policy.width_scale:g}, {policy.depth_scale:g}"
+    elif isinstance(policy, CnnPolicy):
+        yield "encoder, width scale", f"{policy.encoder}, {policy.width_scale:g}"
 
 
 def _sizes(networks: Mapping[str, nn.Module]) -> Iterable[tuple[str, ...]]:
