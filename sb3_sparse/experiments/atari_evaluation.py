@@ -58,8 +58,8 @@ def evaluate_atari(
     **wrapper: Any,
 ) -> list[float]:
     """
-    Play whole games and add up their rewards, unclipped, with noise off. After the loss of a life observations begin anew, as in
-    training and in Dopamine.
+    Play whole games and add up their rewards, unclipped, with noise off. After the loss of a life observations begin anew, as
+    in training and in Dopamine.
 
     :param model: Model, trained on :class:`~sb3_sparse.envs.atari.AtariWrapper`'s observations
     :param env_id: Game, such as "ALE/Breakout-v5"
