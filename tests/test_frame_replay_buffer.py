@@ -19,7 +19,7 @@ from test_policies import RandomEnv
 
 from sb3_sparse.common import memory
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
-from sb3_sparse.common.frame_store import FrameStore, torch_type
+from sb3_sparse.common.frame_store import FrameStore
 
 PIXELS = spaces.Box(0, 255, (9, 84, 84), np.uint8)
 SMALL_PIXELS = spaces.Box(0, 255, (6, 2, 3), np.uint8)
@@ -245,7 +245,7 @@ def memory_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of batches: from torch, not from NumPy."""
 
     def empty(store: FrameStore, count: int, pinned: bool = False) -> th.Tensor:
-        return th.empty(count, *store.frame_shape, dtype=torch_type(store.dtype))
+        return th.empty(count, *store.frame_shape, dtype=store.torch_type)
 
     monkeypatch.setattr(FrameStore, "_empty", empty)
 

@@ -22,7 +22,8 @@ class FrameStore:
     """
 
     def __init__(self, capacity: int, frame_shape: tuple[int, ...], dtype: np.dtype, device: th.device):
-        self.capacity, self.frame_shape, self.dtype, self.device = capacity, frame_shape, dtype, device
+        self.capacity, self.frame_shape, self.device = capacity, frame_shape, device
+        self.dtype, self.torch_type = dtype, torch_type(dtype)
         self.count = 0
         self._frames = self._allocate()
 
@@ -76,7 +77,7 @@ class FrameStore:
         if self.device.type == "cpu" and not pinned:
             # NumPy asks for large pages, which saves most of the time that the system takes to hand out a new batch's memory.
             return th.from_numpy(np.empty((count, *self.frame_shape), self.dtype))
-        return th.empty(count, *self.frame_shape, dtype=torch_type(self.dtype), device=self.device, pin_memory=pinned)
+        return th.empty(count, *self.frame_shape, dtype=self.torch_type, device=self.device, pin_memory=pinned)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_frames": self._frames[: 1 + min(self.count, self.capacity)].cpu().numpy()}
