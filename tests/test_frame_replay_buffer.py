@@ -19,6 +19,7 @@ from test_policies import RandomEnv
 
 from sb3_sparse.common import memory
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.common.frame_store import FrameStore
 
 PIXELS = spaces.Box(0, 255, (9, 84, 84), np.uint8)
 SMALL_PIXELS = spaces.Box(0, 255, (6, 2, 3), np.uint8)
@@ -58,6 +59,7 @@ class Source:
     with_discounts: bool = False
     episode: int = 0
     last: np.ndarray | None = None
+    ended: bool = True
     history: list[Transition] = field(default_factory=list)
 
     def frame(self) -> np.ndarray:
@@ -73,8 +75,11 @@ class Source:
         return np.concatenate([*(older() for _ in range(self.frame_stack - 1)), newest])
 
     def step(self) -> tuple[Transition, dict[str, Any]]:
-        if self.last is None:
-            self.episode, self.last = self.episode + 1, self.first_stack()
+        if self.ended:
+            self.episode, self.ended = self.episode + 1, False
+            # An episode may go on where the one before it ended, as after the loss of a life.
+            if self.last is None or self.rng.random() < 0.7:
+                self.last = self.first_stack()
         frame = self.frame()
         following = np.concatenate([self.last[len(frame) :], frame])
         done, timeout = self.rng.random(2) < (1 / self.mean_length, 0.5)
@@ -85,7 +90,9 @@ class Source:
         self.history.append(transition)
         # Now and then somebody resets the environment in the middle of an episode.
         broken_off = not done and self.rng.random() < 0.05
-        self.last = None if done or broken_off else following
+        self.last, self.ended = following, done or broken_off
+        if broken_off:
+            self.last = None
         info = {"TimeLimit.truncated": bool(done and timeout)} | ({"discount": discount} if self.with_discounts else {})
         return transition, info
 
@@ -99,6 +106,8 @@ def fill(buffers: list[FrameReplayBuffer], sources: list[Source], steps: int) ->
         ]
         for buffer in buffers:
             buffer.add(*parts, list(infos))
+        for part in parts:  # environments may use their arrays again
+            part[...] = 0
 
 
 def expected(history: list[Transition], start: int, n_steps: int, gamma: float) -> tuple[Any, ...] | None:
@@ -239,6 +248,17 @@ def test_draws_are_uniform_and_seeded(kind: type, partial_returns: bool) -> None
     assert th.equal(drawn, buffer.draw(40_000))
 
 
+@pytest.fixture
+def memory_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of batches: from torch, not from NumPy."""
+
+    def empty(store: FrameStore, count: int, pinned: bool = False) -> th.Tensor:
+        return th.empty(count, *store.frame_shape, dtype=store.torch_type)
+
+    monkeypatch.setattr(FrameStore, "_empty", empty)
+
+
+@pytest.mark.usefixtures("memory_as_on_a_gpu")
 def test_nothing_waits_for_a_gpu() -> None:
     buffer, sources = make(SMALL_PIXELS, 3, 2, kind=OnDevice, n_steps=3, partial_returns=False)
     fill([buffer], sources, 50)
@@ -248,6 +268,7 @@ def test_nothing_waits_for_a_gpu() -> None:
     assert not waits.found
 
 
+@pytest.mark.usefixtures("memory_as_on_a_gpu")
 def test_sampling_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a replay reads is what is stored by then."""
     emulate(monkeypatch)
@@ -272,7 +293,7 @@ def test_pickle(space: spaces.Box, frame_stack: int, steps: int, kind: type) -> 
     buffer, sources = make(space, frame_stack, 2, kind=kind, n_steps=2, partial_returns=False)
     fill([buffer], sources, steps)
     buffer.draw(3)
-    loaded = pickle.loads(pickle.dumps(buffer))
+    loaded = pickle.loads(pickle.dumps(buffer, pickle.HIGHEST_PROTOCOL))
     loaded.device = "cpu"
     for number in (0, 1, 60):
         fill([buffer, loaded], sources, number)
@@ -294,6 +315,7 @@ def test_reset() -> None:
     buffer, sources = make(SMALL_PIXELS, 3, 2, n_steps=3, partial_returns=False)
     fill([buffer], sources, 50)
     buffer.reset()
+    assert len(pickle.dumps(buffer)) < 20_000
     with pytest.raises(ValueError, match="collect more"):
         buffer.sample(1)
     for source in sources:
@@ -340,8 +362,23 @@ def test_short_episodes_use_up_the_frames() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # once is enough
         fill([buffer], sources, 300)
-    assert 100 < buffer.size() < 200
-    compare(buffer, sources)
+    for _ in range(10):
+        fill([buffer], sources, 1)
+        assert 100 < buffer.size() < 200
+        compare(buffer, sources)
+
+
+def test_forgotten_steps_complete_no_sums() -> None:
+    """One environment's episodes are so short that fewer steps are left of the other than are summed."""
+    buffer, sources = make(SMALL_PIXELS, 3, 2, n_steps=25, partial_returns=False, episode_length=1_000)
+    for source, mean_length in zip(sources, (1_000, 1), strict=True):
+        source.mean_length, source.rng = mean_length, _WithoutBreaks(source.rng)
+    with pytest.warns(UserWarning, match="episode_length"):
+        fill([buffer], sources, 100)
+    assert 1 < buffer.size() < 25
+    assert compare(buffer, sources) == 0
+    with pytest.raises(ValueError, match="no sequence of 25 steps"):
+        buffer.sample(1)
 
 
 def test_long_episodes_do_not() -> None:
@@ -382,11 +419,26 @@ def test_bad_arguments(space: spaces.Space, kwargs: dict[str, Any], message: str
         FrameReplayBuffer(20, space, ACTIONS, "cpu", **kwargs)
 
 
-def test_bad_discount() -> None:
-    buffer = FrameReplayBuffer(20, VECTOR, ACTIONS, "cpu")
+@pytest.mark.parametrize("discount", [2.0, float("nan"), "3 %"])
+def test_bad_discount(discount: Any) -> None:
     observation = np.zeros((1, 4), np.float32)
-    with pytest.raises(ValueError, match=r"info\['discount'\].*got \[2.0\]"):
-        buffer.add(observation, observation, np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{"discount": 2.0}])
+    step = (observation, observation, np.zeros((1, 2)), np.ones(1), np.zeros(1), [{"discount": discount}])
+    with pytest.raises(ValueError, match=rf"info\['discount'\].*got {discount!r}: .*environment_discounts=False"):
+        FrameReplayBuffer(20, VECTOR, ACTIONS, "cpu").add(*step)
+    buffer = FrameReplayBuffer(20, VECTOR, ACTIONS, "cpu", environment_discounts=False, gamma=GAMMA)
+    buffer.add(*step)
+    assert buffer.sample(1).discounts.item() == pytest.approx(GAMMA)
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [np.zeros((1, 2, 3, 6), np.uint8), np.zeros((2, 6, 2, 3), np.uint8), np.zeros((1, 6, 2, 3), np.float32)],
+    ids=["channels last", "two environments", "floats"],
+)
+def test_other_observations_than_the_spaces(observation: np.ndarray) -> None:
+    buffer = FrameReplayBuffer(20, SMALL_PIXELS, ACTIONS, "cpu", frame_stack=2)
+    with pytest.raises(ValueError, match=r"must have shape \(1, 6, 2, 3\) and type uint8.* got shape .* and type"):
+        buffer.add(observation, observation, np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
 
 
 def test_bytes_of_a_transition() -> None:

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.common.frame_store import ZERO_FRAME, FrameStore
+from sb3_sparse.common.frame_store import ZERO_FRAME, FrameStore, torch_type
 from sb3_sparse.common.memory import check_memory
 from sb3_sparse.common.present_device import present_device
 from sb3_sparse.common.start_queue import StartQueue
@@ -114,6 +114,7 @@ class FrameReplayBuffer(ReplayBuffer):
         buffer's own (:meth:`seed`), and nothing in :meth:`sample` waits for the GPU, so it can be part of a CUDA graph. On the
         CPU they are drawn from NumPy's global generator, as in SB3
     :param episode_length: Mean number of steps in an episode that memory is reserved for, at least 1
+    :param environment_discounts: Whether ``info["discount"]`` is what is said above, and not something else
     :raises ValueError: if an argument is invalid.
     :raises MemoryError: if the machine has not that much memory (``torch.OutOfMemoryError`` if a GPU has not).
     """
@@ -142,6 +143,7 @@ class FrameReplayBuffer(ReplayBuffer):
         partial_returns: bool = True,
         storage_device: th.device | str = "cpu",
         episode_length: int = 25,
+        environment_discounts: bool = True,
     ):
         _check_arguments(n_steps, gamma, optimize_memory_usage)
         self._layout = _layout(buffer_size, observation_space, action_space, n_envs, frame_stack, episode_length)
@@ -152,6 +154,7 @@ class FrameReplayBuffer(ReplayBuffer):
         self.optimize_memory_usage, self.handle_timeout_termination = False, handle_timeout_termination
         self.n_steps, self.gamma = n_steps, gamma
         self.frame_stack, self.partial_returns = frame_stack, partial_returns
+        self.environment_discounts = environment_discounts
         # With its number: "cuda" and "cuda:0" are not equal.
         self.storage_device = th.empty(0, device=get_device(storage_device)).device
         self._allocate()
@@ -226,8 +229,8 @@ class FrameReplayBuffer(ReplayBuffer):
         :param reward: (n_envs,) rewards
         :param done: (n_envs,) whether the episode ended
         :param infos: One dictionary per environment; ``TimeLimit.truncated`` and ``discount`` are read
-        :raises ValueError: if ``next_obs`` is not ``obs`` without its oldest frame and with a new one, or a discount is
-            not in [0, 1].
+        :raises ValueError: if observations have another shape or type than the space's, ``next_obs`` is not ``obs`` without
+            its oldest frame and with a new one, or a discount is not in [0, 1].
         """
         stacks, next_stacks = self._as_stacks(obs), self._as_stacks(next_obs)
         done = np.asarray(done, bool).reshape(self.n_envs)
@@ -352,8 +355,14 @@ class FrameReplayBuffer(ReplayBuffer):
 
     def _as_stacks(self, observations: np.ndarray) -> np.ndarray:
         """(n_envs, frame_stack, *frame_shape), contiguous."""
-        shape = (self.n_envs, self.frame_stack, *self._layout.frame_shape)
-        return np.ascontiguousarray(observations, self._layout.frame_type).reshape(shape)
+        observations, dtype = np.asarray(observations), self._layout.frame_type
+        shape = (self.n_envs, *self.obs_shape)
+        if observations.shape != shape or not np.can_cast(observations.dtype, dtype, "same_kind"):
+            raise ValueError(
+                f"Observations of {self.n_envs} environments must have shape {shape} and type {dtype}, as the observation "
+                f"space says, got shape {observations.shape} and type {observations.dtype}."
+            )
+        return np.ascontiguousarray(observations, dtype).reshape(self.n_envs, self.frame_stack, *self._layout.frame_shape)
 
     def _check_overlap(self, stacks: np.ndarray, next_stacks: np.ndarray, done: np.ndarray) -> None:
         for env in np.flatnonzero(~done):  # VecNormalize rounds last observations
@@ -368,13 +377,11 @@ class FrameReplayBuffer(ReplayBuffer):
 
     def _outcomes_of(self, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         timeouts = [info.get("TimeLimit.truncated", False) and self.handle_timeout_termination for info in infos]
-        discounts = np.array([info.get("discount", 1.0) for info in infos], np.float32)
-        if not ((discounts >= 0) & (discounts <= 1)).all():
-            raise ValueError(f"info['discount'] is the environment's discount of a step, in [0, 1], got {discounts.tolist()}.")
         outcomes = np.empty((self.n_envs, 4), np.float32)
         outcomes[:, _REWARD] = np.asarray(reward).reshape(self.n_envs)
         outcomes[:, _TERMINAL] = done & ~np.array(timeouts, bool)
-        outcomes[:, _END], outcomes[:, _DISCOUNT] = done, discounts
+        outcomes[:, _END] = done
+        outcomes[:, _DISCOUNT] = _discounts_of(infos) if self.environment_discounts else 1.0
         return outcomes
 
     def _find_beginnings(self, stacks: np.ndarray) -> np.ndarray:
@@ -475,7 +482,7 @@ class FrameReplayBuffer(ReplayBuffer):
         what = f"A replay buffer of {layout.rows * layout.n_envs:,} transitions"
         check_memory(layout.nbytes, device, what, _REMEDY)
         try:
-            self._frames = FrameStore(layout.frame_capacity, layout.frame_shape, _torch_type(layout.frame_type), device)
+            self._frames = FrameStore(layout.frame_capacity, layout.frame_shape, layout.frame_type, device)
             self._starts = StartQueue(layout.rows * layout.n_envs, device)
             self._allocate_rows()
         except th.OutOfMemoryError as error:
@@ -486,7 +493,7 @@ class FrameReplayBuffer(ReplayBuffer):
         layout, device = self._layout, self.storage_device
         size = (layout.rows, layout.n_envs)
         self._places = th.zeros(*size, layout.frame_stack + 1, dtype=th.int32, device=device)
-        self._actions = th.zeros(*size, layout.action_dim, dtype=_torch_type(layout.action_type), device=device)
+        self._actions = th.zeros(*size, layout.action_dim, dtype=torch_type(layout.action_type), device=device)
         self._outcomes = th.zeros(*size, 4, device=device)
         # Row of the newest transition, read by captured graphs.
         self._newest = th.zeros((), dtype=th.int64, device=device)
@@ -563,12 +570,19 @@ def _check_arguments(n_steps: int, gamma: float, optimize_memory_usage: bool) ->
         raise ValueError("FrameReplayBuffer stores every frame once already: leave optimize_memory_usage=False.")
 
 
+def _discounts_of(infos: list[dict[str, Any]]) -> list[float]:
+    discounts = [info.get("discount", 1.0) for info in infos]
+    for discount in discounts:
+        if not isinstance(discount, (int, float, np.number)) or not 0 <= discount <= 1:
+            raise ValueError(
+                f"info['discount'] must be the environment's discount of a step, in [0, 1], got {discount!r}: give the replay "
+                "buffer environment_discounts=False if it means something else."
+            )
+    return discounts
+
+
 def _is_count(number: Any) -> bool:
     return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and bool(number >= 1)
-
-
-def _torch_type(dtype: np.dtype) -> th.dtype:
-    return th.from_numpy(np.zeros(0, dtype)).dtype
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

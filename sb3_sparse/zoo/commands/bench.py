@@ -11,6 +11,7 @@ from sb3_sparse.experiments.contenders import contenders
 from sb3_sparse.experiments.der_cost import SPARSITIES, WIDTHS, der_cost, format_der_table
 from sb3_sparse.experiments.inference_cost import format_passes, inference_cost
 from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
+from sb3_sparse.experiments.pixel_cost import format_pixels, pixel_cost
 from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.stream_cost import TASK, format_stream_table, stream_cost
 from sb3_sparse.experiments.update_cost import format_table, update_cost
@@ -93,11 +94,17 @@ def _stream_ac(options: argparse.Namespace) -> list[Any]:
     return costs
 
 
+<<<<<<< HEAD
 def _der(options: argparse.Namespace) -> list[Any]:
     widths = WIDTHS if options.width_scale == _WIDTHS else options.width_scale
     sparsities = SPARSITIES if options.sparsity == _SPARSITIES else options.sparsity
     costs = der_cost(widths, sparsities, options.rounds, options.updates, options.device)
     print(format_der_table(costs))
+=======
+def _pixels(options: argparse.Namespace) -> list[Any]:
+    costs = pixel_cost(options.rounds)
+    print(format_pixels(costs))
+>>>>>>> h/frames
     return costs
 
 
@@ -107,4 +114,5 @@ _INSTEAD = {
     "--products": Subject("instead, up to which density single products pay (option --batch)", _products),
     "--der": Subject("instead, DER's updates beside plain torch (defaults: widths 1 and 3, sparsities 0, 0.4, 0.8)", _der),
     "--stream-ac": Subject("instead, StreamAC beside plain autograd (options --width, --env)", _stream_ac),
+    "--pixels": Subject("instead, environments that are rendered, and the replay buffer of frames", _pixels),
 }
