@@ -26,6 +26,7 @@ from torch.testing import assert_close
 from sb3_sparse import DER, PlasticityCallback, ReDoCallback, ResetCallback, sparsity
 from sb3_sparse.common.compiled_training import DivergenceError
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.common.frame_store import FrameStore
 from sb3_sparse.der import CnnPolicy, PrioritizedFrameReplayBuffer
 from sb3_sparse.der.sum_tree import SumTree
 from sb3_sparse.experiments.der_cost import der_cost, format_der_table
@@ -130,6 +131,12 @@ def test_a_continued_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> Non
 @pytest.mark.parametrize("on_device", [False, True])
 def test_captured_update_is_the_eager_one(arguments: dict[str, Any], on_device: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With CUDA graphs emulated: batches drawn within the graph, as from a buffer on the GPU, or fed to it."""
+
+    def empty(store: FrameStore, count: int, pinned: bool = False) -> th.Tensor:
+        return th.empty(count, *store.frame_shape, dtype=store.torch_type)
+
+    if on_device:
+        monkeypatch.setattr(FrameStore, "_empty", empty)  # as on a GPU; on a CPU NumPy makes it
 
     def trained() -> dict[str, th.Tensor]:
         model = build(arguments, priority_beta_final=1.0) if arguments is not MODELS["plain DQN"] else build(arguments)

@@ -207,6 +207,7 @@ class DER(CompiledTraining):
         options = {
             "frame_stack": self.frame_stack,
             "storage_device": self.device if on_gpu else "cpu",
+            "environment_discounts": False,
             # Memory for a last frame of every step costs little where observations are vectors.
             **({} if is_image else {"episode_length": 1}),
             **self.replay_buffer_kwargs,

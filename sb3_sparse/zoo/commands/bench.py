@@ -94,17 +94,17 @@ def _stream_ac(options: argparse.Namespace) -> list[Any]:
     return costs
 
 
-<<<<<<< HEAD
 def _der(options: argparse.Namespace) -> list[Any]:
     widths = WIDTHS if options.width_scale == _WIDTHS else options.width_scale
     sparsities = SPARSITIES if options.sparsity == _SPARSITIES else options.sparsity
     costs = der_cost(widths, sparsities, options.rounds, options.updates, options.device)
     print(format_der_table(costs))
-=======
+    return costs
+
+
 def _pixels(options: argparse.Namespace) -> list[Any]:
     costs = pixel_cost(options.rounds)
     print(format_pixels(costs))
->>>>>>> h/frames
     return costs
 
 
