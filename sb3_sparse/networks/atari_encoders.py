@@ -97,6 +97,8 @@ class ImpalaEncoder(nn.Module):
         :param x: (batch, in_channels, height, width) with values in [0, 1]
         :return: (batch, features)
         """
+        if x.is_cpu:  # where convolutions are up to twice as fast with the channels of a pixel side by side
+            x = x.contiguous(memory_format=th.channels_last)
         return self.flatten(self.activation(self.stacks(x)))
 
 
