@@ -356,12 +356,6 @@ class Turned(gym.ObservationWrapper):
         return observation[-1][:, :, None]
 
 
-class OneFrame(Catch):
-    """Without telling what is stacked."""
-
-    frame_stack = None
-
-
 STACKS = {
     "an attribute": (Catch, 2),
     "VecFrameStack": (lambda: VecFrameStack(VecTransposeImage(DummyVecEnv([lambda: Turned(Catch())])), 3), 3),
@@ -496,6 +490,17 @@ def test_model_card_tells_sizes_of_the_online_network() -> None:
     (line,) = model_card._sizes(model_card._networks(policy))
     assert line[0] == "q_net" and float(line[3]) == pytest.approx(0.5, abs=0.01)
     assert ("encoder, width scale", "impala, 0.125") in list(model_card._pruning(policy))
+
+
+def test_loading_with_another_discount(tmp_path: Path) -> None:
+    options = {"episode_length": 5}
+    model = build(VECTORS, replay_buffer_kwargs=options).learn(25)
+    assert options == {"episode_length": 5}
+    model.save(tmp_path / "model.zip")
+    loaded = DER.load(tmp_path / "model.zip", env=model.get_env(), device="cpu", gamma=0.9, n_steps=5)
+    assert (loaded.replay_buffer.gamma, loaded.replay_buffer.n_steps) == (0.9, 5)
+    loaded.learn(30)
+    assert loaded.replay_buffer_kwargs == {"episode_length": 5}
 
 
 def test_copies_are_independent() -> None:

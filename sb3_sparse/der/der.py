@@ -29,6 +29,9 @@ from sb3_sparse.der.prioritized_frame_replay_buffer import PrioritizedFrameRepla
 SelfDER = TypeVar("SelfDER", bound="DER")
 
 _NOT_SAVED = ("_drawn", "_drawn_by")
+_COUNTS = ("n_steps", "target_update_interval", "batch_size", "buffer_size")
+_EXPLORATION = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+_FRACTIONS = ("gamma", "tau", "priority_exponent", "priority_beta", *_EXPLORATION)
 # Added to a loss before it becomes a priority, as in Dopamine: no transition is out of reach.
 PRIORITY_EPS = 1e-10
 # A support is called too narrow where most of the targets lie beyond it, over about as many updates as this.
@@ -181,12 +184,13 @@ class DER(CompiledTraining):
             frames = stacked_frames(self.env)
             # 1 is always right, and takes more memory.
             self.frame_stack = 1 if frames is None or self.observation_space.shape[0] % frames else frames  # type: ignore[index]
-        # SB3 would warn that it leaves n-step returns to a buffer class of one's own, as this one is.
-        self.replay_buffer_class = None
         is_new = self.replay_buffer is None
         if is_new:
             self.replay_buffer = self._make_buffer()
+        # SB3 would warn that it leaves n-step returns to a buffer class of one's own, as this one is, and change its arguments.
+        given, self.replay_buffer_class, self.replay_buffer_kwargs = self.replay_buffer_kwargs, None, {}
         super()._setup_model()
+        self.replay_buffer_kwargs = given
         assert self.replay_buffer is not None
         if is_new:
             self.replay_buffer.seed(self.seed)
@@ -225,21 +229,17 @@ class DER(CompiledTraining):
         for name in ("n_steps", "gamma"):
             if name in self.replay_buffer_kwargs and self.replay_buffer_kwargs[name] != getattr(self, name):
                 raise ValueError(f"{name} is an argument of DER, not of its buffer: take it out of replay_buffer_kwargs.")
-        for name in ("n_steps", "target_update_interval", "batch_size", "buffer_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-        unit = ("gamma", "tau", "priority_exponent", "priority_beta", "priority_beta_final", "exploration_fraction")
-        for name in (*unit, "exploration_initial_eps", "exploration_final_eps"):
-            value = getattr(self, name)
-            is_open = value is None and name == "priority_beta_final"
-            if not is_open and (isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1):
-                raise ValueError(f"{name} must be a number in [0, 1], got {value!r}.")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive, or None for none; got {self.max_grad_norm!r}.")
         if not issubclass(self.policy_class, DERPolicy):
             given = self.policy_class.__name__
             raise ValueError(f'DER has policies of its own, got {given}: give "CnnPolicy" or "MlpPolicy".')
+        for name in _COUNTS:
+            _check_count(name, getattr(self, name))
+        for name in _FRACTIONS:
+            _check_fraction(name, getattr(self, name))
+        if self.priority_beta_final is not None:
+            _check_fraction("priority_beta_final", self.priority_beta_final)
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive, or None for none; got {self.max_grad_norm!r}.")
 
     def predict(
         self,
@@ -391,7 +391,8 @@ class DER(CompiledTraining):
         return ("loss", "q_value", "clipped_targets") if self.q_net.distributional else ("loss", "q_value")
 
     def _settings(self) -> list[Any]:
-        return [*super()._settings(), self.double_q, self.prioritized, self.priority_exponent, self.max_grad_norm]
+        own = [self.double_q, self.prioritized, self.priority_exponent, self.max_grad_norm, self.policy.q_net.noisy]
+        return [*super()._settings(), *own]
 
     def _generators_on_device(self) -> list[th.Generator]:
         assert self.replay_buffer is not None
@@ -479,6 +480,16 @@ class DER(CompiledTraining):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+
+
+def _check_fraction(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}.")
 
 
 def _of_actions(output: th.Tensor, actions: th.Tensor) -> th.Tensor:
