@@ -187,7 +187,7 @@ class DER(CompiledTraining):
         is_new = self.replay_buffer is None
         if is_new:
             self.replay_buffer = self._make_buffer()
-        # SB3 would warn that it leaves n-step returns to a buffer class of one's own, as this one is, and change its arguments.
+        # SB3 would warn that it leaves n-step returns to a buffer class of one's own, and change its arguments.
         given, self.replay_buffer_class, self.replay_buffer_kwargs = self.replay_buffer_kwargs, None, {}
         super()._setup_model()
         self.replay_buffer_kwargs = given
