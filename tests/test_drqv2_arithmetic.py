@@ -179,7 +179,9 @@ def test_sizes_and_initialisation_are_the_reference_s() -> None:
     convolution = policy.encoder.encoder.layers[2].weight.flatten(1)
     np.testing.assert_allclose((convolution @ convolution.T).detach(), 2 * np.eye(32), atol=1e-4)
     assert all(not p.any() for name, p in policy.named_parameters() if name.endswith("bias"))
-    assert [o.defaults["lr"] for o in (policy.encoder.optimizer, policy.actor.optimizer, policy.critic.optimizer)] == [1e-4] * 3
+    assert [o.defaults["lr"] for o in (policy.encoder.optimizer, policy.actor.optimizer, policy.critic.optimizer)] == [
+        1e-4
+    ] * 3
 
 
 # Sparsity of [trunk, first, second, last layer of each Q-function] and millions of active weights, for budget "weights".
@@ -284,7 +286,10 @@ def plain_twin(agent: DrQv2) -> PlainDrQv2:
         _copy(sparsity.to_dense(policy.critic), plain.critic)
         _copy(sparsity.to_dense(policy.critic_target), plain.target)
     layers = dict(sparsity.sparse_layers(policy.critic))
-    names = {"trunk.projection": plain.trunk[0], **{f"qf{i}.{j}": (plain.q1, plain.q2)[i][j] for i in (0, 1) for j in (0, 2, 4)}}
+    names = {
+        "trunk.projection": plain.trunk[0],
+        **{f"qf{i}.{j}": (plain.q1, plain.q2)[i][j] for i in (0, 1) for j in (0, 2, 4)},
+    }
     for name, layer in layers.items():
         mask = layer.topology.mask()
         names[name].weight.register_hook(lambda gradient, mask=mask: gradient * mask)
@@ -296,7 +301,9 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
         b.copy_(a)
 
 
-@pytest.mark.parametrize("network", [{}, {"width_scale": 2.0}, {"sparsity": 0.6}, {"sparsity": 0.6, "prune_modules": "q_heads"}])
+@pytest.mark.parametrize(
+    "network", [{}, {"width_scale": 2.0}, {"sparsity": 0.6}, {"sparsity": 0.6, "prune_modules": "q_heads"}]
+)
 def test_updates_are_those_of_plain_torch(network: dict[str, Any]) -> None:
     agent = model(policy_kwargs=network, learning_rate=1e-3)
     plain = plain_twin(agent)

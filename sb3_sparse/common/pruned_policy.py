@@ -292,7 +292,7 @@ def optimizers_of(policy: BasePolicy) -> list[th.optim.Optimizer]:
 def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
     """Yield what is pruned as one network each, with its role: actor and critics, together if they share an own extractor."""
     if hasattr(policy, "pruned_networks"):
-        yield from policy.pruned_networks()
+        yield from policy.pruned_networks()  # type: ignore[operator]
         return
     if hasattr(policy, "mlp_extractor"):  # ActorCriticPolicy, and what sb3-contrib wrote anew for masked actions
         yield from _actor_critic_trees(policy)

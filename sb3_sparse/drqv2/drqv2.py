@@ -168,8 +168,8 @@ class DrQv2(CompiledTraining):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self._setup_for_env()
-        policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)  # type: ignore[arg-type]
-        self.policy = policy.to(self.device)
+        build: Any = self.policy_class
+        self.policy = build(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs).to(self.device)
         self._create_aliases()
         self.recapture()
         self._warn_without_tf32()
@@ -259,9 +259,8 @@ class DrQv2(CompiledTraining):
         if needed <= _SHARE_OF_GPU * free:
             return self.device
         if self.verbose:
-            print(
-                f"The replay buffer ({needed / 2**30:.1f} GiB) lies in main memory: {free / 2**30:.1f} GiB are free on the GPU."
-            )
+            sizes = f"it needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free on the GPU"
+            print(f"The replay buffer lies in main memory: {sizes}.")
         return host
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:

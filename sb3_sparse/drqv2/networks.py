@@ -20,7 +20,8 @@ class PixelExtractor(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: spaces.Box, channels: int = 32):
-        encoder = PixelEncoder(*observation_space.shape, channels)  # type: ignore[misc]
+        in_channels, height, width = observation_space.shape
+        encoder = PixelEncoder(in_channels, height, width, channels)
         super().__init__(observation_space, encoder.features_dim)
         self.encoder = encoder
 

@@ -42,7 +42,7 @@ class PixelEncoder(nn.Module):
             layers.append(nn.ReLU())
         self.layers = nn.Sequential(*layers)
         self.reset_parameters()
-        self.to(memory_format=th.channels_last)
+        self.to(memory_format=th.channels_last)  # type: ignore[call-overload]
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; in a pruned encoder the topology stays."""
