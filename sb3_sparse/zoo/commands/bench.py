@@ -1,0 +1,97 @@
+"""``sb3-sparse bench``: what updates, actions and products cost."""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sb3_sparse.experiments.contenders import contenders
+from sb3_sparse.experiments.inference_cost import format_passes, inference_cost
+from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
+from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
+from sb3_sparse.experiments.stream_cost import TASK, format_stream_table, stream_cost
+from sb3_sparse.experiments.update_cost import format_table, update_cost
+
+# Measures, prints a table, and returns its lines, which are dataclasses.
+Measure = Callable[[argparse.Namespace], list[Any]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """
+    What can be measured instead of SAC's updates.
+
+    :param help: Of its option
+    :param measure: Measures it
+    """
+
+    help: str
+    measure: Measure
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add this command's parser."""
+    command = commands.add_parser("bench", help="time updates and actions of SAC: stock SB3, ours, dense and sparse")
+    command.add_argument("--width-scale", nargs="+", type=float, default=[1.0, 2.0])
+    command.add_argument("--sparsity", nargs="+", type=float, default=[0.0, 0.5, 0.8, 0.9, 0.95])
+    command.add_argument("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
+    command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
+    command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
+    command.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    command.add_argument("--peer", action="store_true", help="time SBX (JAX) as well, if sbx-rl is installed")
+    command.add_argument("--loop", metavar="ENV", help="also time whole training loops in this environment")
+    command.add_argument("--loop-steps", type=int, default=1_000, help="agent steps of each (default: %(default)s)")
+    instead = command.add_mutually_exclusive_group()
+    for option, subject in _INSTEAD.items():
+        instead.add_argument(option, dest="measure", action="store_const", const=subject.measure, help=subject.help)
+    command.add_argument("--width", nargs="+", type=int, default=[128, 1024], help="of StreamAC (default: %(default)s)")
+    command.add_argument("--env", default=TASK, help="environment that StreamAC trains in (default: %(default)s)")
+    command.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes (default: %(default)s)")
+    command.add_argument("--json", type=Path, help="also write the figures to this file")
+    command.set_defaults(run=run, measure=_updates)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and write down what was measured."""
+    costs = options.measure(options)
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+
+
+def _updates(options: argparse.Namespace) -> list[Any]:
+    compared = contenders(options.width_scale, options.sparsity, options.peer)
+    costs: list[Any] = update_cost(compared, options.rounds, options.updates, options.device, not options.no_memory)
+    print(format_table(costs))
+    if options.loop:
+        loops = [loop_cost(contender, options.loop, options.loop_steps, options.device) for contender in compared]
+        print(format_loops(loops))
+        costs += loops
+    return costs
+
+
+def _inference(options: argparse.Namespace) -> list[Any]:
+    costs = inference_cost(options.width_scale, options.sparsity, options.rounds)
+    print(format_passes(costs))
+    return costs
+
+
+def _products(options: argparse.Namespace) -> list[Any]:
+    costs = product_cost(batches=options.batch)
+    print(format_crossovers(costs))
+    return costs
+
+
+def _stream_ac(options: argparse.Namespace) -> list[Any]:
+    costs = stream_cost(options.width, options.sparsity, options.rounds, options.env)
+    print(format_stream_table(costs))
+    return costs
+
+
+# Options that exclude each other, in the order of the help.
+_INSTEAD = {
+    "--inference": Subject("instead, one pass of an actor and a critic for one observation", _inference),
+    "--products": Subject("instead, up to which density single products pay (option --batch)", _products),
+    "--stream-ac": Subject("instead, StreamAC beside plain autograd (options --width, --env)", _stream_ac),
+}

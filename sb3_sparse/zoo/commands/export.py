@@ -1,0 +1,29 @@
+"""``sb3-sparse export``: policies for other programs."""
+
+import argparse
+from pathlib import Path
+
+from sb3_sparse.deployment import FORMATS, export
+from sb3_sparse.deployment.loading import load_model, load_vec_normalize
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add this command's parser."""
+    command = commands.add_parser("export", help="write the deterministic policy of a saved model for other programs")
+    command.add_argument("model", type=Path, help="model saved by SAC, TD3, DDPG or TQC")
+    command.add_argument(
+        "--format",
+        choices=list(FORMATS),
+        default="onnx",
+        help="a dense ONNX graph, or active weights only for sb3_sparse.deployment.load_policy (default: %(default)s)",
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
+    command.add_argument("--vec-normalize", type=Path, help="statistics saved by VecNormalize, to be built in")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Export the policy."""
+    vec_normalize = None if options.vec_normalize is None else load_vec_normalize(options.vec_normalize)
+    written = export(load_model(options.model), options.output, options.format, vec_normalize)
+    print(f"{written.path}: {written.bytes:,} bytes, deviates from the model by at most {written.largest_error:.1e}")

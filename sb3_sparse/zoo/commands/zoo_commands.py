@@ -1,0 +1,46 @@
+"""The RL Zoo's own commands, with our environments and hyperparameters."""
+
+import argparse
+import runpy
+import sys
+from contextlib import nullcontext
+
+from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
+
+# Our commands that are the RL Zoo's own, and the zoo's modules behind them.
+ZOO_COMMANDS = {
+    "train": "rl_zoo3.train",
+    "enjoy": "rl_zoo3.enjoy",
+    "record": "rl_zoo3.record_video",
+    "push": "rl_zoo3.push_to_hub",
+    "pull": "rl_zoo3.load_from_hub",
+}
+# In what some of them run.
+_SURROUNDINGS = {"push": pushing, "pull": pulling}
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """List the zoo's commands in the help; the zoo parses their options."""
+    for name, module in ZOO_COMMANDS.items():
+        commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
+
+
+def run_zoo(command: str, *options: str) -> int:
+    """
+    Run one of the zoo's commands.
+
+    :param command: Its name here
+    :param options: Its command line
+    :return: Exit status
+    """
+    given = sys.argv
+    sys.argv = [f"sb3-sparse {command}", *options]
+    try:
+        with _SURROUNDINGS.get(command, nullcontext)():
+            runpy.run_module(ZOO_COMMANDS[command], run_name="__main__")
+    except SharingError as error:
+        print(f"sb3-sparse: {error}", file=sys.stderr)
+        return 1
+    finally:
+        sys.argv = given
+    return 0
