@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.common.frame_store import ZERO_FRAME, FrameStore
+from sb3_sparse.common.frame_store import ZERO_FRAME, FrameStore, torch_type
 from sb3_sparse.common.memory import check_memory
 from sb3_sparse.common.present_device import present_device
 from sb3_sparse.common.start_queue import StartQueue
@@ -475,7 +475,7 @@ class FrameReplayBuffer(ReplayBuffer):
         what = f"A replay buffer of {layout.rows * layout.n_envs:,} transitions"
         check_memory(layout.nbytes, device, what, _REMEDY)
         try:
-            self._frames = FrameStore(layout.frame_capacity, layout.frame_shape, _torch_type(layout.frame_type), device)
+            self._frames = FrameStore(layout.frame_capacity, layout.frame_shape, layout.frame_type, device)
             self._starts = StartQueue(layout.rows * layout.n_envs, device)
             self._allocate_rows()
         except th.OutOfMemoryError as error:
@@ -486,7 +486,7 @@ class FrameReplayBuffer(ReplayBuffer):
         layout, device = self._layout, self.storage_device
         size = (layout.rows, layout.n_envs)
         self._places = th.zeros(*size, layout.frame_stack + 1, dtype=th.int32, device=device)
-        self._actions = th.zeros(*size, layout.action_dim, dtype=_torch_type(layout.action_type), device=device)
+        self._actions = th.zeros(*size, layout.action_dim, dtype=torch_type(layout.action_type), device=device)
         self._outcomes = th.zeros(*size, 4, device=device)
         # Row of the newest transition, read by captured graphs.
         self._newest = th.zeros((), dtype=th.int64, device=device)
@@ -565,10 +565,6 @@ def _check_arguments(n_steps: int, gamma: float, optimize_memory_usage: bool) ->
 
 def _is_count(number: Any) -> bool:
     return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and bool(number >= 1)
-
-
-def _torch_type(dtype: np.dtype) -> th.dtype:
-    return th.from_numpy(np.zeros(0, dtype)).dtype
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

@@ -21,7 +21,7 @@ class FrameStore:
     :param device: Where they lie. Main memory is taken as frames come in, that of a GPU at once
     """
 
-    def __init__(self, capacity: int, frame_shape: tuple[int, ...], dtype: th.dtype, device: th.device):
+    def __init__(self, capacity: int, frame_shape: tuple[int, ...], dtype: np.dtype, device: th.device):
         self.capacity, self.frame_shape, self.dtype, self.device = capacity, frame_shape, dtype, device
         self.count = 0
         self._frames = self._allocate()
@@ -62,15 +62,21 @@ class FrameStore:
         :param pinned: Whether to copy into page-locked memory, from which a GPU can fetch them while the host goes on
         :return: (batch, stack * first axis of a frame, *other axes)
         """
-        frames = th.empty(places.numel(), *self.frame_shape, dtype=self.dtype, device=self.device, pin_memory=pinned)
+        frames = self._empty(places.numel(), pinned)
         th.index_select(self._frames, 0, places.reshape(-1), out=frames)
         return frames.view(len(places), places.shape[1] * self.frame_shape[0], *self.frame_shape[1:])
 
     def _allocate(self) -> th.Tensor:
-        # Not touched here, so the system hands out main memory page by page, later.
-        frames = th.empty(self.capacity + 1, *self.frame_shape, dtype=self.dtype, device=self.device)
+        # Not touched here, so the system hands out main memory little by little, later.
+        frames = self._empty(self.capacity + 1)
         frames[self.capacity] = 0
         return frames
+
+    def _empty(self, count: int, pinned: bool = False) -> th.Tensor:
+        if self.device.type == "cpu" and not pinned:
+            # NumPy asks for large pages, which saves most of the time that the system takes to hand out a new batch's memory.
+            return th.from_numpy(np.empty((count, *self.frame_shape), self.dtype))
+        return th.empty(count, *self.frame_shape, dtype=torch_type(self.dtype), device=self.device, pin_memory=pinned)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_frames": self._frames[: min(self.count, self.capacity)].cpu().numpy()}
@@ -96,3 +102,12 @@ def write_ring(ring: th.Tensor, start: int, new: th.Tensor) -> None:
     ring[start : start + until_end].copy_(new[:until_end])
     if until_end < len(new):
         ring[: len(new) - until_end].copy_(new[until_end:])
+
+
+def torch_type(dtype: np.dtype) -> th.dtype:
+    """
+    :param dtype: NumPy's type of numbers
+    :return: torch's
+    :raises TypeError: if torch has none.
+    """
+    return th.from_numpy(np.zeros(0, dtype)).dtype
