@@ -28,6 +28,7 @@ from sb3_sparse.common.live_optimizers import LiveOptimizers
 from sb3_sparse.common.programs import WARM_UPS
 from sb3_sparse.diagnostics import record
 from sb3_sparse.drqv2 import DrQv2Policy
+from sb3_sparse.envs import pixel_observations
 from sb3_sparse.sparsity import sparse_layers
 
 NETWORK: dict[str, Any] = {"hidden_dim": 16, "feature_dim": 8, "features_extractor_kwargs": {"channels": 4}}
@@ -218,6 +219,19 @@ def test_environments_and_how_many_frames_they_stack(env: Any, frames: int, shap
     assert model.observation_space.shape == shape and model._n_updates == 8
     model.save(tmp_path / "model")
     assert DrQv2.load(tmp_path / "model").frame_stack == frames
+
+
+@pytest.mark.usefixtures("rendering")
+@pytest.mark.parametrize("env_id", ["dm_control/cartpole-swingup-pixels-v0", "Pendulum-v1"])
+def test_environments_of_pixels(env_id: str) -> None:
+    if env_id == "Pendulum-v1":
+        pytest.importorskip("pygame")
+        pytest.importorskip("cv2")
+        env = pixel_observations(gym.make(env_id, render_mode="rgb_array"), image_size=20, frame_stack=2)
+    else:
+        env = gym.make(env_id, image_size=20, frame_stack=2, fast_rendering=True)
+    model = make(env).learn(30)
+    assert model.frame_stack == model.replay_buffer.frame_stack == 2 and model._n_updates == 3
 
 
 def test_a_frame_stack_that_nothing_tells_is_given_or_warned_of() -> None:

@@ -180,7 +180,9 @@ def test_invalid_arguments(kwargs: dict[str, Any], message: str) -> None:
 
 def test_pictures_for_videos(tmp_path: Any) -> None:
     pytest.importorskip("moviepy")
-    env = RecordVideo(make(render_mode="rgb_array"), str(tmp_path / "videos"), lambda episode: True, video_length=3, disable_logger=True)
+    env = RecordVideo(
+        make(render_mode="rgb_array"), str(tmp_path / "videos"), lambda episode: True, video_length=3, disable_logger=True
+    )
     env.reset(seed=0)
     for _ in range(4):
         observation, *_ = env.step(np.zeros(1, np.float32))
