@@ -19,6 +19,7 @@ from test_policies import RandomEnv
 
 from sb3_sparse.common import memory
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.common.frame_store import FrameStore
 
 PIXELS = spaces.Box(0, 255, (9, 84, 84), np.uint8)
 SMALL_PIXELS = spaces.Box(0, 255, (6, 2, 3), np.uint8)
@@ -239,6 +240,17 @@ def test_draws_are_uniform_and_seeded(kind: type, partial_returns: bool) -> None
     assert th.equal(drawn, buffer.draw(40_000))
 
 
+@pytest.fixture
+def memory_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of batches: from torch, not from NumPy."""
+
+    def empty(store: FrameStore, count: int, pinned: bool = False) -> th.Tensor:
+        return th.empty(count, *store.frame_shape, dtype=store.torch_type)
+
+    monkeypatch.setattr(FrameStore, "_empty", empty)
+
+
+@pytest.mark.usefixtures("memory_as_on_a_gpu")
 def test_nothing_waits_for_a_gpu() -> None:
     buffer, sources = make(SMALL_PIXELS, 3, 2, kind=OnDevice, n_steps=3, partial_returns=False)
     fill([buffer], sources, 50)
@@ -248,6 +260,7 @@ def test_nothing_waits_for_a_gpu() -> None:
     assert not waits.found
 
 
+@pytest.mark.usefixtures("memory_as_on_a_gpu")
 def test_sampling_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a replay reads is what is stored by then."""
     emulate(monkeypatch)
@@ -387,6 +400,17 @@ def test_bad_discount() -> None:
     observation = np.zeros((1, 4), np.float32)
     with pytest.raises(ValueError, match=r"info\['discount'\].*got \[2.0\]"):
         buffer.add(observation, observation, np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{"discount": 2.0}])
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [np.zeros((1, 2, 3, 6), np.uint8), np.zeros((2, 6, 2, 3), np.uint8), np.zeros((1, 6, 2, 3), np.float32)],
+    ids=["channels last", "two environments", "floats"],
+)
+def test_other_observations_than_the_spaces(observation: np.ndarray) -> None:
+    buffer = FrameReplayBuffer(20, SMALL_PIXELS, ACTIONS, "cpu", frame_stack=2)
+    with pytest.raises(ValueError, match=r"must have shape \(1, 6, 2, 3\) and type uint8.* got shape .* and type"):
+        buffer.add(observation, observation, np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{}])
 
 
 def test_bytes_of_a_transition() -> None:

@@ -93,8 +93,9 @@ def _generator(seed: int) -> np.random.BitGenerator:
 @pytest.mark.parametrize(("domain", "task"), ALL_TASKS)
 def test_every_task_can_be_seen(domain: str, task: str) -> None:
     env = gym.make(env_id(domain, task, pixels=True), fast_rendering=True, render_mode="rgb_array")
+    env.action_space.seed(0)
     first, _ = env.reset(seed=0)
-    for _ in range(3):
+    for _ in range(30):  # what is to move is slow in lqr
         observation, *_ = env.step(env.action_space.sample())
     assert observation.std() > 0 and not np.array_equal(observation, first)
     assert env.render().shape == (480, 480, 3)
@@ -251,7 +252,7 @@ def test_a_renderer_is_found_without_a_display() -> None:
 def test_without_any_renderer_nothing_is_made(variables: dict[str, str]) -> None:
     nothing = "import sb3_sparse.envs.dependencies as d; d._is_loadable = lambda _: False"
     result = without_display(f"{nothing}; gym.make(task)", **variables)
-    assert "RuntimeError: dm_control cannot draw images" in result.stderr
+    assert "NoRendererError: dm_control cannot draw images" in result.stderr
     assert "libegl1" in result.stderr and "libosmesa6" in result.stderr
 
 

@@ -226,8 +226,8 @@ class FrameReplayBuffer(ReplayBuffer):
         :param reward: (n_envs,) rewards
         :param done: (n_envs,) whether the episode ended
         :param infos: One dictionary per environment; ``TimeLimit.truncated`` and ``discount`` are read
-        :raises ValueError: if ``next_obs`` is not ``obs`` without its oldest frame and with a new one, or a discount is
-            not in [0, 1].
+        :raises ValueError: if observations have another shape or type than the space's, ``next_obs`` is not ``obs`` without
+            its oldest frame and with a new one, or a discount is not in [0, 1].
         """
         stacks, next_stacks = self._as_stacks(obs), self._as_stacks(next_obs)
         done = np.asarray(done, bool).reshape(self.n_envs)
@@ -352,8 +352,14 @@ class FrameReplayBuffer(ReplayBuffer):
 
     def _as_stacks(self, observations: np.ndarray) -> np.ndarray:
         """(n_envs, frame_stack, *frame_shape), contiguous."""
-        shape = (self.n_envs, self.frame_stack, *self._layout.frame_shape)
-        return np.ascontiguousarray(observations, self._layout.frame_type).reshape(shape)
+        observations, dtype = np.asarray(observations), self._layout.frame_type
+        shape = (self.n_envs, *self.obs_shape)
+        if observations.shape != shape or not np.can_cast(observations.dtype, dtype, "same_kind"):
+            raise ValueError(
+                f"Observations of {self.n_envs} environments must have shape {shape} and type {dtype}, as the observation "
+                f"space says, got shape {observations.shape} and type {observations.dtype}."
+            )
+        return np.ascontiguousarray(observations, dtype).reshape(self.n_envs, self.frame_stack, *self._layout.frame_shape)
 
     def _check_overlap(self, stacks: np.ndarray, next_stacks: np.ndarray, done: np.ndarray) -> None:
         for env in np.flatnonzero(~done):  # VecNormalize rounds last observations

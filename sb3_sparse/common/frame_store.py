@@ -22,7 +22,8 @@ class FrameStore:
     """
 
     def __init__(self, capacity: int, frame_shape: tuple[int, ...], dtype: np.dtype, device: th.device):
-        self.capacity, self.frame_shape, self.dtype, self.device = capacity, frame_shape, dtype, device
+        self.capacity, self.frame_shape, self.device = capacity, frame_shape, device
+        self.dtype, self.torch_type = dtype, torch_type(dtype)
         self.count = 0
         self._frames = self._allocate()
 
@@ -42,7 +43,7 @@ class FrameStore:
 
         :param frames: (number of frames, *frame_shape), at most as many as there are places
         """
-        write_ring(self._frames[: self.capacity], self.count, th.from_numpy(frames))
+        write_ring(self._frames[1:], self.count, th.from_numpy(frames))
         self.count += len(frames)
 
     def places(self, numbers: np.ndarray) -> np.ndarray:
@@ -52,7 +53,7 @@ class FrameStore:
         :param numbers: Numbers of frames, of any shape; :data:`ZERO_FRAME` for one of zeros
         :return: Their places, of the same shape
         """
-        return np.where(numbers == ZERO_FRAME, self.capacity, numbers % self.capacity)
+        return np.where(numbers == ZERO_FRAME, 0, 1 + numbers % self.capacity)
 
     def read(self, places: th.Tensor, pinned: bool = False) -> th.Tensor:
         """
@@ -68,25 +69,28 @@ class FrameStore:
 
     def _allocate(self) -> th.Tensor:
         # Not touched here, so the system hands out main memory little by little, later.
-        frames = self._empty(self.capacity + 1)
-        frames[self.capacity] = 0
+        frames = self._empty(1 + self.capacity)
+        frames[0] = 0  # the frame of zeros
         return frames
 
     def _empty(self, count: int, pinned: bool = False) -> th.Tensor:
         if self.device.type == "cpu" and not pinned:
             # NumPy asks for large pages, which saves most of the time that the system takes to hand out a new batch's memory.
             return th.from_numpy(np.empty((count, *self.frame_shape), self.dtype))
-        return th.empty(count, *self.frame_shape, dtype=torch_type(self.dtype), device=self.device, pin_memory=pinned)
+        return th.empty(count, *self.frame_shape, dtype=self.torch_type, device=self.device, pin_memory=pinned)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_frames": self._frames[: min(self.count, self.capacity)].cpu().numpy()}
+        return {**self.__dict__, "_frames": self._frames[: 1 + min(self.count, self.capacity)].cpu().numpy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         frames = state.pop("_frames")
         self.__dict__.update(state)
         self.device = present_device(self.device)
-        self._frames = self._allocate()
-        self._frames[: len(frames)].copy_(th.from_numpy(frames))
+        if len(frames) == 1 + self.capacity and self.device.type == "cpu":  # memory for a second copy may be wanting
+            self._frames = th.from_numpy(frames)
+        else:
+            self._frames = self._allocate()
+            self._frames[: len(frames)].copy_(th.from_numpy(frames))
 
 
 def write_ring(ring: th.Tensor, start: int, new: th.Tensor) -> None:

@@ -56,5 +56,5 @@ def _of_container(folder: Path) -> int | None:
     if not limit.exists() or limit.read_text().strip() == "max":
         return None
     # Cached files are given up when a program needs their place.
-    cached = next(int(line.split()[1]) for line in parts.read_text().splitlines() if line.startswith("inactive_file "))
-    return int(limit.read_text()) - int(used.read_text()) + cached
+    cached = dict(line.split() for line in parts.read_text().splitlines()).get("inactive_file", 0)
+    return int(limit.read_text()) - int(used.read_text()) + int(cached)

@@ -3,6 +3,7 @@
 from sb3_sparse.common.discount import discount_heuristic
 from sb3_sparse.common.episode import episode_length
 from sb3_sparse.envs.action_repeat import ActionRepeat
+from sb3_sparse.envs.dependencies import NoRendererError
 from sb3_sparse.envs.dm_control_env import DMControlEnv
 from sb3_sparse.envs.dm_control_pixel_env import DMControlPixelEnv
 from sb3_sparse.envs.pixel_observations import PixelObservations, pixel_observations
@@ -14,6 +15,7 @@ __all__ = [
     "ActionRepeat",
     "DMControlEnv",
     "DMControlPixelEnv",
+    "NoRendererError",
     "PixelObservations",
     "discount_heuristic",
     "env_id",

@@ -154,7 +154,7 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
 
         :return: Image, uint8 of shape (height, width, 3) for ``"rgb_array"``, float32 of shape (height, width) for
             ``"depth_array"``; None without a render mode
-        :raises RuntimeError: If there is nothing to draw with
+        :raises NoRendererError: If there is nothing to draw with
         """
         if self.render_mode is None:
             return None

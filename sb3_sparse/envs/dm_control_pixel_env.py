@@ -22,7 +22,7 @@ class DMControlPixelEnv(DMControlEnv):
     :class:`DMControlEnv`.
 
     Drawing takes nearly all of the time of a step where there is no GPU. ``fast_rendering`` leaves out shadows and
-    multisampling, five to fifteen times as fast in software. It is a deviation from published results: images lack shadows,
+    multisampling, five to ten times as fast in software. It is a deviation from published results: images lack shadows,
     edges are jagged.
 
     :param domain: Name of the domain, e.g. ``"quadruped"``
@@ -40,7 +40,7 @@ class DMControlPixelEnv(DMControlEnv):
     :param visualize_reward: Whether the colours of rendered objects show the reward, in observations as well
     :raises ValueError: if an argument is invalid
     :raises ImportError: if dm_control is missing or does not fit the installed mujoco
-    :raises RuntimeError: if there is nothing to draw with; the message names the remedy
+    :raises NoRendererError: if there is nothing to draw with; the message names the remedy
     """
 
     def __init__(

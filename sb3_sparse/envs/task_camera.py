@@ -19,7 +19,7 @@ class TaskCamera:
     :param camera: Number or name of a camera of the model; -1 is the free one
     :param shadows: Whether shadows are drawn
     :raises ValueError: if there is no such camera or the images are larger than the model allows.
-    :raises RuntimeError: if there is nothing to draw with.
+    :raises NoRendererError: if there is nothing to draw with.
     """
 
     def __init__(self, physics: Any, shape: tuple[int, int], camera: int | str, shadows: bool = True):

@@ -11,6 +11,7 @@ from sb3_sparse.experiments.contenders import contenders
 from sb3_sparse.experiments.drqv2_cost import drqv2_cost, format_drqv2_table
 from sb3_sparse.experiments.inference_cost import format_passes, inference_cost
 from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
+from sb3_sparse.experiments.pixel_cost import format_pixels, pixel_cost
 from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.stream_cost import TASK, format_stream_table, stream_cost
 from sb3_sparse.experiments.update_cost import format_table, update_cost
@@ -98,10 +99,17 @@ def _drqv2(options: argparse.Namespace) -> list[Any]:
     return costs
 
 
+def _pixels(options: argparse.Namespace) -> list[Any]:
+    costs = pixel_cost(options.rounds)
+    print(format_pixels(costs))
+    return costs
+
+
 # Options that exclude each other, in the order of the help.
 _INSTEAD = {
     "--inference": Subject("instead, one pass of an actor and a critic for one observation", _inference),
     "--products": Subject("instead, up to which density single products pay (option --batch)", _products),
     "--stream-ac": Subject("instead, StreamAC beside plain autograd (options --width, --env)", _stream_ac),
     "--drqv2": Subject("instead, DrQv2's update beside plain torch (options --width-scale, --batch-size)", _drqv2),
+    "--pixels": Subject("instead, environments that are rendered, and the replay buffer of frames", _pixels),
 }
