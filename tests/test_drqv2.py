@@ -24,6 +24,7 @@ from sb3_sparse import DrQv2, PlasticityCallback, ReDoCallback, ResetCallback, S
 from sb3_sparse.callbacks.measurement_file import read_measurements
 from sb3_sparse.common.compiled_training import DivergenceError, _without_validation
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.common.frame_store import FrameStore
 from sb3_sparse.common.live_optimizers import LiveOptimizers
 from sb3_sparse.common.programs import WARM_UPS
 from sb3_sparse.diagnostics import record
@@ -127,6 +128,14 @@ def test_copies_and_pickles_train_on() -> None:
         np.testing.assert_array_equal(
             other.predict(observations(), deterministic=True)[0], model.predict(observations(), deterministic=True)[0]
         )
+
+
+def test_parameters_as_a_vector() -> None:
+    model = make().learn(30)
+    vector = model.policy.parameters_to_vector()
+    model.policy.load_from_vector(2 * vector)
+    np.testing.assert_array_equal(model.policy.parameters_to_vector(), 2 * vector)
+    model.train(1, 8)
 
 
 def test_target_shares_masks_and_follows() -> None:
@@ -389,7 +398,12 @@ def test_sparsify_refers_to_the_policy() -> None:
 
 
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw batches from a generator of the buffer's own, within the graph."""
+    """Draw batches from a generator of the buffer's own, within the graph, into memory that torch hands out."""
+
+    def empty(store: FrameStore, count: int, pinned: bool = False) -> th.Tensor:
+        return th.empty(count, *store.frame_shape, dtype=store.torch_type)
+
+    monkeypatch.setattr(FrameStore, "_empty", empty)
     monkeypatch.setattr(FrameReplayBuffer, "_make_generator", lambda self: th.Generator())
     monkeypatch.setattr(DrQv2, "_generators_on_device", lambda self: [self.replay_buffer.generator])
 

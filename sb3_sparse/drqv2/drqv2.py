@@ -95,7 +95,6 @@ class DrQv2(CompiledTraining):
     :raises MemoryError: if the replay buffer does not fit into memory.
     """
 
-    has_paper_rule = False
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": DrQv2Policy}
     policy: DrQv2Policy
     encoder: Any

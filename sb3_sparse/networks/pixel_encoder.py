@@ -15,7 +15,7 @@ class PixelEncoder(nn.Module):
     Four 3x3 convolutions without padding, the first with stride 2, each followed by ReLU; what comes out is flattened. Images
     of 84x84 pixels give 32 x 35 x 35 = 39,200 features. Initialisation: orthogonal with gain sqrt(2), biases 0.
 
-    Weights lie channels last in memory, which is faster on GPUs and CPUs and changes nothing else.
+    Activations lie channels last in memory, which is faster on GPUs and CPUs and changes nothing else.
 
     :param in_channels: Channels of all frames of an observation together
     :param height: Height of the images, in pixels, at least 15
@@ -42,7 +42,6 @@ class PixelEncoder(nn.Module):
             layers.append(nn.ReLU())
         self.layers = nn.Sequential(*layers)
         self.reset_parameters()
-        self.to(memory_format=th.channels_last)  # type: ignore[call-overload]
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; in a pruned encoder the topology stays."""
