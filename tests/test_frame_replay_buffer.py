@@ -285,7 +285,7 @@ def test_pickle(space: spaces.Box, frame_stack: int, steps: int, kind: type) -> 
     buffer, sources = make(space, frame_stack, 2, kind=kind, n_steps=2, partial_returns=False)
     fill([buffer], sources, steps)
     buffer.draw(3)
-    loaded = pickle.loads(pickle.dumps(buffer))
+    loaded = pickle.loads(pickle.dumps(buffer, pickle.HIGHEST_PROTOCOL))
     loaded.device = "cpu"
     for number in (0, 1, 60):
         fill([buffer, loaded], sources, number)
@@ -395,11 +395,15 @@ def test_bad_arguments(space: spaces.Space, kwargs: dict[str, Any], message: str
         FrameReplayBuffer(20, space, ACTIONS, "cpu", **kwargs)
 
 
-def test_bad_discount() -> None:
-    buffer = FrameReplayBuffer(20, VECTOR, ACTIONS, "cpu")
+@pytest.mark.parametrize("discount", [2.0, float("nan"), "3 %"])
+def test_bad_discount(discount: Any) -> None:
     observation = np.zeros((1, 4), np.float32)
-    with pytest.raises(ValueError, match=r"info\['discount'\].*got \[2.0\]"):
-        buffer.add(observation, observation, np.zeros((1, 2)), np.zeros(1), np.zeros(1), [{"discount": 2.0}])
+    step = (observation, observation, np.zeros((1, 2)), np.ones(1), np.zeros(1), [{"discount": discount}])
+    with pytest.raises(ValueError, match=rf"info\['discount'\].*got {discount!r}: .*environment_discounts=False"):
+        FrameReplayBuffer(20, VECTOR, ACTIONS, "cpu").add(*step)
+    buffer = FrameReplayBuffer(20, VECTOR, ACTIONS, "cpu", environment_discounts=False, gamma=GAMMA)
+    buffer.add(*step)
+    assert buffer.sample(1).discounts.item() == pytest.approx(GAMMA)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ class FrameReplayBuffer(ReplayBuffer):
         buffer's own (:meth:`seed`), and nothing in :meth:`sample` waits for the GPU, so it can be part of a CUDA graph. On the
         CPU they are drawn from NumPy's global generator, as in SB3
     :param episode_length: Mean number of steps in an episode that memory is reserved for, at least 1
+    :param environment_discounts: Whether ``info["discount"]`` is what is said above, and not something else
     :raises ValueError: if an argument is invalid.
     :raises MemoryError: if the machine has not that much memory (``torch.OutOfMemoryError`` if a GPU has not).
     """
@@ -142,6 +143,7 @@ class FrameReplayBuffer(ReplayBuffer):
         partial_returns: bool = True,
         storage_device: th.device | str = "cpu",
         episode_length: int = 25,
+        environment_discounts: bool = True,
     ):
         _check_arguments(n_steps, gamma, optimize_memory_usage)
         self._layout = _layout(buffer_size, observation_space, action_space, n_envs, frame_stack, episode_length)
@@ -152,6 +154,7 @@ class FrameReplayBuffer(ReplayBuffer):
         self.optimize_memory_usage, self.handle_timeout_termination = False, handle_timeout_termination
         self.n_steps, self.gamma = n_steps, gamma
         self.frame_stack, self.partial_returns = frame_stack, partial_returns
+        self.environment_discounts = environment_discounts
         # With its number: "cuda" and "cuda:0" are not equal.
         self.storage_device = th.empty(0, device=get_device(storage_device)).device
         self._allocate()
@@ -374,13 +377,11 @@ class FrameReplayBuffer(ReplayBuffer):
 
     def _outcomes_of(self, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         timeouts = [info.get("TimeLimit.truncated", False) and self.handle_timeout_termination for info in infos]
-        discounts = np.array([info.get("discount", 1.0) for info in infos], np.float32)
-        if not ((discounts >= 0) & (discounts <= 1)).all():
-            raise ValueError(f"info['discount'] is the environment's discount of a step, in [0, 1], got {discounts.tolist()}.")
         outcomes = np.empty((self.n_envs, 4), np.float32)
         outcomes[:, _REWARD] = np.asarray(reward).reshape(self.n_envs)
         outcomes[:, _TERMINAL] = done & ~np.array(timeouts, bool)
-        outcomes[:, _END], outcomes[:, _DISCOUNT] = done, discounts
+        outcomes[:, _END] = done
+        outcomes[:, _DISCOUNT] = _discounts_of(infos) if self.environment_discounts else 1.0
         return outcomes
 
     def _find_beginnings(self, stacks: np.ndarray) -> np.ndarray:
@@ -567,6 +568,17 @@ def _check_arguments(n_steps: int, gamma: float, optimize_memory_usage: bool) ->
         raise ValueError(f"gamma must be in [0, 1], got {gamma!r}.")
     if optimize_memory_usage:
         raise ValueError("FrameReplayBuffer stores every frame once already: leave optimize_memory_usage=False.")
+
+
+def _discounts_of(infos: list[dict[str, Any]]) -> list[float]:
+    discounts = [info.get("discount", 1.0) for info in infos]
+    for discount in discounts:
+        if not isinstance(discount, (int, float, np.number)) or not 0 <= discount <= 1:
+            raise ValueError(
+                f"info['discount'] must be the environment's discount of a step, in [0, 1], got {discount!r}: give the replay "
+                "buffer environment_discounts=False if it means something else."
+            )
+    return discounts
 
 
 def _is_count(number: Any) -> bool:

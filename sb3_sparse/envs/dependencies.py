@@ -56,7 +56,8 @@ def check_renderer() -> None:
     if _render.BACKEND in (None, *_render.constants.NO_RENDERER) or (_render.BACKEND == "glfw" and not has_display()):
         raise NoRendererError(
             f"dm_control cannot draw images: without a display it needs EGL or OSMesa, and it has {_render.BACKEND!r}. "
-            "Install libegl1 or libosmesa6, set the environment variable MUJOCO_GL=egl (or osmesa), and start anew."
+            "Install libegl1 and libgl1-mesa-dri, or libosmesa6 (Debian's names), set the environment variable MUJOCO_GL=egl "
+            "(or osmesa), and start anew."
         )
 
 

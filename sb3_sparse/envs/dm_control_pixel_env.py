@@ -8,7 +8,7 @@ from gymnasium.utils import EzPickle
 
 from sb3_sparse.envs.dm_control_env import DMControlEnv
 from sb3_sparse.envs.frame_stack import FrameStack, image_shape
-from sb3_sparse.envs.task_camera import CAMERAS, TaskCamera, skip_multisampling
+from sb3_sparse.envs.task_camera import CAMERAS, TaskCamera, check_camera, skip_multisampling
 
 # What render() draws: large enough to look at, and no larger than every model allows.
 _PICTURE = {"height": 480, "width": 480}
@@ -40,7 +40,6 @@ class DMControlPixelEnv(DMControlEnv):
     :param visualize_reward: Whether the colours of rendered objects show the reward, in observations as well
     :raises ValueError: if an argument is invalid
     :raises ImportError: if dm_control is missing or does not fit the installed mujoco
-    :raises NoRendererError: if there is nothing to draw with; the message names the remedy
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class DMControlPixelEnv(DMControlEnv):
             visualize_reward,
         )
         self.observation_space = gym.spaces.Box(0, 255, (3 * frame_stack, *self._shape), np.uint8)
-        self._frame()  # what cannot be drawn is refused here, not in the middle of something
+        check_camera(self.physics, self._shape, self._camera_name)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """
@@ -90,6 +89,7 @@ class DMControlPixelEnv(DMControlEnv):
         :param seed: Starts the random stream anew; None continues it
         :param options: Not used
         :return: The first frame, repeated, uint8 of shape (3 * frame_stack, height, width), and an empty dict
+        :raises NoRendererError: If there is nothing to draw with; the message names the remedy
         """
         _, info = super().reset(seed=seed, options=options)
         return self._stack.start(self._frame()), info

@@ -18,7 +18,6 @@ class TaskCamera:
     :param shape: Height and width of the images
     :param camera: Number or name of a camera of the model; -1 is the free one
     :param shadows: Whether shadows are drawn
-    :raises ValueError: if there is no such camera or the images are larger than the model allows.
     :raises NoRendererError: if there is nothing to draw with.
     """
 
@@ -26,8 +25,6 @@ class TaskCamera:
         from dm_control.mujoco import Camera
 
         check_renderer()
-        _check_camera(physics, camera)
-        _check_size(physics, shape)
         self._camera = Camera(physics, *shape, camera_id=camera)
         self._flags = None if shadows else {"shadow": False}
 
@@ -44,6 +41,19 @@ class TaskCamera:
         self._camera._scene.free()
 
 
+def check_camera(physics: Any, shape: tuple[int, int], camera: int | str) -> None:
+    """
+    Refuse what cannot be drawn, without drawing.
+
+    :param physics: dm_control's simulation
+    :param shape: Height and width of the images
+    :param camera: Number or name of a camera
+    :raises ValueError: if there is no such camera, or the images are larger than the model allows.
+    """
+    _check_name(physics, camera)
+    _check_size(physics, shape)
+
+
 def skip_multisampling(physics: Any) -> None:
     """
     Have images drawn with one sample per pixel. Takes effect only before the first one.
@@ -53,7 +63,7 @@ def skip_multisampling(physics: Any) -> None:
     physics.model.vis.quality.offsamples = 0
 
 
-def _check_camera(physics: Any, camera: int | str) -> None:
+def _check_name(physics: Any, camera: int | str) -> None:
     names = [physics.model.id2name(number, "camera") for number in range(physics.model.ncam)]
     is_number = isinstance(camera, (int, np.integer)) and not isinstance(camera, bool) and -1 <= camera < len(names)
     if not is_number and (not isinstance(camera, str) or camera not in names):
