@@ -94,8 +94,9 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "buffer")
     loaded = DrQv2.load(tmp_path / "model", env=DotEnv(), device="cpu")
-    assert isinstance(loaded.replay_buffer, FrameReplayBuffer) and loaded.replay_buffer.size() == 0
+    assert loaded.replay_buffer is None
     loaded.load_replay_buffer(tmp_path / "buffer")
+    assert loaded.replay_buffer.size() == 40
     assert loaded.stddev == pytest.approx(0.6)
     loaded.learn(20, reset_num_timesteps=False)
     assert loaded.num_timesteps == 60 and loaded.stddev == pytest.approx(0.4)
@@ -114,6 +115,20 @@ def test_a_loaded_model_updates_as_the_one_that_was_saved(tmp_path: Path) -> Non
         th.manual_seed(1)
         m.train(3, 8)
     assert_same(model, loaded, tolerance=1e-6)
+
+
+def test_a_loaded_model_needs_no_memory_to_act_and_gets_a_buffer_to_learn(tmp_path: Path) -> None:
+    model = make().learn(30)
+    model.buffer_size = 10**12
+    model.save(tmp_path / "model")
+    loaded = DrQv2.load(tmp_path / "model", env=DotEnv(), device="cpu")
+    assert np.isfinite(evaluate_policy(loaded, loaded.get_env(), 1)[0])
+    with pytest.raises(MemoryError, match="buffer_size"):
+        loaded.learn(10)
+    loaded = DrQv2.load(tmp_path / "model", env=DotEnv(), device="cpu", buffer_size=100)
+    loaded.learn(30)
+    assert isinstance(loaded.replay_buffer, FrameReplayBuffer) and loaded.replay_buffer.size() == 30
+    assert loaded._n_updates == model._n_updates + 3
 
 
 def test_seeds_reproduce() -> None:
@@ -226,6 +241,8 @@ def test_environments_and_how_many_frames_they_stack(env: Any, frames: int, shap
         model = make(VecMonitor(env()) if env is vec_frame_stack else env()).learn(40)
     assert model.frame_stack == model.replay_buffer.frame_stack == frames
     assert model.observation_space.shape == shape and model._n_updates == 8
+    evaluated = VecMonitor(env()) if env is vec_frame_stack else env()
+    assert evaluate_policy(model, evaluated, 1, return_episode_rewards=True, warn=False)[1] == [20]
     model.save(tmp_path / "model")
     assert DrQv2.load(tmp_path / "model").frame_stack == frames
 
@@ -559,6 +576,11 @@ BAD_ARGUMENTS = [
 def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+def test_arguments_of_other_policies_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"unknown argument net_arch=\[64\].*hidden_dim"):
+        make(policy_kwargs={"net_arch": [64]})
 
 
 def test_a_policy_of_another_algorithm_is_refused() -> None:

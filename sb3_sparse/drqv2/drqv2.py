@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -57,8 +58,8 @@ class DrQv2(CompiledTraining):
     On a GPU each update is one CUDA graph, and frames lie on the GPU where they fit; see :class:`CompiledTraining`.
 
     The model's file has all but the replay buffer, the position in the schedule (``num_timesteps``) included: go on with
-    ``learn(..., reset_num_timesteps=False)``. A model that is loaded without an environment has no replay buffer before it
-    gets one.
+    ``learn(..., reset_num_timesteps=False)``. A loaded model has no replay buffer, which acting does not need, before
+    ``load_replay_buffer`` or ``learn``.
 
     :param policy: "CnnPolicy" or a policy class
     :param env: Environment of images: uint8, channels first or last, frames stacked along the channels
@@ -159,6 +160,7 @@ class DrQv2(CompiledTraining):
         self.shift_pixels, self.frame_stack, self.autocast = shift_pixels, frame_stack, autocast
         if _init_setup_model:
             self._setup_model()
+            self._ensure_buffer()
 
     def _setup_model(self) -> None:
         check_spaces(self.observation_space, self.action_space)
@@ -197,14 +199,16 @@ class DrQv2(CompiledTraining):
             raise ValueError(f'DrQv2 has a policy of its own, got {self.policy_class.__name__}: give "CnnPolicy".')
 
     def _setup_for_env(self) -> None:
-        """Make what depends on the environment; a model that is loaded to act has none and needs none of it."""
+        """Choose what depends on the environment; a model that is loaded to act may have none and needs none of it."""
         if self.env is None:
             return
         if self.gradient_steps is None:
             self.gradient_steps = self._one_per_environment()
         if self.frame_stack is None:
             self.frame_stack = self._find_frame_stack()
-        if self.replay_buffer is None:
+
+    def _ensure_buffer(self) -> None:
+        if self.env is not None and self.replay_buffer is None:
             self.replay_buffer = self._make_buffer()
 
     def _one_per_environment(self) -> int:
@@ -264,7 +268,7 @@ class DrQv2(CompiledTraining):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
-        Change the environment. A model without a replay buffer gets one.
+        Change the environment.
 
         :param env: Environment
         :param force_reset: As in SB3
@@ -293,6 +297,10 @@ class DrQv2(CompiledTraining):
         :return: The model
         """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self._ensure_buffer()  # callbacks ask for it
+        return super()._setup_learn(*args, **kwargs)
 
     @property
     def stddev(self) -> float:

@@ -90,6 +90,7 @@ class DrQv2Policy(PrunedPolicy, _DenseDrQv2Policy):
     :param optimizer_class: Optimizer, one each for encoder, actor and critic
     :param optimizer_kwargs: Its keyword arguments, excluding the learning rate; for Adam by default the fused implementation
     :param pruning: ``distribution``, ``budget``, ``mask_seed``, ``skip``, see :class:`PrunedPolicy`
+    :raises TypeError: for an unknown argument.
     :raises ValueError: for observations that are no channel-first images of bytes or too small ones, actions that are no Box,
         sizes that are not positive, an unknown ``prune_modules``, a sparse actor, and whatever
         :func:`sb3_sparse.sparsity.prune` refuses.
@@ -116,6 +117,7 @@ class DrQv2Policy(PrunedPolicy, _DenseDrQv2Policy):
         **pruning: Any,
     ):
         check_spaces(observation_space, action_space)
+        _refuse_unknown(pruning)
         _check_sizes(feature_dim, hidden_dim, width_scale)
         if prune_modules not in PRUNE_MODULES:
             choices = ", ".join(map(repr, PRUNE_MODULES))
@@ -222,6 +224,14 @@ def _remedy(space: spaces.Space) -> str:
     if isinstance(space, spaces.Box) and len(space.shape) == 4:
         return "join stacked frames along the channels, as stable_baselines3's VecFrameStack does."
     return "they must have the shape (channels, height, width); sb3_sparse.envs makes tasks of pixels."
+
+
+def _refuse_unknown(pruning: Mapping[str, Any]) -> None:
+    for name in set(pruning) - {"distribution", "budget", "mask_seed", "skip"}:
+        raise TypeError(
+            f"DrQv2Policy got an unknown argument {name}={pruning[name]!r}: its sizes are set by hidden_dim, feature_dim, "
+            "width_scale and features_extractor_kwargs."
+        )
 
 
 def _sparsity_of_critic(sparsity: float | Mapping[str, float]) -> float:
