@@ -59,6 +59,7 @@ class Source:
     with_discounts: bool = False
     episode: int = 0
     last: np.ndarray | None = None
+    ended: bool = True
     history: list[Transition] = field(default_factory=list)
 
     def frame(self) -> np.ndarray:
@@ -74,8 +75,11 @@ class Source:
         return np.concatenate([*(older() for _ in range(self.frame_stack - 1)), newest])
 
     def step(self) -> tuple[Transition, dict[str, Any]]:
-        if self.last is None:
-            self.episode, self.last = self.episode + 1, self.first_stack()
+        if self.ended:
+            self.episode, self.ended = self.episode + 1, False
+            # An episode may go on where the one before it ended, as after the loss of a life.
+            if self.last is None or self.rng.random() < 0.7:
+                self.last = self.first_stack()
         frame = self.frame()
         following = np.concatenate([self.last[len(frame) :], frame])
         done, timeout = self.rng.random(2) < (1 / self.mean_length, 0.5)
@@ -86,7 +90,9 @@ class Source:
         self.history.append(transition)
         # Now and then somebody resets the environment in the middle of an episode.
         broken_off = not done and self.rng.random() < 0.05
-        self.last = None if done or broken_off else following
+        self.last, self.ended = following, done or broken_off
+        if broken_off:
+            self.last = None
         info = {"TimeLimit.truncated": bool(done and timeout)} | ({"discount": discount} if self.with_discounts else {})
         return transition, info
 
@@ -100,6 +106,8 @@ def fill(buffers: list[FrameReplayBuffer], sources: list[Source], steps: int) ->
         ]
         for buffer in buffers:
             buffer.add(*parts, list(infos))
+        for part in parts:  # environments may use their arrays again
+            part[...] = 0
 
 
 def expected(history: list[Transition], start: int, n_steps: int, gamma: float) -> tuple[Any, ...] | None:
@@ -307,6 +315,8 @@ def test_reset() -> None:
     buffer, sources = make(SMALL_PIXELS, 3, 2, n_steps=3, partial_returns=False)
     fill([buffer], sources, 50)
     buffer.reset()
+    unused, _ = make(SMALL_PIXELS, 3, 2, n_steps=3, partial_returns=False)
+    assert len(pickle.dumps(buffer)) < len(pickle.dumps(unused)) + 100
     with pytest.raises(ValueError, match="collect more"):
         buffer.sample(1)
     for source in sources:
@@ -353,8 +363,23 @@ def test_short_episodes_use_up_the_frames() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # once is enough
         fill([buffer], sources, 300)
-    assert 100 < buffer.size() < 200
-    compare(buffer, sources)
+    for _ in range(10):
+        fill([buffer], sources, 1)
+        assert 100 < buffer.size() < 200
+        compare(buffer, sources)
+
+
+def test_forgotten_steps_complete_no_sums() -> None:
+    """One environment's episodes are so short that fewer steps are left of the other than are summed."""
+    buffer, sources = make(SMALL_PIXELS, 3, 2, n_steps=25, partial_returns=False, episode_length=1_000)
+    for source, mean_length in zip(sources, (1_000, 1), strict=True):
+        source.mean_length, source.rng = mean_length, _WithoutBreaks(source.rng)
+    with pytest.warns(UserWarning, match="episode_length"):
+        fill([buffer], sources, 100)
+    assert 1 < buffer.size() < 25
+    assert compare(buffer, sources) == 0
+    with pytest.raises(ValueError, match="no sequence of 25 steps"):
+        buffer.sample(1)
 
 
 def test_long_episodes_do_not() -> None:
