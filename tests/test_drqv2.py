@@ -282,6 +282,17 @@ def test_several_environments_update_at_the_same_ratio(n_envs: int) -> None:
     assert np.isfinite(evaluate_policy(model, DotEnv(), 1, warn=False)[0])
 
 
+def test_a_loaded_model_keeps_the_ratio_with_another_number_of_environments(tmp_path: Path) -> None:
+    make().learn(30).save(tmp_path / "model")
+    env = VecMonitor(DummyVecEnv([DotEnv] * 3))
+    loaded = DrQv2.load(tmp_path / "model", env=env, device="cpu")
+    assert (loaded.gradient_steps, loaded.n_envs) == (3, 3)
+    before = loaded._n_updates
+    loaded.learn(48)
+    assert loaded._n_updates - before == (48 - 24) // 2
+    assert DrQv2.load(tmp_path / "model", env=env, device="cpu", gradient_steps=1).gradient_steps == 1
+
+
 def test_actions_are_scaled_to_the_environment_s_bounds() -> None:
     env = DotEnv()
     env.action_space = spaces.Box(np.float32([-3, 0]), np.float32([1, 2]))

@@ -158,6 +158,8 @@ class DrQv2(CompiledTraining):
         )
         self.stddev_schedule, self.stddev_clip = stddev_schedule, stddev_clip
         self.shift_pixels, self.frame_stack, self.autocast = shift_pixels, frame_stack, autocast
+        # Saved with the model, which may go on with another number of environments.
+        self._keeps_ratio = gradient_steps is None
         if _init_setup_model:
             self._setup_model()
             self._ensure_buffer()
@@ -184,7 +186,7 @@ class DrQv2(CompiledTraining):
         counts = {"n_steps": 1, "batch_size": 1, "buffer_size": 1, "learning_starts": 0, "shift_pixels": 0}
         for name, least in counts.items():
             _check_integer(name, getattr(self, name), least)
-        if self.gradient_steps is not None:
+        if not self._keeps_ratio:
             _check_integer("gradient_steps", self.gradient_steps, -1)
         if self.frame_stack is not None:
             _check_integer("frame_stack", self.frame_stack, 1)
@@ -202,7 +204,7 @@ class DrQv2(CompiledTraining):
         """Choose what depends on the environment; a model that is loaded to act may have none and needs none of it."""
         if self.env is None:
             return
-        if self.gradient_steps is None:
+        if self._keeps_ratio:
             self.gradient_steps = self._one_per_environment()
         if self.frame_stack is None:
             self.frame_stack = self._find_frame_stack()
@@ -257,7 +259,8 @@ class DrQv2(CompiledTraining):
         if self.device.type != "cuda" or self.replay_buffer_device == "cpu" or self._vec_normalize_env is not None:
             return host
         spaces_ = self.observation_space, self.action_space
-        needed = FrameReplayBuffer.bytes_needed(self.buffer_size, *spaces_, self.n_envs, frame_stack=kwargs["frame_stack"])
+        layout = {name: value for name, value in kwargs.items() if name in ("frame_stack", "episode_length")}
+        needed = FrameReplayBuffer.bytes_needed(self.buffer_size, *spaces_, self.n_envs, **layout)
         free, _ = th.cuda.mem_get_info(self.device)
         if needed <= _SHARE_OF_GPU * free:
             return self.device
@@ -412,6 +415,21 @@ class DrQv2(CompiledTraining):
         if not isinstance(buffer, FrameReplayBuffer) or buffer.storage_device.type == "cpu":
             return super()._generators_on_device()
         return [buffer.generator] if self._vec_normalize_env is None else []  # type: ignore[list-item]
+
+    @classmethod
+    def load(cls: type[SelfDrQv2], path: Any, env: GymEnv | None = None, *args: Any, **kwargs: Any) -> SelfDrQv2:  # type: ignore[override]
+        """
+        Load a model, see :meth:`~stable_baselines3.common.base_class.BaseAlgorithm.load`. With
+        ``learn(..., reset_num_timesteps=False)`` it goes on at the same place of the noise's schedule.
+
+        :param path: File or file-like object
+        :param env: Environment to go on in; it may be another number of them
+        :param args: As in SB3
+        :param kwargs: As in SB3; attributes to change, e.g. ``buffer_size``
+        """
+        if kwargs.get("gradient_steps") is not None:
+            kwargs["_keeps_ratio"] = False
+        return super().load(path, env, *args, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "encoder", "actor", "critic", "critic_target"]
