@@ -17,6 +17,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 import sb3_sparse
@@ -309,6 +310,18 @@ def test_callbacks_of_sb3(tmp_path: Path) -> None:
     make().learn(40, callback=[evaluation, checkpoint])
     assert len(evaluation.evaluations_timesteps) == 2
     assert len(list(tmp_path.glob("*.zip"))) == 2 and len(list(tmp_path.glob("*.pkl"))) == 2
+
+
+def test_other_encoders(tmp_path: Path) -> None:
+    policy_kwargs = {
+        "hidden_dim": 16,
+        "features_extractor_class": NatureCNN,
+        "features_extractor_kwargs": {"features_dim": 32},
+    }
+    model = make(DotEnv(size=36), policy_kwargs=policy_kwargs).learn(28)
+    assert isinstance(model.encoder, NatureCNN) and model.actor.trunk.projection.in_features == 32
+    model.save(tmp_path / "model")
+    assert_same(model, DrQv2.load(tmp_path / "model", device="cpu"))
 
 
 def test_other_replay_buffers() -> None:

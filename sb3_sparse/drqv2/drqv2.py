@@ -51,7 +51,7 @@ class DrQv2(CompiledTraining):
     - They act, then update, then step the environment; SB3 makes ``train_freq`` steps, then updates. The number of updates is
       the same, each comes one agent step later.
     - Transitions can be drawn at once, theirs after their episode has ended; and uniformly over transitions, which is the same
-      if all episodes are equally long.
+      if all episodes are equally long. Batches are not drawn ahead of time, and of all that is stored, not of a quarter.
     - A discount of 0 at a terminal state stays 0; theirs becomes 1. No task of theirs terminates.
     - Shifts are gathers of whole pixels instead of bilinear interpolation at whole pixels, which rounds.
 
