@@ -16,6 +16,7 @@ from sb3_sparse import sparsity
 from sb3_sparse.drqv2 import DrQv2, DrQv2Policy
 from sb3_sparse.drqv2.augmentation import random_shift, shift
 from sb3_sparse.drqv2.exploration import noisy_actions, stddev_at
+from sb3_sparse.experiments import plain_drqv2
 from sb3_sparse.experiments.plain_drqv2 import PlainBatch, PlainDrQv2, shift_by_interpolation
 from sb3_sparse.networks import PixelEncoder
 
@@ -304,7 +305,10 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
 @pytest.mark.parametrize(
     "network", [{}, {"width_scale": 2.0}, {"sparsity": 0.6}, {"sparsity": 0.6, "prune_modules": "q_heads"}]
 )
-def test_updates_are_those_of_plain_torch(network: dict[str, Any]) -> None:
+def test_updates_are_those_of_plain_torch(network: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the rounding of interpolation in single precision, which Adam's first steps blow up.
+    exactly = lambda images, pixels: shift_by_interpolation(images.double(), pixels).round().float()  # noqa: E731
+    monkeypatch.setattr(plain_drqv2, "shift_by_interpolation", exactly)
     agent = model(policy_kwargs=network, learning_rate=1e-3)
     plain = plain_twin(agent)
     for optimizer in plain.optimizers:
@@ -321,7 +325,7 @@ def test_updates_are_those_of_plain_torch(network: dict[str, Any]) -> None:
         expected = plain.update(
             PlainBatch(batch.observations, batch.actions, batch.rewards, discounts, batch.next_observations), 0.4
         )
-        np.testing.assert_allclose([float(losses[0]), float(losses[1])], expected, rtol=2e-3, atol=1e-5)
+        np.testing.assert_allclose([float(losses[0]), float(losses[1])], expected, rtol=1e-5, atol=1e-6)
     pairs = [
         (agent.encoder, plain.encoder),
         (agent.actor, plain.actor),
@@ -330,4 +334,4 @@ def test_updates_are_those_of_plain_torch(network: dict[str, Any]) -> None:
     ]
     for ours, theirs in pairs:
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            np.testing.assert_allclose(a.detach(), b.detach(), atol=2e-4)
+            np.testing.assert_allclose(a.detach(), b.detach(), atol=2e-5)
