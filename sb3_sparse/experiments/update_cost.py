@@ -117,10 +117,10 @@ def format_table(costs: Sequence[UpdateCost]) -> str:
 
 def milliseconds(work: Callable[[], Any], device: str) -> float:
     """
-    Time something: process time on a CPU, time until the GPU is done on a GPU.
+    Time some work: process time on a CPU, time until the GPU is done on a GPU.
 
-    :param work: What to time
-    :param device: Where it computes
+    :param work: Does it
+    :param device: Device that it runs on
     """
     if (gpu := get_device(device)).type == "cuda":
         th.cuda.synchronize(gpu)

@@ -3,6 +3,7 @@
 from sb3_sparse.networks.atari_encoders import ImpalaBlock, ImpalaEncoder, NatureEncoder
 from sb3_sparse.networks.noisy_linear import NoisyLinear, SparseNoisyLinear
 from sb3_sparse.networks.normalization import DeferredNormalizer, RunningNormalizer
+from sb3_sparse.networks.pixel_encoder import PixelEncoder
 from sb3_sparse.networks.simba import SimBaBlock, SimBaEncoder
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ImpalaEncoder",
     "NatureEncoder",
     "NoisyLinear",
+    "PixelEncoder",
     "RunningNormalizer",
     "SimBaBlock",
     "SimBaEncoder",

@@ -11,14 +11,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
 from sb3_sparse.der import DER
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters
 from sb3_sparse.zoo.compiled_algorithms import train_compiled
-from sb3_sparse.zoo.optimization import search_der, search_sparse_networks, search_stream_ac
+from sb3_sparse.zoo.optimization import search_der, search_drqv2, search_sparse_networks, search_stream_ac
 from sb3_sparse.zoo.provenance import record_provenance
 
 # The zoo's name of an algorithm -> the algorithm, where the zoo knows none.
-OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"der": DER, "stream_ac": StreamAC}
+OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"der": DER, "drqv2": DrQv2, "stream_ac": StreamAC}
 
 
 def register() -> None:
@@ -74,6 +75,7 @@ def _change(manager_class: Any) -> None:
         search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
         search_stream_ac(tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
         search_der(tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
+        search_drqv2(tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
 
 
 def _prefer_our_files(manager_class: Any) -> None:
