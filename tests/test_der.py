@@ -432,6 +432,21 @@ def test_callbacks(arguments: dict[str, Any], tmp_path: Path) -> None:
     assert all(th.equal(a, b) for a, b in zip(masks, after, strict=True))
 
 
+def test_recycled_units_are_drawn_as_the_network_draws_them() -> None:
+    """LeCun-normal within IMPALA's blocks: no weight beyond two standard deviations before truncation, and no bias."""
+    model = build(MODELS["sparse pixels"]).learn(30)
+    block = model.q_net.features_extractor.encoder.stacks[2].blocks[0]
+    with th.no_grad():
+        block.first.bias.fill_(-100.0)
+    callback = ReDoCallback(1_000, tau=0.0, batch_size=16)
+    callback.init_callback(model)
+    assert callback.recycle()["q_net"] >= len(block.first.bias)
+    bound = 2 * (1 / 36) ** 0.5 / 0.8796  # of 4 channels with 3x3 weights each
+    weights = block.first.weight.detach()
+    assert not block.first.bias.any() and 0.1 < float(weights.abs().max()) <= bound
+    assert not block.second.weight.any()
+
+
 def test_reset_draws_noisy_networks_anew() -> None:
     model = build(MODELS["sparse pixels"]).learn(40)
     callback = ResetCallback(1_000)

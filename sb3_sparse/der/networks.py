@@ -194,6 +194,18 @@ class RainbowNetwork(BasePolicy):
         """
         return th.softmax(output, dim=2) @ self.support if self.distributional else output.squeeze(2)
 
+    def initialize_layer(self, layer: nn.Module) -> None:
+        """
+        Draw the parameters of a layer as this network's are drawn when it is built; ReDo does so with recycled units.
+
+        :param layer: Layer like one of this network that feeds an activation
+        """
+        encoder = getattr(self.features_extractor, "encoder", None)
+        if isinstance(layer, nn.Conv2d) and isinstance(encoder, ImpalaEncoder | NatureEncoder):
+            encoder.initialize_layer(layer)
+        else:
+            layer.reset_parameters()  # type: ignore[operator]
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         return self.q_values(observation, noisy=self.noisy and not deterministic).argmax(dim=1)
 

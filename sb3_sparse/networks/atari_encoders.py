@@ -92,6 +92,12 @@ class ImpalaEncoder(nn.Module):
         for stack in self.stacks:
             stack.reset_parameters()  # type: ignore[operator]
 
+    def initialize_layer(self, layer: nn.Module) -> None:
+        """
+        :param layer: Convolution within a block, dense or sparse, whose parameters are drawn anew
+        """
+        lecun_normal_conv(layer)
+
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
         :param x: (batch, in_channels, height, width) with values in [0, 1]
@@ -129,7 +135,13 @@ class NatureEncoder(nn.Module):
         """Draw all parameters anew; in a pruned encoder the topology stays."""
         for layer in self.layers:
             if hasattr(layer, "bias"):
-                xavier_uniform_conv(layer)
+                self.initialize_layer(layer)
+
+    def initialize_layer(self, layer: nn.Module) -> None:
+        """
+        :param layer: Convolution, dense or sparse, whose parameters are drawn anew
+        """
+        xavier_uniform_conv(layer)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
