@@ -544,6 +544,7 @@ def test_catch_is_a_sound_environment() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("overall", [0.0, 0.5])
 def test_learns_pixels(overall: float) -> None:
     kwargs = {"net_arch": [64], "width_scale": 0.25, "v_min": -1.5, "v_max": 1.5, "n_atoms": 21, "sparsity": overall}
@@ -561,6 +562,7 @@ def cartpole() -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_solves_cartpole(cartpole: dict[str, Any], seed: int) -> None:
     """By the zoo's command of the README, without the zoo."""
