@@ -11,7 +11,7 @@ from commands import run
 
 from sb3_sparse import DER
 from sb3_sparse.experiments import atari_100k
-from sb3_sparse.experiments.atari_scores import aggregate, format_scores, human_normalized, published
+from sb3_sparse.experiments.atari_scores import aggregate, format_improvements, format_scores, human_normalized, published
 
 
 @pytest.fixture
@@ -271,6 +271,11 @@ def test_grid_of_games_resumes(
     assert len(trained) == 4 and "| Pong | 2 | -20.5 |" in capsys.readouterr().out
     with pytest.raises(ValueError, match="none of the 26 games"):
         atari_100k.main(["--game", "Tetris", "--output", str(tmp_path)])
+
+
+def test_improvements_by_hand() -> None:
+    text = format_improvements({"x3, S=0.8": {"Pong": [-10.0], "Breakout": [3.0, 6.0]}}, {"Pong": [-20.0], "Breakout": [3.0]})
+    assert "| game | x3, S=0.8 |" in text and "| Pong | +50.0 % |" in text and "| Breakout | +50.0 % |" in text
 
 
 BREAKOUT = ["--algo", "der", "--env", "ALE/Breakout-v5"]

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_sparse.der import DER
 from sb3_sparse.experiments.atari_evaluation import EPISODES, evaluate_atari, maker
-from sb3_sparse.experiments.atari_scores import aggregate, format_scores, human_normalized, published
+from sb3_sparse.experiments.atari_scores import aggregate, format_improvements, format_scores, human_normalized, published
 from sb3_sparse.experiments.parallel import train_all
 from sb3_sparse.experiments.provenance import commit, processor
 from sb3_sparse.experiments.training import EVALUATION_SEED_OFFSET
@@ -28,6 +28,7 @@ from sb3_sparse.experiments.training import EVALUATION_SEED_OFFSET
 CLEAR_GAMES = ("Assault", "Breakout", "Krull", "RoadRunner", "Jamesbond", "CrazyClimber")
 _REPORT_EVERY = 100
 RESULTS = "atari-100k.csv"
+DEFAULT = "x1, S=0"  # what the paper's figure 18 compares with
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if missing:
         train_all(train, missing, folders, options.workers, on_result=lambda line: append(table, line))
     lines = read(table)
-    for width, sparsity in itertools.product(options.width_scale, options.sparsity):
-        chosen = {
-            game: [_score(lines, run) for run in runs if (run.game, run.width_scale, run.sparsity) == (game, width, sparsity)]
-            for game in options.game
-        }
-        print(f"\n{options.encoder} x{width:g}, S={sparsity:g}\n")
-        print(format_scores(chosen, aggregate(chosen)))
+    networks = {
+        f"x{width:g}, S={sparsity:g}": _scores(lines, options, width, sparsity)
+        for width, sparsity in itertools.product(options.width_scale, options.sparsity)
+    }
+    for name, scores in networks.items():
+        print(f"\n{options.encoder} {name}\n")
+        print(format_scores(scores, aggregate(scores)))
+    if DEFAULT in networks:
+        others = {name: scores for name, scores in networks.items() if name != DEFAULT}
+        print(f"\nImprovement over {DEFAULT}\n\n{format_improvements(others, networks[DEFAULT])}")
     print(f"\nResults table: {table}")
 
 
@@ -139,14 +143,22 @@ def _grid(options: argparse.Namespace) -> list[AtariRun]:
     for game in options.game:
         human_normalized(game, 0.0)  # refuses what is no game
     combinations = itertools.product(options.seed, options.game, options.width_scale, options.sparsity)
-    rest = (options.steps, options.encoder, options.eval_episodes, options.device)
-    return [AtariRun(game, width, sparsity, seed, *rest) for seed, game, width, sparsity in combinations]
+    return [_run(options, game, width, sparsity, seed) for seed, game, width, sparsity in combinations]
 
 
-def _score(lines: Sequence[dict[str, str]], run: AtariRun) -> float:
-    line = find_line(lines, run)
-    assert line is not None
-    return float(line["score"])
+def _run(options: argparse.Namespace, game: str, width: float, sparsity: float, seed: int) -> AtariRun:
+    return AtariRun(game, width, sparsity, seed, options.steps, options.encoder, options.eval_episodes, options.device)
+
+
+def _scores(
+    lines: Sequence[dict[str, str]], options: argparse.Namespace, width: float, sparsity: float
+) -> dict[str, list[float]]:
+    scores: dict[str, list[float]] = {game: [] for game in options.game}
+    for game, seed in itertools.product(options.game, options.seed):
+        line = find_line(lines, _run(options, game, width, sparsity, seed))
+        assert line is not None
+        scores[game].append(float(line["score"]))
+    return scores
 
 
 def find_line(lines: Sequence[dict[str, str]], run: AtariRun) -> dict[str, str] | None:

@@ -118,6 +118,22 @@ def format_scores(scores: Mapping[str, Sequence[float]], aggregates: Sequence[Ag
     return "\n".join(lines)
 
 
+def format_improvements(scores: Mapping[str, Mapping[str, Sequence[float]]], default: Mapping[str, Sequence[float]]) -> str:
+    """
+    What the paper's figure 18 shows: by how much the mean score exceeds that of the default network.
+
+    :param scores: Name of a network -> game -> scores of its runs
+    :param default: Game -> scores of the default network's runs
+    :return: Markdown table of percentages
+    """
+    lines = [f"| game | {' | '.join(scores)} |", "|---" * (len(scores) + 1) + "|"]
+    for game, runs in default.items():
+        base = float(np.mean(runs))
+        gains = [100 * (float(np.mean(network[game])) - base) / abs(base) if base else np.nan for network in scores.values()]
+        lines.append(f"| {game} | {' | '.join(f'{gain:+.1f} %' for gain in gains)} |")
+    return "\n".join(lines)
+
+
 def _matrix(scores: Mapping[str, Sequence[float]]) -> np.ndarray:
     """(runs, games) normalised scores."""
     counts = {game: len(runs) for game, runs in scores.items()}
