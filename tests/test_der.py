@@ -269,6 +269,21 @@ def test_exploration() -> None:
     assert np.shape(greedy.predict(observation[0])[0]) == ()
 
 
+def test_returns_of_three_steps_by_hand() -> None:
+    """Two games of Catch, of nine steps each, with rewards at their ends only."""
+    model = build(PIXELS, learning_starts=100, gamma=0.5).learn(20)
+    batch = model.replay_buffer.read(th.arange(20))
+    for first in (0, 9):
+        end = float(batch.rewards[first + 8])
+        assert abs(end) == 1.0
+        assert batch.rewards[first : first + 9].flatten().tolist() == [0.0] * 6 + [0.25 * end, 0.5 * end, end]
+        assert batch.dones[first : first + 9].flatten().tolist() == [0.0] * 6 + [1.0] * 3
+        assert batch.discounts[first : first + 9].flatten().tolist() == [0.125] * 7 + [0.25, 0.5]
+        assert th.equal(batch.next_observations[first : first + 6], batch.observations[first + 3 : first + 9])
+    # The third game goes on: one step of it is known after the last transition but one.
+    assert batch.discounts[18:].flatten().tolist() == [0.25, 0.5] and not batch.dones[18:].any()
+
+
 def test_new_transitions_come_with_the_largest_priority() -> None:
     model = build(VECTORS, learning_starts=100).learn(30)
     buffer = model.replay_buffer
