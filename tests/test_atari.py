@@ -190,6 +190,17 @@ def test_evaluation_plays_whole_games(make: Any) -> None:
         evaluate_atari(model, "ALE/Breakout-v5", 1, frame_stack=2)
 
 
+def test_evaluation_of_a_file(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sb3_sparse.experiments.atari_evaluation import main
+
+    kwargs = {"width_scale": 0.0625, "net_arch": [8]}
+    DER("CnnPolicy", make("Pong"), buffer_size=50, policy_kwargs=kwargs, device="cpu").save(tmp_path / "model.zip")
+    # At random, Pong ends soon.
+    main([str(tmp_path / "model.zip"), "--env", "ALE/Pong-v5", "--episodes", "1", "--epsilon", "1", "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert "ALE/Pong-v5: -2" in printed and "over 1 games, human-normalised" in printed
+
+
 def test_learns_from_a_game_whose_frames_are_stored_once(make: Any) -> None:
     kwargs = {"width_scale": 0.0625, "net_arch": [16], "sparsity": 0.5}
     model = DER("CnnPolicy", make(), learning_starts=110, buffer_size=400, policy_kwargs=kwargs, seed=0, device="cpu")

@@ -1,6 +1,8 @@
 """Evaluation by the protocol of Atari-100k: whole games, raw scores, greedy but for one action in a thousand."""
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +13,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_sparse.common.extras import import_extra
+from sb3_sparse.der import DER
 from sb3_sparse.envs.atari import AtariWrapper
+from sb3_sparse.experiments.atari_scores import human_normalized, published
 
 EPISODES, EPSILON = 100, 0.001  # Dopamine's
 
@@ -94,3 +98,34 @@ def maker(env_id: str, **wrapper: Any) -> Callable[[], gym.Env]:
     """
     gym.register_envs(import_extra("ale_py", "atari"))
     return lambda: AtariWrapper(Monitor(gym.make(env_id)), **wrapper)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Evaluate a saved model and print its score.
+
+    :param arguments: Command line, that of the process if None
+    """
+    options = _parser().parse_args(arguments)
+    model = DER.load(options.model, device=options.device)
+    scores = evaluate_atari(model, options.env, options.episodes, options.epsilon, options.seed, options.n_envs)
+    mean, std = float(np.mean(scores)), float(np.std(scores))
+    game = options.env.removeprefix("ALE/").rpartition("-")[0]
+    normalized = f", human-normalised {human_normalized(game, mean):.3f}" if game in published() else ""
+    print(f"{options.env}: {mean:.1f} +/- {std:.1f} over {len(scores)} games{normalized}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="atari-evaluation", description="Play whole games with a model saved by DER.")
+    parser.add_argument("model", type=Path, help="zip file")
+    parser.add_argument("--env", required=True, help="game, such as ALE/Breakout-v5")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="games (default: %(default)s)")
+    parser.add_argument("--epsilon", type=float, default=EPSILON, help="share of random actions (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n-envs", type=int, default=1, help="games at a time (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
