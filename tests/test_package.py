@@ -48,6 +48,10 @@ def test_wheel_contents(wheel: ZipFile) -> None:
     assert {path.split("/")[0] for path in files if ".dist-info/" not in path} == {"sb3_sparse", "custom_envs.py"}
 
 
+def test_wheel_has_the_published_scores(wheel: ZipFile) -> None:
+    assert "sb3_sparse/experiments/results/atari_100k_scores.json" in wheel.namelist()
+
+
 def test_zoo_hook(wheel: ZipFile) -> None:
     assert wheel.read("custom_envs.py").decode() == (ROOT / HOOK).read_text()
 
