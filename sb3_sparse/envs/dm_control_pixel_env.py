@@ -58,6 +58,7 @@ class DMControlPixelEnv(DMControlEnv):
         visualize_reward: bool = False,
     ) -> None:
         self._shape, self._stack = image_shape(image_size), FrameStack(frame_stack)
+        self.frame_stack = int(frame_stack)
         self._camera_name = CAMERAS.get(domain, 0) if camera is None else camera
         self._fast_rendering = fast_rendering
         self._camera: TaskCamera | None = None

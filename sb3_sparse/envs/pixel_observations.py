@@ -53,6 +53,7 @@ class PixelObservations(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstructo
         RecordConstructorArgs.__init__(self, image_size=image_size, frame_stack=frame_stack)
         super().__init__(env)
         self._shape, self._stack = image_shape(image_size), FrameStack(frame_stack)
+        self.frame_stack = int(frame_stack)
         space = env.observation_space
         self._renders = not _shows_images(space)
         if self._renders and env.render_mode != "rgb_array":
