@@ -284,6 +284,19 @@ def test_returns_of_three_steps_by_hand() -> None:
     assert batch.discounts[18:].flatten().tolist() == [0.25, 0.5] and not batch.dones[18:].any()
 
 
+def test_nothing_is_bootstrapped_after_the_end() -> None:
+    """The target of a game's last three transitions is their return; that of the others is what the target network says."""
+    model = build(PIXELS, learning_starts=100).learn(10)
+    with th.no_grad():
+        model.q_net_target.head.value.bias_mu[45:] += 10.0  # worth 9 everywhere
+    batch = model.replay_buffer.read(th.arange(9))
+    target, clipped = model._target(batch, noisy=False)
+    means = target @ model.q_net.support
+    assert_close(means[6:], batch.rewards[6:, 0], atol=1e-4, rtol=0)
+    assert (means[:6] > 7).all() and float(clipped[0]) == 0.0
+    assert_close(target.sum(1), th.ones(9))
+
+
 def test_new_transitions_come_with_the_largest_priority() -> None:
     model = build(VECTORS, learning_starts=100).learn(30)
     buffer = model.replay_buffer
@@ -318,12 +331,23 @@ def test_beta_is_annealed() -> None:
     assert build(VECTORS)._beta() == 0.5
 
 
-def test_overwritten_transitions_lose_their_priority() -> None:
+BUFFERS: dict[str, dict[str, Any]] = {
+    "enough frames": {"episode_length": 9},
+    "frames used up": {"episode_length": 1_000, "frame_stack": 1},
+    "whole returns": {"episode_length": 9, "partial_returns": False},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Episodes are shorter than")
+@pytest.mark.parametrize("options", BUFFERS.values(), ids=BUFFERS)
+def test_overwritten_transitions_lose_their_priority(options: dict[str, Any]) -> None:
     """In a buffer that has gone round, what can be drawn has a priority, and nothing else."""
-    model = build(PIXELS, buffer_size=40, replay_buffer_kwargs={"episode_length": 9})
-    model.learn(130)
-    buffer, places = model.replay_buffer, th.arange(40)
-    assert th.equal(buffer.priorities(places) > 0, buffer.is_start(places))
+    model = build(PIXELS, buffer_size=60, replay_buffer_kwargs=options)
+    model.learn(190)
+    buffer, places = model.replay_buffer, th.arange(60)
+    starts = buffer.is_start(places)
+    assert 20 < int(starts.sum()) and (options["episode_length"] == 9 and options.get("partial_returns", True)) == starts.all()
+    assert th.equal(buffer.priorities(places) > 0, starts)
     assert float(buffer._tree.total()) == pytest.approx(float(buffer.priorities(places).sum()))
     drawn = buffer.draw(500)
     assert buffer.is_start(drawn).all()
