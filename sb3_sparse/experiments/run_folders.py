@@ -186,7 +186,10 @@ def find_runs(paths: Iterable[Path], repeat: int | None = None) -> list[RunFolde
 
 
 def _episodes(monitor: Path) -> list[tuple[float, int, float]]:
-    """Return, length and time of the end of each episode of a monitor file; a line that was cut off is left out."""
+    """
+    Return, length and time of the end of each episode of a monitor file; a line that was cut off is left out. The clock of a
+    run that went on later begins anew in the middle of the file: its times follow those before.
+    """
     text = monitor.read_text()
     lines = text[: text.rfind("\n") + 1].splitlines()[1:]
     if not lines:
@@ -194,8 +197,13 @@ def _episodes(monitor: Path) -> list[tuple[float, int, float]]:
     columns = lines[0].split(",")
     places = [columns.index(name) for name in ("r", "l", "t")]
     start = json.loads(text.splitlines()[0][1:]).get("t_start", 0.0)
-    cells = [line.split(",") for line in lines[1:]]
-    return [(float(row[places[0]]), int(row[places[1]]), start + float(row[places[2]])) for row in cells]
+    episodes, before, last = [], 0.0, 0.0
+    for line in lines[1:]:
+        reward, length, end = (line.split(",")[place] for place in places)
+        before += last if float(end) < last else 0.0
+        last = float(end)
+        episodes.append((float(reward), int(length), start + before + last))
+    return episodes
 
 
 def _read_yaml(file: Path) -> Any:
