@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.streaming import GRIDS, TABLE, run_grid
-from sb3_sparse.experiments.streaming_figures import draw_figure
+from sb3_sparse.experiments.grid import BUDGETS, figure_grid, figures
+from sb3_sparse.zoo.commands.place_options import add_place_options
+from sb3_sparse.zoo.commands.sweep import run_grid
+from sb3_sparse.zoo.registration import register
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -13,24 +14,18 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "figure", help="run what is missing of the grid behind a figure of the paper, then draw the figure"
     )
-    command.add_argument("number", type=int, choices=sorted(GRIDS), help="number of the figure in the paper")
-    budgets = ("smoke", "short", "full")
+    command.add_argument("number", type=int, choices=figures(), help="number of the figure in the paper")
     command.add_argument(
         "--budget",
-        choices=budgets,
+        choices=BUDGETS,
         default="short",
-        help="a minute, half an hour, or a day and more of a CPU core (default: %(default)s)",
+        help="minutes on two CPU cores, hours on a GPU (streaming: of a CPU core), or the paper's (default: %(default)s)",
     )
-    command.add_argument("--output", type=Path, default=Path("runs/figures"), help="folder to write to (default: %(default)s)")
-    command.add_argument("--workers", type=int, help="processes at once; all CPU cores by default")
+    add_place_options(command, Path("runs/figures"))
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run what is missing, then draw the figure."""
-    grid = GRIDS[options.number][options.budget]
-    import_extra("matplotlib", "plots")  # before hours of training, not after
-    rows = run_grid(grid, options.output, options.workers)
-    path = options.output / f"figure-{options.number}-{options.budget}.png"
-    draw_figure(options.number, rows, grid, path)
-    print(f"Results table: {options.output / TABLE}\nFigure: {path}")
+    register()
+    run_grid(figure_grid(options.number, options.budget), options)
