@@ -253,8 +253,8 @@ def test_ray_tries_a_run_whose_worker_died_again(tmp_path: Path, monkeypatch: py
 def test_an_unreachable_cluster_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(ValueError, match=r"Nothing answers at '127\.0\.0\.1:1'"):
-        sweep(grid_of(*seeded(0)), tmp_path, RayCluster("127.0.0.1:1"), fake_train)
-    assert not (tmp_path / "calls.txt").exists()
+        sweep(grid_of(*seeded(0)), tmp_path / "results", RayCluster("127.0.0.1:1"), fake_train)
+    assert not (tmp_path / "results").exists()
 
 
 GRID = """

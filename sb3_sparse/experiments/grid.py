@@ -184,6 +184,7 @@ def _runs(content: Mapping[str, Any]) -> Iterator[GridRun]:
                 task=task,
                 policy=_policy(arm, algorithm, task),
                 seed=seed,
+                is_solved="equal_parameters" in arm,
                 reset_freq=arm.get("reset_freq"),
                 hyperparameters={**content.get("hyperparameters", {}), **arm.get("hyperparameters", {})},
                 **shared,

@@ -73,7 +73,8 @@ def _curve_panels(results: GridResults, columns: Sequence[tuple[str, str]], path
 
 def _pairs(results: GridResults) -> list[tuple[str, str]]:
     """Algorithms and tasks that there are runs of."""
-    return list(dict.fromkeys((run.algorithm, run.task) for run in sorted(results.grid.runs, key=lambda run: run.algorithm)))
+    there = {(run.algorithm, run.task) for run in results.grid.runs}
+    return [pair for pair in itertools.product(results.grid.algorithms, results.grid.tasks) if pair in there]
 
 
 def _size(run: GridRun) -> tuple[float, float]:
@@ -88,7 +89,7 @@ def _model_size(logarithmic: bool) -> Draw:
             for is_sparse, label, style in ((False, "dense", _DENSE), (True, "sparse, equal parameters", _SPARSE)):
                 _draw_sizes(axis, results, algorithm, is_sparse, label, style)
             if logarithmic:
-                axis.set_xscale("log")
+                _mark_sizes(axis)
             axis.set_xlabel("parameters before pruning, millions")
             name_panel(axis, panel_name(algorithm, "all tasks"), "score, interquartile mean")
         return panels.save(path, results.grid.title)
@@ -115,6 +116,15 @@ def _draw_sizes(
     axis.plot(x, [estimate.value for estimate in estimates], label=label, **style)
     low, high = [estimate.low for estimate in estimates], [estimate.high for estimate in estimates]
     axis.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+
+
+def _mark_sizes(axis: Any) -> None:
+    """A logarithmic axis with the numbers of parameters of the dense networks on it."""
+    axis.set_xscale("log")
+    sizes = sorted(axis.lines[0].get_xdata()) if axis.lines else []
+    apart = [size for i, size in enumerate(sizes) if i == 0 or size > 1.4 * sizes[i - 1]]
+    axis.set_xticks(apart, [f"{size:.3g}" for size in apart])
+    axis.minorticks_off()
 
 
 _SCALES = {"width": (0, "width scale"), "depth": (1, "depth scale")}

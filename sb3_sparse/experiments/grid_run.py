@@ -52,6 +52,8 @@ class GridRun:
         anew from the seed, so that a run that was interrupted cannot be told from one that was not
     :param simplicity_networks: Networks to score the simplicity bias of, at initialisation; 0 for none
     :param hyperparameters: Changes to what the zoo's hyperparameter file says
+    :param is_solved: Whether the sparsity was solved for, so that it differs a little between tasks in the same arm; decides
+        nothing about the run
     """
 
     algorithm: str
@@ -66,10 +68,11 @@ class GridRun:
     checkpoints: int = 10
     simplicity_networks: int = 0
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    is_solved: bool = field(default=False, compare=False)
 
     def settings(self) -> dict[str, Any]:
-        """All of the above as plain data."""
-        return json.loads(json.dumps(asdict(self)))
+        """All that decides what comes out, as plain data."""
+        return {key: value for key, value in json.loads(json.dumps(asdict(self))).items() if key != "is_solved"}
 
     @property
     def id(self) -> str:
@@ -96,6 +99,8 @@ class GridRun:
     def arm(self) -> tuple[tuple[str, str], ...]:
         """What tells lines of a figure apart: all that the arm sets, and nothing else."""
         changes = {key: json.dumps(value, sort_keys=True) for key, value in self.policy.items()}
+        if self.is_solved:
+            changes["sparsity"] = "solved"
         return (*sorted(changes.items()), ("reset", str(self.reset_freq)))
 
 

@@ -23,6 +23,14 @@ _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPE
 class Place(Protocol):
     """Trains runs somewhere."""
 
+    def check(self) -> None:
+        """
+        See that it can be used, before anything is written.
+
+        :raises ValueError: if not.
+        """
+        ...
+
     def train_all(
         self, train: Train, runs: Sequence[GridRun], results: Path, command: Sequence[str], tick: Callable[[], None]
     ) -> Iterator[Outcome]:
@@ -48,6 +56,9 @@ class ThisProcess:
     """
 
     device: str = "auto"
+
+    def check(self) -> None:
+        """See :class:`Place`."""
 
     def train_all(
         self, train: Train, runs: Sequence[GridRun], results: Path, command: Sequence[str], tick: Callable[[], None]
@@ -79,6 +90,12 @@ class RayCluster:
     retries: int = 3
     device: str = "auto"
 
+    def check(self) -> None:
+        """See :class:`Place`."""
+        import_extra("ray", "cluster")
+        if self.address is not None:
+            _refuse_unreachable(self.address)
+
     def train_all(
         self, train: Train, runs: Sequence[GridRun], results: Path, command: Sequence[str], tick: Callable[[], None]
     ) -> Iterator[Outcome]:
@@ -107,7 +124,6 @@ class RayCluster:
         if self.address is None:
             ray.init(num_cpus=self.workers or os.cpu_count(), include_dashboard=False, **shared)
             return
-        _refuse_unreachable(self.address)
         # Workers of a cluster that was started elsewhere import what this process imports, where folders are shared.
         environment = {"env_vars": {**_ONE_THREAD, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}}
         try:

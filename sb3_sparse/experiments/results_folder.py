@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,8 +166,11 @@ class ResultsFolder:
         write_text(self.grids / f"{name}.json", json.dumps(facts, indent=2) + "\n")
 
     def noted_grids(self) -> list[dict[str, Any]]:
-        """What was kept of every grid."""
-        return [json.loads(path.read_text()) for path in sorted(self.grids.glob("*.json"))]
+        """What was kept of every grid, figure 2 before figure 10."""
+        found = sorted(
+            self.grids.glob("*.json"), key=lambda path: re.sub(r"\d+", lambda number: number[0].zfill(4), path.stem)
+        )
+        return [json.loads(path.read_text()) for path in found]
 
     def write_record(self, run: GridRun, record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
         """

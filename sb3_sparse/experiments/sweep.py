@@ -37,6 +37,8 @@ def sweep(grid: Grid, results: Path, place: Place, train: Train, command: Sequen
     folder = ResultsFolder(results)
     missing = [run for run in grid.runs if not folder.run(run).is_finished]
     typed = list(command if command is not None else sys.orig_argv)
+    if missing:
+        place.check()
     folder.make(version("sb3-sparse"))
     folder.note_grid(grid.name, {"stem": grid.stem, "budget": grid.budget, "command": typed, "source": grid.source})
     print(f"{grid.title}: {describe(grid.runs)}; {len(grid.runs) - len(missing)} are done.", flush=True)

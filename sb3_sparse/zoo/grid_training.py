@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import inspect
 import shutil
 import sys
 import time
@@ -149,8 +150,8 @@ def _changes(run: GridRun, base: Mapping[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {**run.hyperparameters}
     if kept or run.policy:
         changes["policy_kwargs"] = {**kept, **run.policy, **changes.get("policy_kwargs", {})}
-    buffer_size = changes.get("buffer_size", base.get("buffer_size"))
-    if buffer_size is not None:  # what is never filled need not be allocated
+    buffer_size = changes.get("buffer_size", base.get("buffer_size", _default_buffer_size(run.algorithm)))
+    if buffer_size is not None:  # what is never filled need not be allocated, and saved at every checkpoint
         changes["buffer_size"] = min(int(buffer_size), run.agent_steps)
     callbacks = list(changes.get("callback", []))
     if run.plasticity is not None:
@@ -160,6 +161,15 @@ def _changes(run: GridRun, base: Mapping[str, Any]) -> dict[str, Any]:
     if callbacks:
         changes["callback"] = callbacks
     return changes
+
+
+def _default_buffer_size(algorithm: str) -> int | None:
+    """Transitions, None if there is no replay buffer."""
+    for kind in importlib.import_module("rl_zoo3").ALGOS[algorithm].__mro__:  # ours pass arguments on
+        parameters = inspect.signature(kind.__init__).parameters
+        if "buffer_size" in parameters:
+            return parameters["buffer_size"].default
+    return None
 
 
 def _continue_from(checkpoint: Checkpoint, manager: Any, run_files: Path) -> None:
