@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from dot_env import DotEnv
 
 from sb3_sparse.experiments import results_folder
 from sb3_sparse.experiments.grid import Grid
@@ -30,6 +32,8 @@ pytest.importorskip("rl_zoo3")
 from sb3_sparse.zoo import grid_training
 from sb3_sparse.zoo.grid_training import train_run
 
+DOT = "DotForGrids-v0"
+gym.register(DOT, entry_point=DotEnv)
 SIMBA = {
     "learning_starts": 60,
     "batch_size": 32,
@@ -52,7 +56,14 @@ def run_of(algorithm: str, **changes: Any) -> GridRun:
     if algorithm == "ppo":
         settings["hyperparameters"] = {"n_envs": 2, "n_steps": 50, "batch_size": 50, "n_epochs": 2, "normalize": True}
         settings["agent_steps"] = 1_200  # three episodes in each environment
-    return GridRun(algorithm, "Pendulum-v1", **{**settings, **changes})
+    task = "Pendulum-v1"
+    if algorithm == "drqv2":  # pixels, in episodes of 20 steps; the first frames are those of a new episode after a resume
+        task = DOT
+        settings["agent_steps"], settings["evaluation"] = 180, Evaluation(45, 2)
+        settings["policy"] = {"width_scale": 0.0625, "sparsity": 0.5}
+        settings["plasticity"] = {"log_freq": 45, "batch_size": 32}
+        settings["hyperparameters"] = {"learning_starts": 40, "batch_size": 8, "policy_kwargs": {"hidden_dim": 64}}
+    return GridRun(algorithm, task, **{**settings, **changes})
 
 
 def grid_of(*runs: GridRun, name: str = "test") -> Grid:
@@ -81,8 +92,8 @@ def results(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("algorithm", "changes"),
-    [("sac", {}), ("ddpg", {"reset_freq": 250}), ("stream_ac", {}), ("ppo", {})],
-    ids=["sac", "ddpg-reset", "stream_ac", "ppo-two-envs-normalized"],
+    [("sac", {}), ("ddpg", {"reset_freq": 250}), ("stream_ac", {}), ("drqv2", {}), ("ppo", {})],
+    ids=["sac", "ddpg-reset", "stream_ac", "drqv2", "ppo-two-envs-normalized"],
 )
 def test_an_interrupted_run_cannot_be_told_from_one_that_was_not(
     algorithm: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,8 +19,6 @@ FORMATS = ("png", "pdf")
 _LINES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v")
 _MOST_COLUMNS = 4
 _LEGEND_INCHES = 2.2
-# z of a normal distribution: intervals of means over seeds hold 95 %.
-_Z = 1.96
 
 Where = Callable[[GridRun], bool]
 Style = Mapping[str, Any]
@@ -104,7 +102,7 @@ def draw_curves(
     looks: Mapping[Arm, Style] | None = None,
 ) -> None:
     """
-    Draw a column against environment steps: mean over seeds, and a 95 % interval of it.
+    Draw a column against environment steps: mean over seeds, and their standard deviation.
 
     :param axis: Panel
     :param results: Results
@@ -125,7 +123,7 @@ def draw_curves(
 
 def draw_line(axis: Any, x: Sequence[float], values: Sequence[Sequence[float]], label: str, style: Style) -> None:
     """
-    Draw the mean over seeds, and a 95 % interval of it where there are several.
+    Draw the mean over seeds, and their standard deviation (as in the paper's figures 15 and 16) where there are several.
 
     :param axis: Panel
     :param x: Positions
@@ -138,9 +136,9 @@ def draw_line(axis: Any, x: Sequence[float], values: Sequence[Sequence[float]], 
         return
     places = [place for place, _ in pairs]
     means = np.array([seeds.mean() for _, seeds in pairs])
-    errors = np.array([_Z * seeds.std(ddof=1) / math.sqrt(len(seeds)) if len(seeds) > 1 else 0.0 for _, seeds in pairs])
+    deviations = np.array([seeds.std(ddof=1) if len(seeds) > 1 else 0.0 for _, seeds in pairs])
     axis.plot(places, means, label=label, markersize=4, **style)
-    axis.fill_between(places, means - errors, means + errors, color=style["color"], alpha=0.18, lw=0)
+    axis.fill_between(places, means - deviations, means + deviations, color=style["color"], alpha=0.18, lw=0)
 
 
 def draw_reference(axis: Any, algorithm: str, task: str) -> None:

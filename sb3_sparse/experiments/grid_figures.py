@@ -30,6 +30,7 @@ Draw = Callable[[GridResults, Path, Path], list[Path]]
 _FINAL = f"return, last {FINAL_FRACTION:.0%}"
 _DENSE: dict[str, Any] = {"color": DENSE_COLOUR, "linestyle": "--", "marker": "o"}
 _SPARSE: dict[str, Any] = {"color": SPARSE_COLOURS[0], "linestyle": "-", "marker": "*"}
+_PUBLISHED_WIDTH = 128  # of Stream AC's networks in published results
 # The paper's colours of network sizes in figures 3 and 4.
 _SMALL, _LARGE = "#0072B2", "#E69F00"
 
@@ -353,7 +354,8 @@ def _curves_by_width(results: GridResults, runs: Path, path: Path) -> list[Path]
             draw_line(axis, steps, values, label, {**style, "marker": "", "linestyle": "-"})
         axis.set_xlabel("environment steps")
         axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
-        draw_reference(axis, *pair)
+        if width == _PUBLISHED_WIDTH:
+            draw_reference(axis, *pair)
         name_panel(axis, [short_task(pair[1]), f"width {width:g}"], "return of training episodes")
     return panels.save(path, results.grid.title)
 

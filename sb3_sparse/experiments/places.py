@@ -15,6 +15,7 @@ from sb3_sparse.experiments.outcome import FAILED, Outcome, Train, attempt
 
 WAIT_SECONDS = 1.0
 _CONNECT_SECONDS = 5.0
+_OBJECT_STORE_BYTES = 100 * 2**20
 _SYSTEM_LOG = "the kernel's log (dmesg) of its machine"
 # With its default of one thread per core, torch slows down several times where several runs share the cores.
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")}
@@ -118,11 +119,13 @@ class RayCluster:
             ray.shutdown()
 
     def _connect(self, ray: Any) -> None:
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # runs without a GPU leave CUDA's variables alone
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         shared: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
         paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
         if self.address is None:
-            ray.init(num_cpus=self.workers or os.cpu_count(), include_dashboard=False, **shared)
+            # Not one that runs on this machine already; what runs return is a few words.
+            machine = {"num_cpus": self.workers or os.cpu_count(), "object_store_memory": _OBJECT_STORE_BYTES}
+            ray.init("local", include_dashboard=False, **machine, **shared)
             return
         # Workers of a cluster that was started elsewhere import what this process imports, where folders are shared.
         environment = {"env_vars": {**_ONE_THREAD, **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}}
