@@ -150,6 +150,7 @@ def changed(old: str, new: str) -> Callable[[], str]:
         (changed("sparsity: [0, 0.5]", "sparsity: [0, 1.5]"), r"sparsity must lie in \[0, 1\)"),
         (lambda: SMALL + "evaluation: {freq: 500, episodes: 1}\n", "more than agent_steps"),
         (lambda: SMALL + "evaluation: {freq: 50}\n", "must have freq"),
+        (lambda: SMALL + "evaluation: {freq: 50, episodes: 1, deterministic: 3}\n", "must be true or false"),
         (lambda: SMALL + "score: best\n", "score must be one of"),
         (lambda: SMALL + "resources: {gpus: -1}\n", "at least 0"),
         (lambda: SMALL + "budgets: {tiny: {sedes: 1}}\n", "'tiny' has no key 'sedes'"),

@@ -230,12 +230,15 @@ def _anchor(arms: Any) -> tuple[float, float]:
 def _evaluation(given: Any, agent_steps: int) -> Evaluation | None:
     if given is None:
         return None
-    if not isinstance(given, dict) or set(given) != {"freq", "episodes"}:
+    if not isinstance(given, dict) or set(given) - {"deterministic"} != {"freq", "episodes"}:
         raise GridError(f"evaluation must have freq (agent steps) and episodes, or be left out, got {given!r}.")
+    deterministic = given.get("deterministic")
+    if not isinstance(deterministic, bool | None):
+        raise GridError(f"evaluation: deterministic must be true or false, got {deterministic!r}.")
     freq, episodes = (_positive(given[key], f"evaluation: {key}") for key in ("freq", "episodes"))
     if freq > agent_steps:
         raise GridError(f"evaluation: freq {freq} is more than agent_steps {agent_steps}: there would be no evaluation.")
-    return Evaluation(freq, episodes)
+    return Evaluation(freq, episodes, deterministic)
 
 
 def _seeds(given: Any) -> list[int]:

@@ -28,10 +28,12 @@ class Evaluation:
 
     :param freq: Agent steps between two of them
     :param episodes: Episodes of each
+    :param deterministic: Whether actions are; None: as the zoo does, which explores in Atari games
     """
 
     freq: int
     episodes: int
+    deterministic: bool | None = None
 
 
 @dataclass(frozen=True)

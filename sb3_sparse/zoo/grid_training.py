@@ -122,6 +122,8 @@ def _manager(run: GridRun, paths: RunPaths, device: str) -> Any:
         verbose=0,
         device=device,
     )
+    if evaluation is not None and evaluation.deterministic is not None:
+        manager.deterministic_eval = evaluation.deterministic
     # The zoo would number the folder of a run that begins again.
     manager.save_path = str(Path(manager.log_path) / f"{manager.env_name}_1")
     manager.params_path = f"{manager.save_path}/{manager.env_name}"
