@@ -19,6 +19,7 @@ import pytest
 from dot_env import DotEnv
 
 from sb3_sparse.experiments import results_folder
+from sb3_sparse.experiments import sweep as sweep_module
 from sb3_sparse.experiments.grid import Grid
 from sb3_sparse.experiments.grid_run import Evaluation, GridRun
 from sb3_sparse.experiments.grid_table import PROVENANCE, read_table
@@ -248,6 +249,21 @@ def test_two_processes_do_not_train_the_same_run(tmp_path: Path, holder: Any) ->
     holder.join()
     with ResultsFolder(tmp_path).run(run).claim():
         pass
+
+
+def test_a_run_that_another_grid_is_training_is_waited_for(
+    tmp_path: Path, holder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "_BUSY_SECONDS", 0.1)
+    original = sweep_module.time.sleep
+
+    def sleep(seconds: float) -> None:
+        holder.kill()
+        original(seconds)
+
+    monkeypatch.setattr(sweep_module.time, "sleep", sleep)
+    sweep(grid_of(*seeded(0, 1)), tmp_path, ThisProcess(), fake_train)
+    assert calls(tmp_path) == [1, 0]
 
 
 def test_ray_tries_a_run_whose_worker_died_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

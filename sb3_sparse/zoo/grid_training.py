@@ -74,22 +74,25 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
         ProgressFile(paths.progress),
         CheckpointKeeper(_steps(run), paths.checkpoint, run_files, run.seed, str(manager.env_name), callbacks, spent),
     ]
-    model.learn(
-        run.agent_steps - model.num_timesteps,
-        callback=[*callbacks, *own],
-        log_interval=None,
-        reset_num_timesteps=checkpoint is None,
-    )
-    manager.save_trained_model(model)
+    try:
+        model.learn(
+            run.agent_steps - model.num_timesteps,
+            callback=[*callbacks, *own],
+            log_interval=None,
+            reset_num_timesteps=checkpoint is None,
+        )
+        manager.save_trained_model(model)
+        action_repeat = _action_repeat(model.get_env())
+    finally:
+        _close(model, callbacks)
     record = {
         "settings": run.settings(),
-        "action_repeat": _action_repeat(model),
+        "action_repeat": action_repeat,
         **parameters,
         **_simplicity(run),
         "command": list(sys.orig_argv),
         **provenance(model.device, *spent()),
     }
-    _close(model, callbacks)
     return record, run_files
 
 
@@ -198,9 +201,7 @@ def _simplicity(run: GridRun) -> dict[str, float]:
     return {"simplicity_bias": round(initial_simplicity(run.policy, run.simplicity_networks, run.seed), 4)}
 
 
-def _action_repeat(model: BaseAlgorithm) -> int:
-    env = model.get_env()
-    assert env is not None
+def _action_repeat(env: Any) -> int:
     return int(env.get_attr("action_repeat")[0]) if env.has_attr("action_repeat") else 1
 
 
@@ -266,12 +267,14 @@ class TrainingMeans(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._file = MeasurementFile(self.path, resume_from=self.num_timesteps)
+        self._repeat = _action_repeat(self.training_env)
 
     def _on_step(self) -> bool:
-        if self.num_timesteps in self.ends:
+        step = self.num_timesteps  # and updates, one in each
+        if step in self.ends:
             means = self.model.take_training_means()  # type: ignore[attr-defined]
             self._file.append(
-                Measurement(self.num_timesteps, self.num_timesteps, self.num_timesteps, network, "", metric, value)
+                Measurement(step, step * self._repeat, step, network, "", metric, value)
                 for network, metric, value in _by_network(means)
             )
         return True
