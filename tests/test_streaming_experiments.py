@@ -42,6 +42,16 @@ def test_streaming_figures_from_the_shipped_table(number: int, tmp_path: Path) -
     assert image.imread(files[0])[..., :3].std() > 0.05
 
 
+def test_several_figures_and_what_is_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rl_zoo3")
+    assert main(["figure", "12", "13", "--budget", "smoke", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 runs, 16,000 agent steps" in printed and "3 runs, 12,000 agent steps" in printed
+    with pytest.raises(SystemExit):
+        main(["figure", "19"])
+    assert "invalid choice: 19" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_figure_from_the_command_line(tmp_path: Path) -> None:
     """The table is that of the runner that made the shipped table, line by line."""

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from sb3_sparse.experiments.grid import BUDGETS, figure_grid, figures
+from sb3_sparse.experiments.sweep import SweepError
 from sb3_sparse.zoo.commands.place_options import add_place_options
 from sb3_sparse.zoo.commands.sweep import run_grid
 from sb3_sparse.zoo.registration import register
@@ -14,7 +15,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "figure", help="run what is missing of the grid behind a figure of the paper, then draw the figure"
     )
-    command.add_argument("number", type=int, choices=figures(), help="number of the figure in the paper")
+    command.add_argument(
+        "number",
+        type=int,
+        nargs="+",
+        choices=figures(),
+        metavar="N",
+        help="number of the figure in the paper, 1 to 18, or several",
+    )
     command.add_argument(
         "--budget",
         choices=BUDGETS,
@@ -26,6 +34,14 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run what is missing, then draw the figure."""
+    """Run what is missing, then draw the figures; runs of one that fail do not keep the next from beginning."""
     register()
-    run_grid(figure_grid(options.number, options.budget), options)
+    grids = [figure_grid(number, options.budget) for number in options.number]
+    failures = []
+    for grid in grids:
+        try:
+            run_grid(grid, options)
+        except SweepError as error:
+            failures.append(f"{grid.name}: {error}")
+    if failures:
+        raise SweepError("\n".join(failures))
