@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.figures import DENSE_COLOUR, RANDOM_COLOUR, SPARSE_COLOURS
-from sb3_sparse.experiments.grid_results import Arm, GridResults
+from sb3_sparse.experiments.grid_results import FINAL_FRACTION, Arm, GridResults
 from sb3_sparse.experiments.grid_run import GridRun, short_task
 from sb3_sparse.experiments.references import reference_curve
 
@@ -22,6 +22,9 @@ _LEGEND_INCHES = 2.2
 
 Where = Callable[[GridRun], bool]
 Style = Mapping[str, Any]
+
+Draw = Callable[[GridResults, Path, Path], list[Path]]
+FINAL_LABEL = f"return, last {FINAL_FRACTION:.0%}"
 
 
 class Panels:
@@ -201,3 +204,31 @@ def panel_name(algorithm: str, task: str) -> tuple[str, str]:
 
 
 _ALGORITHMS = {"stream_ac": "Stream AC", "drqv2": "DrQ-v2"}
+
+
+def pairs_of(results: GridResults) -> list[tuple[str, str]]:
+    """
+    Algorithms and tasks that there are runs of, in the grid's order.
+
+    :param results: Results
+    """
+    there = {(run.algorithm, run.task) for run in results.grid.runs}
+    return [pair for pair in itertools.product(results.grid.algorithms, results.grid.tasks) if pair in there]
+
+
+def size_of(run: GridRun) -> tuple[float, float]:
+    """
+    Width and depth scale.
+
+    :param run: Run
+    """
+    return float(run.policy.get("width_scale", 1)), float(run.policy.get("depth_scale", 1))
+
+
+def is_finite(value: float | None) -> bool:
+    """
+    Whether there is a value, and it is a number.
+
+    :param value: Value
+    """
+    return value is not None and math.isfinite(value)
