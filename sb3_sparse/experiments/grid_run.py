@@ -79,7 +79,8 @@ class GridRun:
     @property
     def id(self) -> str:
         """Name of its folder: readable, and unique by a hash of the settings."""
-        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:8]
+        # Without what is not set, so that a setting that comes with a later version does not rename older runs.
+        digest = hashlib.sha256(json.dumps(_given(self.settings()), sort_keys=True).encode()).hexdigest()[:8]
         words = [self.algorithm, short_task(self.task), self.label.replace(" = ", ""), f"seed{self.seed}", digest]
         return re.sub(r"[^\w.=+-]+", "-", "-".join(words))
 
@@ -113,6 +114,10 @@ def short_task(task: str) -> str:
     :param task: Environment id
     """
     return re.sub(r"^(dm_control|dm_control_pixels|ALE)/", "", re.sub(r"-v\d+$", "", task))
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: _given(value) if isinstance(value, dict) else value for key, value in settings.items() if value is not None}
 
 
 def _word(name: str, value: Any) -> str:
