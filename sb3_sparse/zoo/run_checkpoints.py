@@ -52,7 +52,9 @@ class Checkpoint:
         """
         shutil.rmtree(folder, ignore_errors=True)
         with tarfile.open(self.folder / _FILES) as archive:
-            archive.extractall(folder, filter="data")
+            # The argument filter="data" of newer Pythons, which early releases of 3.10 and 3.11 lack.
+            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+            archive.extractall(folder)
 
     def restore_callbacks(self, callbacks: Sequence[BaseCallback], run_files: Path) -> None:
         """
