@@ -1,100 +1,67 @@
 """Runs, figures and benchmark of Stream AC, from the command line down."""
 
 import json
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from sb3_sparse.experiments.results import read_rows
+from sb3_sparse.experiments.grid import figure_grid
+from sb3_sparse.experiments.grid_figures import draw_figure
+from sb3_sparse.experiments.grid_results import GridResults
+from sb3_sparse.experiments.grid_table import TABLE_COLUMNS, read_table
 from sb3_sparse.experiments.stream_cost import PLAIN, stream_cost
-from sb3_sparse.experiments.streaming import (
-    COLUMNS,
-    DENSE,
-    GRIDS,
-    SPARSE_INIT,
-    Arm,
-    Grid,
-    StreamRun,
-    collect,
-    train_stream,
-    write_table,
-)
-from sb3_sparse.experiments.streaming_figures import draw_figure, final_returns, select
-from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.zoo.command_line import main
 
-STREAM_GRID = Grid(("Pendulum-v1",), (8, 16), (DENSE, SPARSE_INIT, Arm("dense", 0.5)), (0, 1), 1_000, 2)
+RESULTS = Path(__file__).parent.parent / "sb3_sparse" / "experiments" / "results" / "streaming.csv"
 
 
-def test_stream_runs_resume_where_they_were_stopped(tmp_path: Path) -> None:
-    run = StreamRun("Pendulum-v1", width=8, total_steps=1_000, windows=4)
-    seen: list[int] = []
-    rows = train_stream(run, tmp_path / "whole", seen.append)
-    assert [int(row["env_steps"]) for row in rows] == [250, 500, 750, 1_000] and seen == [1_000]
-    assert [row["episodes"] for row in rows] == [1, 1, 1, 2]  # of 200 steps each
-
-    class Stop(Exception):
-        pass
-
-    def stop(step: int) -> None:
-        raise Stop
-
-    with pytest.raises(Stop):
-        train_stream(run, tmp_path / "stopped", stop)
-    # The process may have ended between the table and the checkpoint.
-    beyond = [{**row, "return_mean": "1.0"} for row in rows]
-    write_table(tmp_path / "stopped" / "windows.csv", [dict(zip(row, row.values(), strict=True)) for row in beyond])
-    resumed = train_stream(run, tmp_path / "stopped")
-    assert resumed[-1]["return_mean"] == rows[-1]["return_mean"] != 1.0
-    models = [StreamAC.load(tmp_path / name / "checkpoint.zip") for name in ("whole", "stopped")]
-    np.testing.assert_array_equal(*(model.policy.parameters_to_vector() for model in models))
-    # What is complete is read, not run.
-    again = train_stream(run, tmp_path / "whole")
-    assert [row["return_mean"] for row in again] == [str(row["return_mean"]) for row in rows]
+def shipped(number: int) -> GridResults:
+    pytest.importorskip("yaml")
+    return GridResults.select(figure_grid(number, "short"), read_table(RESULTS))
 
 
-def test_figures_of_streaming_show_what_there_is(tmp_path: Path) -> None:
+def test_the_shipped_table_is_that_of_the_grid() -> None:
+    results = shipped(13)
+    assert tuple(read_table(RESULTS)[0]) == TABLE_COLUMNS
+    assert results.problems() == [] and len(results.lines) == 18
+    finals = {
+        label: [round(results.final(run) or 0) for run in results.grid.runs if run.label == label]
+        for label in ("width = 128, dense", "width = 512, SparseInit", "width = 512, S = 0.9")
+    }
+    # As the README has them.
+    assert finals["width = 128, dense"] == [818, 428, 378]
+    assert finals["width = 512, SparseInit"] == [509, 448, 471]
+    assert finals["width = 512, S = 0.9"] == [529, 411, 544]
+
+
+@pytest.mark.parametrize("number", [12, 13, 17])
+def test_streaming_figures_from_the_shipped_table(number: int, tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image")
-    for run in STREAM_GRID.runs()[:-1]:  # the last seed of one arm is missing
-        rows = [
-            {**dict.fromkeys(COLUMNS, ""), "task": run.task, "width": run.width, "init": run.init,
-             "sparsity": run.sparsity, "seed": run.seed, "total_steps": 1_000, "env_steps": steps, "return_mean": steps / 10}
-            for steps in (500, 1_000)
-        ]  # fmt: skip
-        write_table(tmp_path / "runs" / run.name / "windows.csv", rows)
-    lines = collect(tmp_path)
-    curves = select(lines, STREAM_GRID)
-    assert len(curves) == 6 and len(curves["Pendulum-v1", 16, Arm("dense", 0.5)]) == 1
-    assert final_returns(curves["Pendulum-v1", 8, DENSE], 1_000) == [100.0, 100.0]
-    assert final_returns({0: [(500, 1.0)]}, 1_000) == []  # not complete
-    for number in (12, 13, 17):
-        draw_figure(number, lines, STREAM_GRID, tmp_path / f"{number}.png")
-        assert image.imread(tmp_path / f"{number}.png")[..., :3].std() > 0.01
-    with pytest.raises(ValueError, match="no finished window"):
-        draw_figure(12, [], STREAM_GRID, tmp_path / "none.png")
+    files = draw_figure(shipped(number), tmp_path, tmp_path / "figure")
+    assert [file.suffix for file in files] == [".png", ".pdf"]
+    assert image.imread(files[0])[..., :3].std() > 0.05
 
 
-def test_the_paper_s_streaming_grids() -> None:
-    full = GRIDS[12]["full"]
-    assert len(full.runs()) == 2 * 4 * 4 * 5 and {run.total_steps for run in full.runs()} == {2_000_000}
-    assert {(run.task, run.init) for run in full.runs()} == {("Ant-v4", "dense"), ("Walker2d-v4", "dense")}
-    assert set(GRIDS[12]["short"].runs()) < set(GRIDS[13]["short"].runs())  # figures share runs
-    names = [run.name for grids in GRIDS.values() for grid in grids.values() for run in set(grid.runs())]
-    assert len(set(names)) == len({run for grids in GRIDS.values() for grid in grids.values() for run in grid.runs()})
+def test_several_figures_and_what_is_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rl_zoo3")
+    assert main(["figure", "12", "13", "--budget", "smoke", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 runs, 16,000 agent steps" in printed and "3 runs, 12,000 agent steps" in printed
+    with pytest.raises(SystemExit):
+        main(["figure", "19"])
+    assert "invalid choice: 19" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_figure_from_the_command_line(tmp_path: Path) -> None:
+    """The table is that of the runner that made the shipped table, line by line."""
     pytest.importorskip("mujoco")
-    assert main(["figure", "13", "--budget", "smoke", "--output", str(tmp_path), "--workers", "1"]) == 0
-    assert (tmp_path / "figure-13-smoke.png").stat().st_size > 10_000
-    table = read_rows(tmp_path / "streaming.csv")
-    assert {(row["init"], row["sparsity"]) for row in table} == {("dense", "0.0"), ("sparse", "0.0"), ("dense", "0.5")}
-    started = time.process_time()
-    assert main(["figure", "13", "--budget", "smoke", "--output", str(tmp_path), "--workers", "1"]) == 0  # nothing is left
-    assert time.process_time() - started < 30
+    command = ["figure", "13", "--budget", "smoke", "--output", str(tmp_path), "--local"]
+    assert main(command) == 0
+    assert (tmp_path / "figures" / "figure-13-smoke.png").stat().st_size > 5_000
+    lines = [line for line in read_table(tmp_path / "table.csv") if line["sparsity"] == "0.5"]
+    assert [float(line["return_mean"]) for line in lines] == pytest.approx([4.6, 83.1, 220.4, 94.5], rel=0.1)
+    assert [int(line["episodes"]) for line in lines] == [25, 6, 5, 5]
 
 
 def test_benchmark_of_stream_ac(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,6 +122,16 @@ class PlasticityCallback(BaseCallback):
             if self.verbose:
                 print(f"Plasticity is written to {path}")
 
+    @property
+    def is_measuring(self) -> bool:
+        """Whether a measurement still waits for the gradients of the next update."""
+        return self._pending is not None
+
+    def _on_rollout_start(self) -> None:
+        # After the update and before anything else, so that who saves the run at this moment finds the measurement written.
+        if self._pending is not None and self._pending.is_complete:
+            self._finish()
+
     def _on_step(self) -> bool:
         if self._pending is not None and self._pending.is_complete:
             self._finish()

@@ -1,1 +1,1 @@
-"""Runs that measure or show something: benchmarks and the quickstart."""
+"""Grids of runs, where they go and what becomes of their results; benchmarks, and the quickstart."""

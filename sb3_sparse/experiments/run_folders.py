@@ -105,7 +105,7 @@ class RunFolder:
         episodes = [episode for monitor in sorted(self.path.glob(_MONITOR)) for episode in _episodes(monitor)]
         if not episodes:
             return None
-        episodes.sort(key=lambda episode: episode[2])  # of several environments, by the clock
+        episodes.sort(key=lambda episode: episode[2])  # several environments take their steps together
         ends = np.cumsum([length for _, length, _ in episodes]) * self.action_repeat
         return Curve(tuple(map(int, ends)), tuple(reward for reward, _, _ in episodes), False)
 
@@ -185,17 +185,21 @@ def find_runs(paths: Iterable[Path], repeat: int | None = None) -> list[RunFolde
     return [found[path] for path in sorted(found)]
 
 
-def _episodes(monitor: Path) -> list[tuple[float, int, float]]:
-    """Return, length and time of the end of each episode of a monitor file; a line that was cut off is left out."""
+def _episodes(monitor: Path) -> list[tuple[float, int, int]]:
+    """
+    Return and length of each episode of a monitor file, and steps of its environment until then; a line that was cut off is
+    left out. The clock in the file is of no use: it begins anew in runs that went on later.
+    """
     text = monitor.read_text()
     lines = text[: text.rfind("\n") + 1].splitlines()[1:]
     if not lines:
         return []
     columns = lines[0].split(",")
-    places = [columns.index(name) for name in ("r", "l", "t")]
-    start = json.loads(text.splitlines()[0][1:]).get("t_start", 0.0)
+    places = [columns.index(name) for name in ("r", "l")]
     cells = [line.split(",") for line in lines[1:]]
-    return [(float(row[places[0]]), int(row[places[1]]), start + float(row[places[2]])) for row in cells]
+    lengths = [int(row[places[1]]) for row in cells]
+    ends = np.cumsum(lengths).tolist()
+    return [(float(row[places[0]]), length, end) for row, length, end in zip(cells, lengths, ends, strict=True)]
 
 
 def _read_yaml(file: Path) -> Any:

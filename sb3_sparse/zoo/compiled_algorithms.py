@@ -32,14 +32,19 @@ def _with_ours(method: Callable) -> Callable:
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.config != str(hyperparameter_file(self.algo)):
             return method(self, *args, **kwargs)
-        with _registered(self.algo):
+        with registered(self.algo):
             return method(self, *args, **kwargs)
 
     return wrapped
 
 
 @contextmanager
-def _registered(algo: str) -> Iterator[None]:
+def registered(algo: str) -> Iterator[None]:
+    """
+    Have the zoo train with our class.
+
+    :param algo: The zoo's name of the algorithm; one without a class of ours stays as it is
+    """
     # One dictionary for the whole zoo, whichever of its modules it is looked up in.
     algorithms = importlib.import_module("rl_zoo3").ALGOS
     before = algorithms[algo]

@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
-from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.streaming import GRIDS, TABLE, run_grid
-from sb3_sparse.experiments.streaming_figures import draw_figure
+from sb3_sparse.experiments.grid import BUDGETS, figure_grid, figures
+from sb3_sparse.experiments.sweep import SweepError
+from sb3_sparse.zoo.commands.place_options import add_place_options
+from sb3_sparse.zoo.commands.sweep import run_grid
+from sb3_sparse.zoo.registration import register
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -13,24 +15,33 @@ def add(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "figure", help="run what is missing of the grid behind a figure of the paper, then draw the figure"
     )
-    command.add_argument("number", type=int, choices=sorted(GRIDS), help="number of the figure in the paper")
-    budgets = ("smoke", "short", "full")
+    command.add_argument(
+        "number",
+        type=int,
+        nargs="+",
+        choices=figures(),
+        metavar="N",
+        help="number of the figure in the paper, 1 to 18, or several",
+    )
     command.add_argument(
         "--budget",
-        choices=budgets,
+        choices=BUDGETS,
         default="short",
-        help="a minute, half an hour, or a day and more of a CPU core (default: %(default)s)",
+        help="minutes on two CPU cores, hours on a GPU (streaming: of a CPU core), or the paper's (default: %(default)s)",
     )
-    command.add_argument("--output", type=Path, default=Path("runs/figures"), help="folder to write to (default: %(default)s)")
-    command.add_argument("--workers", type=int, help="processes at once; all CPU cores by default")
+    add_place_options(command, Path("runs/figures"))
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run what is missing, then draw the figure."""
-    grid = GRIDS[options.number][options.budget]
-    import_extra("matplotlib", "plots")  # before hours of training, not after
-    rows = run_grid(grid, options.output, options.workers)
-    path = options.output / f"figure-{options.number}-{options.budget}.png"
-    draw_figure(options.number, rows, grid, path)
-    print(f"Results table: {options.output / TABLE}\nFigure: {path}")
+    """Run what is missing, then draw the figures; runs of one that fail do not keep the next from beginning."""
+    register()
+    grids = [figure_grid(number, options.budget) for number in options.number]
+    failures = []
+    for grid in grids:
+        try:
+            run_grid(grid, options)
+        except SweepError as error:
+            failures.append(f"{grid.name}: {error}")
+    if failures:
+        raise SweepError("\n".join(failures))

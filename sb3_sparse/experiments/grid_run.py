@@ -1,0 +1,133 @@
+"""One run of a grid: everything that decides what comes out of it, and a name that follows from that."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# What an arm of a grid may set of the policy, and how it is called in legends and file names.
+POLICY_AXES = {
+    "width_scale": "w",
+    "depth_scale": "d",
+    "width": "width",
+    "init": "init",
+    "sparsity": "S",
+    "distribution": "distribution",
+    "budget": "budget",
+    "mask_seed": "mask_seed",
+    "prune_modules": "prune",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    Evaluations while a run trains.
+
+    :param freq: Agent steps between two of them
+    :param episodes: Episodes of each
+    :param deterministic: Whether actions are; None: as the zoo does, which explores in Atari games
+    """
+
+    freq: int
+    episodes: int
+    deterministic: bool | None = None
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """
+    What to train. Runs with equal settings are the same run, whichever grids they belong to.
+
+    :param algorithm: The RL Zoo's name of the algorithm
+    :param task: Environment id
+    :param policy: Arguments of the policy that this arm of the grid sets, e.g. ``width_scale`` and ``sparsity``
+    :param seed: Seed of everything
+    :param agent_steps: Length of the run in agent steps
+    :param evaluation: Evaluations; None: the curve is that of the returns of training episodes
+    :param windows: Points of a curve of training episodes
+    :param plasticity: Arguments of ``PlasticityCallback``, None to measure nothing
+    :param reset_freq: Agent steps between two resets of the whole agent, None for never
+    :param checkpoints: Places to go on from after a crash, evenly spread. An episode ends at each, and random streams begin
+        anew from the seed, so that a run that was interrupted cannot be told from one that was not
+    :param simplicity_networks: Networks to score the simplicity bias of, at initialisation; 0 for none
+    :param hyperparameters: Changes to what the zoo's hyperparameter file says
+    :param is_solved: Whether the sparsity was solved for, so that it differs a little between tasks in the same arm; decides
+        nothing about the run
+    """
+
+    algorithm: str
+    task: str
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    agent_steps: int = 500_000
+    evaluation: Evaluation | None = None
+    windows: int = 40
+    plasticity: Mapping[str, Any] | None = None
+    reset_freq: int | None = None
+    checkpoints: int = 10
+    simplicity_networks: int = 0
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    is_solved: bool = field(default=False, compare=False)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what comes out, as plain data."""
+        return {key: value for key, value in json.loads(json.dumps(asdict(self))).items() if key != "is_solved"}
+
+    @property
+    def id(self) -> str:
+        """Name of its folder: readable, and unique by a hash of the settings."""
+        # Without what is not set, so that a setting that comes with a later version does not rename older runs.
+        digest = hashlib.sha256(json.dumps(_given(self.settings()), sort_keys=True).encode()).hexdigest()[:8]
+        words = [self.algorithm, short_task(self.task), self.label.replace(" = ", ""), f"seed{self.seed}", digest]
+        return re.sub(r"[^\w.=+-]+", "-", "-".join(words))
+
+    @property
+    def label(self) -> str:
+        """What this arm sets, for legends."""
+        words = [_word(name, self.policy[name]) for name in POLICY_AXES if name in self.policy]
+        if self.policy.get("init") == "sparse" and not self.sparsity:
+            words.remove("dense")
+        return ", ".join([*filter(None, words), *(["reset"] if self.reset_freq else [])]) or "default"
+
+    @property
+    def sparsity(self) -> float:
+        """Sparsity asked for; that of the critic where networks differ."""
+        given = self.policy.get("sparsity", 0.0)
+        return float(given["critic"] if isinstance(given, Mapping) else given)
+
+    @property
+    def arm(self) -> tuple[tuple[str, str], ...]:
+        """What tells lines of a figure apart: all that the arm sets, and nothing else."""
+        changes = {key: json.dumps(value, sort_keys=True) for key, value in self.policy.items()}
+        if self.is_solved:
+            changes["sparsity"] = "solved"
+        return (*sorted(changes.items()), ("reset", str(self.reset_freq)))
+
+
+def short_task(task: str) -> str:
+    """
+    A task as figures call it.
+
+    :param task: Environment id
+    """
+    return re.sub(r"^(dm_control|dm_control_pixels|ALE)/", "", re.sub(r"-v\d+$", "", task))
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: _given(value) if isinstance(value, dict) else value for key, value in settings.items() if value is not None}
+
+
+def _word(name: str, value: Any) -> str:
+    """What a legend says of one argument; what is the usual is not said."""
+    if name == "sparsity":
+        if isinstance(value, Mapping):
+            return "S = " + "/".join(f"{part:.3g}" for part in value.values())
+        return f"S = {value:.3g}" if value else "dense"
+    if name == "init":
+        return "SparseInit" if value == "sparse" else ""
+    if (name, value) == ("depth_scale", 1):
+        return ""
+    return f"{POLICY_AXES[name]} = {value:g}" if isinstance(value, int | float) else f"{POLICY_AXES[name]} = {value}"

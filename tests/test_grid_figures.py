@@ -1,0 +1,212 @@
+"""The paper's figures and the report, from made-up results whose numbers are known."""
+
+import math
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sb3_sparse.experiments.figure_panels import Panels
+from sb3_sparse.experiments.grid import Grid, figure_grid, figures
+from sb3_sparse.experiments.grid_figures import FIGURES, draw_figure
+from sb3_sparse.experiments.grid_results import GridResults
+from sb3_sparse.experiments.grid_run import GridRun
+from sb3_sparse.experiments.grid_table import MEASURED, PROVENANCE
+from sb3_sparse.experiments.report import write_report
+from sb3_sparse.experiments.results_folder import ResultsFolder
+
+pytest.importorskip("dm_control")
+pytest.importorskip("yaml")
+pytest.importorskip("rliable")
+image = pytest.importorskip("matplotlib.image")
+
+POINTS = (100, 200, 1_000)
+
+
+def lines_of(run: GridRun, value: Callable[[GridRun, int], float], **changes: Any) -> list[dict[str, Any]]:
+    settings = {
+        "run": run.id,
+        "algo": run.algorithm,
+        "task": run.task,
+        "label": run.label,
+        "seed": run.seed,
+        "sparsity": run.sparsity,
+        "parameters": int(1e6 * float(run.policy.get("width_scale", 1)) ** 2 * float(run.policy.get("depth_scale", 1))),
+        "active_parameters": 10**6,
+        "simplicity_bias": 6.0 + run.sparsity,
+        "total_env_steps": POINTS[-1],
+        **dict.fromkeys(PROVENANCE, "1"),
+    }
+    return [
+        {**settings, "env_steps": step, "return_mean": value(run, step), **dict.fromkeys(MEASURED, 0.5), **changes}
+        for step in POINTS
+    ]
+
+
+def made_up(grid: Grid, value: Callable[[GridRun, int], float]) -> GridResults:
+    table = [{key: str(item) for key, item in line.items()} for run in grid.runs for line in lines_of(run, value)]
+    return GridResults.select(grid, [{**dict.fromkeys(MEASURED, ""), **line} for line in table])
+
+
+def height(run: GridRun, step: int) -> float:
+    return step * (1 + run.sparsity) / 10 + run.seed
+
+
+def with_matrices(grid: Grid, folder: Path) -> Path:
+    for run in grid.runs:
+        zoo = folder / run.id / run.algorithm / "task_1"
+        zoo.mkdir(parents=True)
+        (zoo / "plasticity.csv").write_text(
+            "agent_steps,env_steps,updates,network,layer,metric,value\n50,100,1,critic,,srank,3\n"
+        )
+        (zoo / "0.monitor.csv").write_text('#{"t_start": 0.0, "env_id": "Pendulum-v1"}\nr,l,t\n')
+        for step in (0, 50):
+            np.savez(zoo / f"plasticity-covariance-critic-{step}.npz", matrix=np.eye(4))
+    return folder
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Panels]:
+    """The panels of all figures that are drawn."""
+    kept: list[Panels] = []
+    original = Panels.save
+
+    def save(self: Panels, path: Path, title: str) -> list[Path]:
+        kept.append(self)
+        return original(self, path, title)
+
+    monkeypatch.setattr(Panels, "save", save)
+    return kept
+
+
+@pytest.mark.parametrize("number", figures())
+def test_every_figure_is_drawn(number: int, tmp_path: Path) -> None:
+    grid = figure_grid(number, "smoke")
+    runs = with_matrices(grid, tmp_path / "runs")
+    for file in draw_figure(made_up(grid, height), runs, tmp_path / "figure"):
+        assert file.stat().st_size > 3_000
+    assert image.imread(tmp_path / "figure.png")[..., :3].std() > 0.01
+
+
+def curves(panels: Panels, axis: int = 0) -> Mapping[str, tuple[list[float], list[float]]]:
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in panels.axes[axis].lines}
+
+
+def test_figure_3_shows_final_returns_against_sparsity(tmp_path: Path, drawn: list[Panels]) -> None:
+    grid = figure_grid(3, "smoke")
+    draw_figure(made_up(grid, height), tmp_path, tmp_path / "figure")
+    found = curves(drawn[0])
+    assert list(found) == ["w = 0.125 (0.0156M)", "w = 0.25 (0.0625M)"]
+    assert found["w = 0.25 (0.0625M)"] == ([0.0, 0.5, 0.8], pytest.approx([100.0, 150.0, 180.0]))  # of the last tenth only
+
+
+def test_figures_2_and_16_begin_the_sparse_line_at_the_anchor(tmp_path: Path, drawn: list[Panels]) -> None:
+    draw_figure(made_up(figure_grid(2, "smoke"), height), tmp_path, tmp_path / "figure")
+    width, depth = curves(drawn[0], 0), curves(drawn[0], 1)
+    assert width["dense"][0] == [0.0625, 0.125, 0.25] and width["sparse, equal parameters"][0] == [0.125, 0.25]
+    assert depth["dense"][0] == [1.0, 2.0] and depth["sparse, equal parameters"][0] == [1.0, 2.0]
+    assert width["sparse, equal parameters"][1][0] == pytest.approx(0.1)  # divided by 1000
+    assert width["sparse, equal parameters"][1][1] == pytest.approx(0.1 * (1 + 0.747), abs=0.001)
+
+
+def test_figure_8_shows_gains_over_the_dense_network(tmp_path: Path, drawn: list[Panels]) -> None:
+    draw_figure(made_up(figure_grid(8, "smoke"), height), tmp_path, tmp_path / "figure")
+    assert curves(drawn[0], 0)["simplicity-bias score"][1] == pytest.approx([6.0, 6.5, 6.8])
+    assert curves(drawn[0], 1)["gain over dense"][1] == pytest.approx([0.0, 50.0, 80.0])
+
+
+def test_figure_18_shows_improvements_over_the_first_arm(tmp_path: Path, drawn: list[Panels]) -> None:
+    draw_figure(made_up(figure_grid(18, "smoke"), height), tmp_path, tmp_path / "figure")
+    bars = [round(patch.get_height()) for patch in drawn[0].axes[0].patches]
+    assert bars == [0, 40, 80]
+
+
+def test_published_results_are_drawn_behind_ours_where_they_overlap(tmp_path: Path, drawn: list[Panels]) -> None:
+    runs = tuple(GridRun("sac", "dm_control/dog-walk-v0", seed=seed, agent_steps=500) for seed in (0, 1))
+    for scale in (1, 200):
+        grid = Grid("own", None, "Own", runs)
+        results = made_up(grid, height)
+        for lines in results.lines.values():
+            for line in lines:
+                line["env_steps"] = str(int(line["env_steps"]) * scale)
+        draw_figure(results, tmp_path, tmp_path / "figure")
+    labels = [" ".join(curves(panels)) for panels in drawn]
+    assert "SimBa's own" not in labels[0] and "SimBa's own SAC, dense, w = 1 (15 seeds, sd)" in labels[1]
+
+
+def test_problems_are_reported_and_not_hidden(tmp_path: Path) -> None:
+    grid = figure_grid(13, "short")
+    results = made_up(grid, lambda run, step: math.nan if run.seed == 1 and run.sparsity else height(run, step))
+    kept = {run.id: results.lines[run.id] for run in grid.runs[:-1]}
+    problems = GridResults(grid, kept).problems()
+    assert [problem.partition(":")[0] for problem in problems[:2]] == [
+        "1 of 18 runs are missing",
+        "2 runs end in a return that is no number",
+    ]
+    assert problems[2].startswith("Numbers of seeds are unequal") and "1 with 2, 5 with 3" in problems[2]
+    assert grid.runs[-1].id in problems[0]
+    scores = GridResults(grid, kept).scores(run for run in grid.runs if run.label == "width = 512, S = 0.9")
+    assert set(scores["Walker2d-v4"]) == {0, 2}
+    draw_figure(GridResults(grid, kept), tmp_path, tmp_path / "figure")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw_figure(GridResults(grid, {}), tmp_path, tmp_path / "figure")
+
+
+def test_the_same_results_give_the_same_files(tmp_path: Path) -> None:
+    results = made_up(figure_grid(13, "smoke"), height)
+    first, second = (draw_figure(results, tmp_path, tmp_path / name) for name in ("first", "second"))
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+
+
+def write_results(folder: Path, number: int) -> ResultsFolder:
+    grid, results = figure_grid(number, "smoke"), ResultsFolder(folder)
+    results.make("0.1.0")
+    command = ["/home/me/.venv/bin/python", "-m", "sb3_sparse", "figure", str(number), "--budget", "smoke"]
+    results.note_grid(grid.name, {"stem": grid.stem, "budget": grid.budget, "command": command, "source": grid.source})
+    for run in grid.runs:
+        made = {"seconds": 60.0, "versions": {"torch": "2.13.0"}, "host": "", **dict.fromkeys(PROVENANCE[:4], "<b>1</b>")}
+        results.write_record(run, {"settings": run.settings(), **made}, lines_of(run, height))
+    return results
+
+
+def test_the_report_holds_figures_tables_commands_and_provenance(tmp_path: Path) -> None:
+    for number in (3, 13):
+        write_results(tmp_path / "results", number)
+    page = write_report(tmp_path / "results", tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "python -m sb3_sparse figure 13 --budget smoke" in page and "/home/me" not in page
+    assert "3 of 3 runs are finished, in 3 min of computing." in page
+    assert "&lt;b&gt;1&lt;/b&gt;" in page and "<b>1</b>" not in page  # what comes from elsewhere is no markup
+    assert "http" not in page.replace("https://arxiv.org", "")  # nothing is fetched
+    assert "2.13.0" in page and "P(better than dense)" in page
+
+
+@pytest.mark.slow
+def test_the_report_in_a_browser(tmp_path: Path) -> None:
+    browser = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    write_results(tmp_path / "results", 13)
+    page = write_report(tmp_path / "results", tmp_path / "page.html")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command = [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,900"]
+    script = "document.title = [...document.images].every(i => i.complete && i.naturalWidth > 100) && document.images.length"
+    probe = tmp_path / "probe.html"
+    probe.write_text(page.read_text().replace("</body>", f"<script>onload = () => {{ {script} }}</script></body>"))
+    shown = subprocess.run([*command, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>1</title>" in shown.stdout  # all images are decoded, and there is one
+    subprocess.run(
+        [*command, f"--screenshot={tmp_path / 'page.png'}", page.as_uri()], capture_output=True, timeout=120, check=True
+    )
+    assert image.imread(tmp_path / "page.png")[..., :3].std() > 0.05
+
+
+def test_figures_know_all_numbers() -> None:
+    assert set(FIGURES) == set(figures())

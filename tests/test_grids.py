@@ -1,0 +1,174 @@
+"""Grids: what they stand for, which sparsities are solved for, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+import sb3_sparse
+from sb3_sparse.experiments.equal_parameters import equal_sparsity, learnable_parameters
+from sb3_sparse.experiments.grid import BUDGETS, GridError, figure_grid, figures, load_grid
+from sb3_sparse.experiments.grid_figures import FIGURES
+from sb3_sparse.experiments.grid_run import GridRun, short_task
+
+pytest.importorskip("yaml")
+dmc = pytest.importorskip("dm_control")
+
+SMALL = """
+algorithm: sac
+task: Pendulum-v1
+seeds: 2
+agent_steps: 400
+arms:
+  - {width_scale: [0.0625, 0.125], sparsity: [0, 0.5]}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "grid.yml"
+    path.write_text(text)
+    return path
+
+
+def test_there_is_a_grid_and_a_drawing_for_every_figure() -> None:
+    assert figures() == list(range(1, 19)) == sorted(FIGURES)
+    for number in figures():
+        for budget in BUDGETS[:2]:
+            assert figure_grid(number, budget).runs
+
+
+@pytest.mark.parametrize(
+    ("number", "runs", "tasks", "seeds"),
+    [
+        (3, 2 * 4 * 20 * 8, 4, 8),  # two algorithms, two sizes with ten sparsities each
+        (5, 2 * 2 * 3 * 8, 2, 8),
+        (10, 2 * 8 * 5, 2, 5),
+        (12, 2 * 16 * 5, 2, 5),
+        (13, 2 * 6 * 5, 2, 5),
+        (18, 26 * 4 * 5, 26, 5),
+    ],
+)
+def test_the_paper_s_grids(number: int, runs: int, tasks: int, seeds: int) -> None:
+    grid = figure_grid(number, "full")
+    assert (len(grid.runs), len(grid.tasks), len({run.seed for run in grid.runs})) == (runs, tasks, seeds)
+    assert len({run.id for run in grid.runs}) == runs
+    rules = {run.algorithm: run.hyperparameters.get("update_rule") for run in grid.runs}
+    assert all(rule == ("paper" if algorithm in ("sac", "ddpg") else None) for algorithm, rule in rules.items())
+
+
+def test_figures_share_runs() -> None:
+    ids = {number: {run.id for run in figure_grid(number, "full").runs} for number in (3, 4, 5, 7, 8, 12, 13, 17)}
+    assert ids[4] < ids[3] and ids[7] < ids[4] and ids[8] < ids[3] and ids[12] == ids[17]
+    assert len(ids[5] & ids[3]) == len(ids[5])
+    assert len(ids[12] & ids[13]) == 2 * 4 * 5
+
+
+def test_seeds_come_last() -> None:
+    seeds = [run.seed for run in figure_grid(13, "short").runs]
+    assert seeds == sorted(seeds)
+
+
+def test_parameters_of_the_paper_s_sizes() -> None:
+    # Sizes of humanoid (67 observations, 21 actions), in the paper's words 4.5M, 17M and 109M.
+    sizes = [learnable_parameters("sac", "dm_control/humanoid-run-v0", {"width_scale": w}, 0.0) for w in (1, 2, 5)]
+    assert sizes == [146_346 + 4_248_577, 554_794 + 16_885_761, 3_353_002 + 105_128_961]
+
+
+@pytest.mark.parametrize("size", [{"width_scale": 3}, {"width_scale": 5}, {"width_scale": 2, "depth_scale": 4}])
+@pytest.mark.parametrize("algorithm", ["sac", "ddpg"])
+def test_sparse_networks_get_the_parameters_of_the_anchor(algorithm: str, size: dict[str, float]) -> None:
+    task, anchor = "dm_control/humanoid-run-v0", {"width_scale": 2, "depth_scale": 1}
+    sparsity = equal_sparsity(algorithm, task, size, anchor)
+    kept, total = (learnable_parameters(algorithm, task, s, 0.0) for s in (anchor, size))
+    assert sparsity == pytest.approx(1 - kept / total, abs=1e-5)
+    assert learnable_parameters(algorithm, task, size, sparsity) == pytest.approx(kept, rel=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "ddpg", "td3"])
+@pytest.mark.parametrize("budget", ["all", "weights"])
+def test_counts_are_those_of_built_models(algorithm: str, budget: str) -> None:
+    policies = {"sac": "SparseSimBaPolicy", "ddpg": "SparseSimBaTD3Policy", "td3": "SparseSimBaTD3Policy"}
+    kwargs = {"width_scale": 0.25, "sparsity": 0.6, "budget": budget}
+    model = getattr(sb3_sparse, algorithm.upper())(
+        getattr(sb3_sparse, policies[algorithm]), gym.make("Pendulum-v1"), policy_kwargs=kwargs
+    )
+    built = sum(p.numel() for name in ("actor", "critic") for p in getattr(model.policy, name).parameters())
+    assert learnable_parameters(algorithm, "Pendulum-v1", {"width_scale": 0.25}, 0.6, budget=budget) == built
+
+
+def test_runs_of_a_grid_of_one_s_own(tmp_path: Path) -> None:
+    grid = load_grid(write(tmp_path, SMALL))
+    assert [run.seed for run in grid.runs] == [0] * 4 + [1] * 4
+    assert [run.label for run in grid.runs[:4]] == [
+        "w = 0.0625, dense",
+        "w = 0.0625, S = 0.5",
+        "w = 0.125, dense",
+        "w = 0.125, S = 0.5",
+    ]
+    assert grid.name == "grid" and grid.figure is None
+
+
+def test_a_budget_replaces_keys(tmp_path: Path) -> None:
+    grid = load_grid(write(tmp_path, SMALL + "budgets: {tiny: {seeds: [7], agent_steps: 100}}\n"), "tiny")
+    assert {(run.seed, run.agent_steps) for run in grid.runs} == {(7, 100)} and grid.name == "grid-tiny"
+
+
+def test_equal_settings_are_the_same_run_and_others_are_not() -> None:
+    run = GridRun("sac", "Pendulum-v1", {"sparsity": 0.5, "width_scale": 1.0})
+    assert run.id == GridRun("sac", "Pendulum-v1", {"width_scale": 1.0, "sparsity": 0.5}).id
+    assert run.arm == GridRun("ddpg", "Hopper-v4", {"width_scale": 1.0, "sparsity": 0.5}, seed=3).arm
+    others = [
+        GridRun("sac", "Pendulum-v1", {"sparsity": 0.5, "width_scale": 1.0}, agent_steps=10),
+        GridRun("sac", "Pendulum-v1", {"sparsity": 0.5, "width_scale": 1.0}, hyperparameters={"tau": 0.1}),
+        GridRun("sac", "Pendulum-v1", {"sparsity": 0.5, "width_scale": 1.0}, reset_freq=5),
+    ]
+    assert len({run.id, *(other.id for other in others)}) == 4
+
+
+def test_names_of_tasks() -> None:
+    ids = ("dm_control/dog-run-v0", "ALE/Breakout-v5", "Walker2d-v4", "dm_control/quadruped-run-pixels-v0")
+    assert [short_task(task) for task in ids] == ["dog-run", "Breakout", "Walker2d", "quadruped-run-pixels"]
+
+
+def changed(old: str, new: str) -> Callable[[], str]:
+    return lambda: SMALL.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (changed("seeds", "seed"), "no key 'seed'"),
+        (changed("width_scale", "wdith_scale"), "an arm has no key 'wdith_scale'"),
+        (changed("seeds: 2", "seeds: 0"), "no run"),
+        (changed("seeds: 2", "seeds: many"), "seeds must be"),
+        (changed("agent_steps: 400", "agent_steps: 0"), "agent_steps must be a positive integer, got 0"),
+        (changed("agent_steps: 400\n", ""), "lacks agent_steps"),
+        (changed("sparsity: [0, 0.5]", "sparsity: 0.5, equal_parameters: {width_scale: 1}"), "not both"),
+        (changed("sparsity: [0, 0.5]", "equal_parameters: {width_scale: 1}"), "fewer than the anchor's"),
+        (changed("sparsity: [0, 0.5]", "equal_parameters: {width: 1}"), "width_scale and depth_scale"),
+        (changed("sparsity: [0, 0.5]", "sparsity: [0, 1.5]"), r"sparsity must lie in \[0, 1\)"),
+        (lambda: SMALL + "evaluation: {freq: 500, episodes: 1}\n", "more than agent_steps"),
+        (lambda: SMALL + "evaluation: {freq: 50}\n", "must have freq"),
+        (lambda: SMALL + "evaluation: {freq: 50, episodes: 1, deterministic: 3}\n", "must be true or false"),
+        (lambda: SMALL + "score: best\n", "score must be one of"),
+        (lambda: SMALL + "resources: {gpus: -1}\n", "at least 0"),
+        (lambda: SMALL + "budgets: {tiny: {sedes: 1}}\n", "'tiny' has no key 'sedes'"),
+        (lambda: "- 1\n", "no grid"),
+        (lambda: "a: [", "not YAML"),
+    ],
+)
+def test_what_is_no_grid_is_refused(text: Callable[[], str], message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text())
+    with pytest.raises(GridError, match=message) as error:
+        load_grid(path)
+    assert str(path) in str(error.value)
+
+
+def test_unknown_budgets_and_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(GridError, match="no budget 'huge'"):
+        load_grid(write(tmp_path, SMALL), "huge")
+    with pytest.raises(GridError, match="cannot be read"):
+        load_grid(tmp_path / "nowhere.yml")
+    with pytest.raises(GridError, match="no grid for figure 19"):
+        figure_grid(19, "full")

@@ -1,0 +1,365 @@
+"""Grids of runs: what is done is not repeated, what is interrupted goes on, what fails is told, folders are shared."""
+
+import csv
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from dot_env import DotEnv
+
+from sb3_sparse.experiments import results_folder
+from sb3_sparse.experiments import sweep as sweep_module
+from sb3_sparse.experiments.grid import Grid
+from sb3_sparse.experiments.grid_run import Evaluation, GridRun
+from sb3_sparse.experiments.grid_table import PROVENANCE, read_table
+from sb3_sparse.experiments.places import RayCluster, ThisProcess
+from sb3_sparse.experiments.results_folder import BusyError, ResultsFolder
+from sb3_sparse.experiments.run_folders import RunFolder
+from sb3_sparse.experiments.sweep import SweepError, sweep
+from sb3_sparse.zoo.command_line import main
+
+pytest.importorskip("rl_zoo3")
+from sb3_sparse.zoo import grid_training
+from sb3_sparse.zoo.grid_training import train_run
+
+DOT = "DotForGrids-v0"
+gym.register(DOT, entry_point=DotEnv)
+SIMBA = {
+    "learning_starts": 60,
+    "batch_size": 32,
+    "train_freq": 2,
+    "gradient_steps": 1,
+}
+POLICY = {"sac": "sb3_sparse.SparseSimBaPolicy", "ddpg": "sb3_sparse.SparseSimBaTD3Policy"}
+
+
+def run_of(algorithm: str, **changes: Any) -> GridRun:
+    """A run of 600 steps in episodes of 200, with two places to go on from."""
+    settings: dict[str, Any] = {"agent_steps": 600, "checkpoints": 3, "windows": 6}
+    if algorithm in POLICY:
+        settings["policy"] = {"width_scale": 0.0625, "sparsity": 0.5}
+        settings["hyperparameters"] = {"policy": POLICY[algorithm], "update_rule": "paper", **SIMBA}
+        settings["evaluation"] = Evaluation(150, 2)
+        settings["plasticity"] = {"log_freq": 150, "batch_size": 32}
+    if algorithm == "stream_ac":
+        settings["policy"] = {"width": 8, "init": "dense", "sparsity": 0.5}
+    if algorithm == "ppo":
+        settings["hyperparameters"] = {"n_envs": 2, "n_steps": 50, "batch_size": 50, "n_epochs": 2, "normalize": True}
+        settings["agent_steps"] = 1_200  # three episodes in each environment
+    task = "Pendulum-v1"
+    if algorithm == "drqv2":  # pixels, in episodes of 20 steps; the first frames are those of a new episode after a resume
+        task = DOT
+        settings["agent_steps"], settings["evaluation"] = 180, Evaluation(45, 2)
+        settings["policy"] = {"width_scale": 0.0625, "sparsity": 0.5}
+        settings["plasticity"] = {"log_freq": 45, "batch_size": 32}
+        settings["hyperparameters"] = {"learning_starts": 40, "batch_size": 8, "policy_kwargs": {"hidden_dim": 64}}
+    return GridRun(algorithm, task, **{**settings, **changes})
+
+
+def grid_of(*runs: GridRun, name: str = "test") -> Grid:
+    return Grid(name, None, "A test", runs, source="algorithm: sac")
+
+
+class CrashError(Exception):
+    pass
+
+
+def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = grid_training.ProgressFile._on_step
+
+    def on_step(self: Any) -> bool:
+        if self.num_timesteps >= step:
+            raise CrashError(f"power cut at {self.num_timesteps}")
+        return original(self)
+
+    monkeypatch.setattr(grid_training.ProgressFile, "_on_step", on_step)
+
+
+def results(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Lines without what differs between two executions."""
+    return [{key: value for key, value in line.items() if key not in PROVENANCE} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes"),
+    [("sac", {}), ("ddpg", {"reset_freq": 250}), ("stream_ac", {}), ("drqv2", {}), ("ppo", {})],
+    ids=["sac", "ddpg-reset", "stream_ac", "drqv2", "ppo-two-envs-normalized"],
+)
+def test_an_interrupted_run_cannot_be_told_from_one_that_was_not(
+    algorithm: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(algorithm, **changes)
+    folders = {name: ResultsFolder(tmp_path / name) for name in ("whole", "interrupted")}
+    for folder in folders.values():
+        folder.make("0")
+    train_run(run, tmp_path / "whole", "cpu")
+    with monkeypatch.context() as patch:
+        crash_at(run.agent_steps - 50, patch)
+        with pytest.raises(CrashError):
+            train_run(run, tmp_path / "interrupted", "cpu")
+    interrupted = folders["interrupted"].run(run)
+    assert not interrupted.is_finished
+    (checkpoint,) = interrupted.checkpoint.glob("[0-9]*")
+    assert 0 < int(checkpoint.name) <= run.agent_steps - 50
+    steps: list[int] = []
+    monkeypatch.setattr(grid_training.ProgressFile, "_on_step", lambda self: steps.append(self.num_timesteps) or True)
+    train_run(run, tmp_path / "interrupted", "cpu")
+    assert steps[0] == int(checkpoint.name) + (2 if algorithm == "ppo" else 1)  # nothing before it was done again
+    lines = [results(folder.collect()) for folder in folders.values()]
+    assert len(lines[0]) >= 3 and lines[0] == lines[1]
+    assert not interrupted.checkpoint.exists()
+    files = [next(folder.run(run).folder.glob("*/*/0.monitor.csv")).parent for folder in folders.values()]
+    for name in ("0.monitor.csv", "plasticity.csv"):
+        pair = [(file / name).read_text().splitlines()[2:] for file in files if (file / name).exists()]
+        cut = [[line.rpartition(",")[0] if name == "0.monitor.csv" else line for line in text] for text in pair]
+        assert cut[:1] == cut[1:]
+
+
+def test_a_finished_run_leaves_what_the_zoo_leaves_and_its_provenance(tmp_path: Path) -> None:
+    run = run_of("sac", agent_steps=300, checkpoints=1)
+    folder = sweep(grid_of(run), tmp_path, ThisProcess("cpu"), train_run, command=["sb3-sparse", "sweep", "my.yml"])
+    (zoo,) = folder.run(run).folder.glob("sac/*")
+    assert {"Pendulum-v1.zip", "best_model.zip", "evaluations.npz", "0.monitor.csv", "plasticity.csv"} <= {
+        path.name for path in zoo.iterdir()
+    }
+    found = RunFolder(zoo)
+    assert found.zoo_arguments["algo"] == "sac" and found.policy_kwargs["sparsity"] == 0.5
+    record = json.loads(folder.run(run).record.read_text())
+    assert record["settings"] == run.settings() and record["command"] == ["sb3-sparse", "sweep", "my.yml"]
+    assert record["seconds"] > 0 and record["versions"]["torch"] and record["active_parameters"] < record["parameters"]
+    lines = folder.collect()
+    with np.load(zoo / "evaluations.npz") as saved:
+        assert [float(line["return_mean"]) for line in lines] == pytest.approx(saved["results"].mean(axis=1), abs=1e-3)
+        assert [int(line["env_steps"]) for line in lines] == saved["timesteps"].tolist() == [150, 300]
+    assert all(float(line["critic_srank"]) > 0 and float(line["critic_gradient_norm"]) > 0 for line in lines[:1])
+
+
+def fake_train(run: GridRun, results: Path, device: str = "cpu", command: Sequence[str] = ()) -> None:
+    """In place of training: notes that it was called, and fails where the seed says so."""
+    folder = ResultsFolder(results)
+    with folder.run(run).claim():
+        if folder.run(run).is_finished:
+            return
+        with (results / "calls.txt").open("a") as calls:
+            calls.write(f"{run.seed}\n")
+        if run.seed == 13:
+            raise ValueError("13 is no good")
+        if run.seed == 66 and not (results / "died").exists():
+            (results / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        record = {"settings": run.settings(), "seconds": 1.0, "versions": {}, "host": "", **dict.fromkeys(PROVENANCE, "1")}
+        folder.write_record(run, record, [{"run": run.id, "env_steps": 1, "return_mean": run.seed, "total_env_steps": 1}])
+
+
+def seeded(*seeds: int) -> list[GridRun]:
+    return [GridRun("sac", "Pendulum-v1", seed=seed, agent_steps=10) for seed in seeds]
+
+
+def calls(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "calls.txt").read_text().split()]
+
+
+def test_what_is_finished_is_not_repeated_and_grids_share_a_folder(tmp_path: Path) -> None:
+    sweep(grid_of(*seeded(0, 1), name="first"), tmp_path, ThisProcess(), fake_train)
+    sweep(grid_of(*seeded(1, 2), name="second"), tmp_path, ThisProcess(), fake_train)
+    assert calls(tmp_path) == [0, 1, 2]
+    assert sorted(int(line["return_mean"]) for line in read_table(tmp_path / "table.csv")) == [0, 1, 2]
+    assert {facts["stem"] for facts in ResultsFolder(tmp_path).noted_grids()} == {"first", "second"}
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    runs = seeded(0, 13, 1)
+    with pytest.raises(SweepError, match=r"(?s)1 of 3 runs failed.*13 is no good.*error\.txt"):
+        sweep(grid_of(*runs), tmp_path, ThisProcess(), fake_train)
+    assert calls(tmp_path) == [0, 13, 1]
+    assert "Traceback" in ResultsFolder(tmp_path).run(runs[1]).error.read_text()
+    with pytest.raises(SweepError):  # the same command tries what failed, and only that
+        sweep(grid_of(*runs), tmp_path, ThisProcess(), fake_train)
+    assert calls(tmp_path) == [0, 13, 1, 13]
+
+
+def test_a_full_disk_is_told_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep(grid_of(*seeded(0)), tmp_path, ThisProcess(), fake_train)
+    table = (tmp_path / "table.csv").read_text()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results_folder, "write_text", full)
+        patch.setattr(ResultsFolder, "note_grid", lambda *_: None)
+        with pytest.raises(SweepError, match="No space left on device"):
+            sweep(grid_of(*seeded(0, 1)), tmp_path, ThisProcess(), fake_train)
+    assert (tmp_path / "table.csv").read_text() == table
+    sweep(grid_of(*seeded(0, 1)), tmp_path, ThisProcess(), fake_train)
+    assert len(read_table(tmp_path / "table.csv")) == 2
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_folders_of_other_versions_and_other_things_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="neither empty nor a folder of results"):
+        sweep(grid_of(*seeded(0)), tmp_path / "mine", ThisProcess(), fake_train)
+    (tmp_path / "results.json").write_text(json.dumps({"layout": 99, "version": "9.9"}))
+    with pytest.raises(ValueError, match=r"sb3-sparse 9\.9, in layout 99"):
+        sweep(grid_of(*seeded(0)), tmp_path, ThisProcess(), fake_train)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        sweep(grid_of(*seeded(0)), tmp_path, ThisProcess(), fake_train)
+    assert not (tmp_path / "calls.txt").exists()
+
+
+def hold(folder: Path, run: GridRun, held: Any) -> None:
+    with ResultsFolder(folder).run(run).claim():
+        held.set()
+        time.sleep(60)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[Any]:
+    ResultsFolder(tmp_path).make("0")
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    process = context.Process(target=hold, args=(tmp_path, seeded(0)[0], held))
+    process.start()
+    assert held.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_two_processes_do_not_train_the_same_run(tmp_path: Path, holder: Any) -> None:
+    run = seeded(0)[0]
+    with pytest.raises(BusyError):
+        with ResultsFolder(tmp_path).run(run).claim():
+            pass
+    holder.kill()  # as the kernel would: the claim ends with its process
+    holder.join()
+    with ResultsFolder(tmp_path).run(run).claim():
+        pass
+
+
+def test_a_run_that_another_grid_is_training_is_waited_for(
+    tmp_path: Path, holder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "_BUSY_SECONDS", 0.1)
+    original = sweep_module.time.sleep
+
+    def sleep(seconds: float) -> None:
+        holder.kill()
+        original(seconds)
+
+    monkeypatch.setattr(sweep_module.time, "sleep", sleep)
+    sweep(grid_of(*seeded(0, 1)), tmp_path, ThisProcess(), fake_train)
+    assert calls(tmp_path) == [1, 0]
+
+
+def test_ray_tries_a_run_whose_worker_died_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    folders = (str(Path(__file__).parent), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))  # workers import this file
+    place = RayCluster(workers=1, retries=1, device="cpu", gpus=0)
+    with pytest.raises(SweepError, match="1 of 3 runs failed"):
+        sweep(grid_of(*seeded(66, 13, 1)), tmp_path, place, fake_train)
+    assert sorted(calls(tmp_path)) == [1, 13, 66, 66]
+    assert len(read_table(tmp_path / "table.csv")) == 2
+
+
+def test_an_unreachable_cluster_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match=r"Nothing answers at '127\.0\.0\.1:1'"):
+        sweep(grid_of(*seeded(0)), tmp_path / "results", RayCluster("127.0.0.1:1"), fake_train)
+    assert not (tmp_path / "results").exists()
+
+
+GRID = """
+algorithm: sac
+task: Pendulum-v1
+seeds: 1
+agent_steps: 120
+arms:
+  - {width_scale: 0.0625, sparsity: [0, 0.5]}
+evaluation: {freq: 60, episodes: 1}
+hyperparameters: {policy: sb3_sparse.SparseSimBaPolicy, learning_starts: 50, batch_size: 16}
+checkpoints: 1
+"""
+
+
+def test_sweep_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    grid, output = tmp_path / "mine.yml", tmp_path / "results"
+    grid.write_text(GRID)
+    command = ["sweep", str(grid), "--output", str(output), "--local", "--device", "cpu"]
+    assert main([*command, "--dry-run"]) == 0
+    assert "2 runs" in capsys.readouterr().out and not output.exists()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "[2/2]" in printed and "mine.png" in printed
+    assert (output / "figures" / "mine.png").stat().st_size > 5_000
+    with (output / "table.csv").open() as file:
+        assert {(line["sparsity"], line["env_steps"]) for line in csv.DictReader(file)} == {
+            (sparsity, steps) for sparsity in ("0.0", "0.5") for steps in ("60", "120")
+        }
+    assert main(command) == 0
+    assert "2 are done" in capsys.readouterr().out
+    assert main(["report", str(output), "--output", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "data:image/png;base64," in page and "w = 0.0625, S = 0.5" in page and "2 of 2 runs are finished" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (("sac", "sca"), [], "no algorithm 'sca'"),
+        (("Pendulum-v1", "Pendulum-v0"), [], "Pendulum-v0"),
+        (("width_scale: 0.0625", "width: 8"), [], "has no argument 'width'"),
+        (("batch_size", "batchsize"), [], "has no argument 'batchsize'"),
+        (("", ""), ["--budget", "huge"], "no budget 'huge'"),
+        (("", ""), ["--local", "--workers", "2"], "--local runs in this process"),
+        (("", ""), ["--workers", "0"], "--workers must be at least 1"),
+    ],
+)
+def test_bad_grids_and_options_are_named_before_anything_is_written(
+    change: tuple[str, str], options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = tmp_path / "mine.yml"
+    grid.write_text(GRID.replace(*change))
+    assert main(["sweep", str(grid), "--output", str(tmp_path / "results"), *options]) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "nowhere")]) == 1
+    assert "holds no results of a grid" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on(tmp_path: Path) -> None:
+    grid = tmp_path / "mine.yml"
+    grid.write_text(GRID.replace("agent_steps: 120", "agent_steps: 2000").replace("checkpoints: 1", "checkpoints: 10"))
+    words = [sys.executable, "-m", "sb3_sparse", "sweep", str(grid), "--output", str(tmp_path / "results"), "--local"]
+    driver = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "results").glob("runs/*/checkpoint/[0-9]*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.count("finished") == 2
+    undisturbed = [*words[:-2], str(tmp_path / "again"), "--local"]
+    subprocess.run(undisturbed, capture_output=True, check=True)
+    tables = [results(read_table(tmp_path / name / "table.csv")) for name in ("results", "again")]
+    assert tables[0] == tables[1]
