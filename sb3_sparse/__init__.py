@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from sb3_sparse import diagnostics, networks, sparsity
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
+from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.stream_ac import StreamAC
@@ -16,6 +17,7 @@ __all__ = [
     "DDPG",
     "SAC",
     "TD3",
+    "ExactCheckpointCallback",
     "PlasticityCallback",
     "ReDoCallback",
     "ResetCallback",
