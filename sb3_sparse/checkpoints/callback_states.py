@@ -43,7 +43,7 @@ class CallbackStates:
     def capture(self) -> dict[str, Any]:
         """What :meth:`restore` needs."""
         callbacks = {path: self._capture(path, callback) for path, callback in self.callbacks.items()}
-        environments = {path: state.capture() for path, state in self.environments.items() if _can_be_stored(state)}
+        environments = {path: state.capture() for path, state in self.environments.items()}
         return {"callbacks": callbacks, "environments": environments}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -88,7 +88,8 @@ class CallbackStates:
             for name, value in vars(callback).items():
                 if isinstance(value, VecEnv) and name not in _OF_THE_RUN:
                     try:
-                        found[f"{path}.{name}"] = EnvironmentState(value, f"{type(callback).__name__}'s {name}")
+                        state = EnvironmentState(value, f"{type(callback).__name__}'s {name}", is_reset_first=True)
+                        found[f"{path}.{name}"] = state
                     except EnvironmentStateError as error:
                         warnings.warn(f"{error} Evaluations after resuming may begin in other states.", stacklevel=2)
         return found
@@ -145,7 +146,3 @@ def _is_plain(value: Any) -> bool:
         return value.dtype != object
     plain = (bool, int, float, complex, str, bytes, np.generic, np.random.Generator, np.random.RandomState)
     return value is None or isinstance(value, (*plain, random.Random, PurePath, th.Tensor))
-
-
-def _can_be_stored(state: EnvironmentState) -> bool:
-    return state.is_exact or state.is_at_start

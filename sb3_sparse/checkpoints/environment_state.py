@@ -35,15 +35,17 @@ class EnvironmentState:
     like the original is tried out on copies.
 
     Where it does not, or cannot be pickled (``is_exact`` is False), only the start of an episode can be stored: by the random
-    generator as it was before the reset, which is made again.
+    generator as it was before the reset, which is made again. Of an environment that is reset before it is used, the generator
+    is enough at any time.
 
     :param env: ``DummyVecEnv``, wrapped or not
     :param name: What errors call it
+    :param is_reset_first: Whether it is reset before it is used again, as evaluation environments are
     :raises EnvironmentStateError: if the environments run in other processes.
     """
 
-    def __init__(self, env: VecEnv, name: str = "training environment"):
-        self.env, self.name = env, name
+    def __init__(self, env: VecEnv, name: str = "training environment", is_reset_first: bool = False):
+        self.env, self.name, self._is_reset_first = env, name, is_reset_first
         self.parts: dict[Any, Any] = _parts(env, name)
         self.spaces = _spaces(self.parts)
         # Names of parts and spaces, which pickles refer to.
@@ -60,9 +62,14 @@ class EnvironmentState:
         return self.problem is None
 
     @property
-    def is_at_start(self) -> bool:
-        """Whether all environments are at the start of an episode."""
-        return all(record.is_fresh for record in self._resets)
+    def can_be_stored(self) -> bool:
+        """Whether the state can be stored now."""
+        return self.is_exact or self._is_reset_first or all(record.is_fresh for record in self._resets)
+
+    def close(self) -> None:
+        """Leave the environment alone from now on."""
+        for record in self._resets:
+            record.close()
 
     def capture(self, live: Mapping[Any, Any] | None = None) -> dict[str, Any]:
         """
@@ -71,7 +78,7 @@ class EnvironmentState:
         :param live: Further objects to refer to
         :raises EnvironmentStateError: if only the start of an episode can be stored, and this is none.
         """
-        if not self.is_exact and not self.is_at_start:
+        if not self.can_be_stored:
             raise EnvironmentStateError(f"The {self.name} can be stored at the start of an episode only: {self.problem}")
         attributes = {key: self._attributes(key) for key in self.parts if self.is_exact or self._is_picklable(key)}
         return {
@@ -92,7 +99,9 @@ class EnvironmentState:
             raise EnvironmentStateError(f"The {self.name} was stored in another way than it can be restored here.")
         with untouched_randomness():
             for record, reset in zip(self._resets, state["resets"], strict=True):
-                if not record.repeat(reset):
+                if self._is_reset_first:
+                    record.generator.state = reset["now"]
+                elif not record.repeat(reset):
                     raise EnvironmentStateError(
                         f"Repeating the last reset of the {self.name} leads to another observation than when the checkpoint "
                         "was written: it has randomness outside of np_random, so it cannot be resumed exactly."
@@ -182,14 +191,22 @@ class _ResetRecord:
         self._vec_env, self._index = vec_env, index
         self._env = vec_env.envs[index]
         self._reset, self._step = self._env.reset, self._env.step
-        self._generator: Any = None
+        self._before: Any = None
         self._arguments: dict[str, Any] = {}
         self._observation: Any = None
         self.is_fresh = False
         self._env.reset, self._env.step = self.reset, self.step  # type: ignore[method-assign, assignment]
 
+    @property
+    def generator(self) -> Any:
+        return self._env.unwrapped.np_random.bit_generator
+
+    def close(self) -> None:
+        for name in ("reset", "step"):
+            vars(self._env).pop(name, None)
+
     def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        self._generator = self._env.unwrapped.np_random.bit_generator.state
+        self._before = self.generator.state
         self._arguments = arguments
         observation, info = self._reset(**arguments)
         self._observation, self.is_fresh = observation, True
@@ -200,11 +217,11 @@ class _ResetRecord:
         return self._step(action)
 
     def capture(self) -> dict[str, Any]:
-        return {"generator": self._generator, "arguments": self._arguments, "observation": self._observation}
+        started = {"before": self._before, "arguments": self._arguments, "observation": self._observation}
+        return {**started, "now": self.generator.state}
 
     def repeat(self, state: Mapping[str, Any]) -> bool:
-        if state["generator"] is not None:
-            self._env.unwrapped.np_random.bit_generator.state = state["generator"]
+        self.generator.state = state["before"]
         observation, _ = self.reset(**state["arguments"])
         return _equal(observation, state["observation"])
 

@@ -188,14 +188,11 @@ class ExactCheckpointCallback(BaseCallback):
         self._refuse_losses()
         is_due = self.model.num_timesteps // self.save_freq > self._last_step // self.save_freq
         is_asked_to_end = self.stopped_by is not None
-        if not (is_due or is_asked_to_end) or not self._can_be_stored():
+        if not (is_due or is_asked_to_end) or not self._environment.can_be_stored:
             return
         is_written = self.save()
         if is_asked_to_end:
             self._end(is_written)
-
-    def _can_be_stored(self) -> bool:
-        return self._environment.is_exact or self._environment.is_at_start
 
     def _end(self, is_written: bool) -> None:
         if not is_written:
@@ -209,7 +206,7 @@ class ExactCheckpointCallback(BaseCallback):
     def _on_training_end(self) -> None:
         is_whole = self._is_complete or hasattr(self.model, "between_steps")
         is_new = self.model.num_timesteps > self._last_step
-        if self._has_begun and is_whole and is_new and not self._ends_next and self._can_be_stored():
+        if self._has_begun and is_whole and is_new and not self._ends_next and self._environment.can_be_stored:
             self._refuse_losses()
             self.save()
         self._close()
@@ -218,6 +215,8 @@ class ExactCheckpointCallback(BaseCallback):
         if self._signals is not None:
             self._signals.remove()
         self._store.release()
+        for environment in [self._environment, *(self._callbacks.environments.values() if self._has_begun else [])]:
+            environment.close()
         if hasattr(self.model, "between_steps"):
             self.model.between_steps = None
 

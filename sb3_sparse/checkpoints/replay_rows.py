@@ -230,7 +230,7 @@ def _sum(group: Group, start: int, stop: int) -> int:
     for array in group.arrays.values():
         part = array[start:stop]
         if group.written is None:
-            total = zlib.crc32(_as_bytes(part), total)
+            total = zlib.crc32(_as_bytes(part).data, total)
         elif isinstance(part, th.Tensor):
             total += int(part.reshape(-1).view(th.uint8).sum(dtype=th.int64))
         else:

@@ -1,0 +1,68 @@
+"""A run that is stopped anywhere and started again ends as if it had never stopped."""
+
+from pathlib import Path
+
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_sparse.experiments.torture_runs import (
+    ALGORITHMS,
+    CHECKPOINTS,
+    OPAQUE,
+    TortureRun,
+    differences,
+    outcome,
+    register_environments,
+    train,
+)
+
+register_environments()
+
+
+class Crash(Exception):
+    """What ends a run in these tests."""
+
+
+class CrashAt(BaseCallback):
+    """Raises within a step, when the environment has moved and nothing is stored."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            raise Crash
+        return True
+
+
+class NoCrash(CrashAt):
+    """Takes its place in a run that goes on."""
+
+
+ALL = [TortureRun(algorithm) for algorithm in ALGORITHMS]
+VARIANTS = [
+    TortureRun("SAC", topology="set"),
+    TortureRun("SB3 SAC", topology="rigl"),
+    TortureRun("TD3", topology="pruning"),
+    TortureRun("SB3 SAC, MlpPolicy", topology="pruning"),
+    TortureRun("SAC", callbacks=("eval", "plasticity", "reset", "redo")),
+    TortureRun("SB3 TD3", callbacks=("plasticity", "eval"), normalize=True),
+    TortureRun("DDPG", noise="ou", n_envs=2, normalize=True),
+    TortureRun("TD3", noise="normal", n_steps=3, buffer_size=120),
+    TortureRun("StreamAC", callbacks=("eval",)),
+    TortureRun("SAC", env=OPAQUE),
+    TortureRun("StreamAC", env=OPAQUE),
+]
+
+
+@pytest.mark.parametrize("run", [*ALL, *VARIANTS], ids=str)
+@pytest.mark.filterwarnings("ignore:Checkpoints are written at the start of episodes only")
+def test_stopped_runs_end_like_others(run: TortureRun, tmp_path: Path) -> None:
+    train(run, tmp_path / "whole", [NoCrash(-1)])
+    for step in (34, 136, 248):
+        with pytest.raises(Crash):
+            train(run, tmp_path / "stopped", [NoCrash(step)])
+    train(run, tmp_path / "stopped", [NoCrash(-1)])
+    assert differences(outcome(tmp_path / "whole"), outcome(tmp_path / "stopped")) == []
+    assert len(list((tmp_path / "stopped" / CHECKPOINTS).glob("*.json"))) == 2
