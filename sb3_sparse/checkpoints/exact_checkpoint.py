@@ -175,16 +175,17 @@ class ExactCheckpointCallback(BaseCallback):
             self._begin()
         elif not hasattr(self.model, "between_steps"):
             self._between()
-        self._is_complete = False
 
     def _on_rollout_end(self) -> None:
         self._is_complete = True
 
     def _on_step(self) -> bool:
+        self._is_complete = False
         return not self._ends_next
 
     def _between(self) -> None:
         """A moment at which the run can be stored."""
+        self._is_complete = True
         self._refuse_losses()
         is_due = self.model.num_timesteps // self.save_freq > self._last_step // self.save_freq
         is_asked_to_end = self.stopped_by is not None
@@ -204,9 +205,10 @@ class ExactCheckpointCallback(BaseCallback):
             sys.exit(_EXIT_STATUS + self.stopped_by)
 
     def _on_training_end(self) -> None:
-        is_whole = self._is_complete or hasattr(self.model, "between_steps")
-        is_new = self.model.num_timesteps > self._last_step
-        if self._has_begun and is_whole and is_new and not self._ends_next and self._environment.can_be_stored:
+        # The zoo calls this after an error as well, when an update may be half done.
+        has_failed = sys.exc_info()[0] is not None or self.model.num_timesteps < self.model._total_timesteps
+        is_whole = self._has_begun and self._is_complete and not has_failed and not self._ends_next
+        if is_whole and self.model.num_timesteps > self._last_step and self._environment.can_be_stored:
             self._refuse_losses()
             self.save()
         self._close()

@@ -14,6 +14,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, read_measurements, saved_matrices
 from sb3_sparse.experiments.training import action_repeat
+from sb3_sparse.experiments.zoo_files import read_keywords, read_yaml
 
 _EVALUATIONS = "evaluations.npz"
 _MONITOR = "*monitor.csv"
@@ -152,8 +153,8 @@ class RunFolder:
     def policy_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy, from the zoo's configuration or from the saved model."""
         for file in self.path.glob("*/config.yml"):
-            kwargs = dict(_read_yaml(file)).get("policy_kwargs", {})
-            return dict(eval(kwargs)) if isinstance(kwargs, str) else dict(kwargs)  # as the zoo itself reads it
+            kwargs = read_yaml(file).get("policy_kwargs", {})
+            return read_keywords(kwargs) if isinstance(kwargs, str) else dict(kwargs)
         if self.model_file is None:
             return {}
         data, _, _ = load_from_zip_file(self.model_file, device="cpu")
@@ -162,7 +163,7 @@ class RunFolder:
     @functools.cached_property
     def zoo_arguments(self) -> dict[str, Any]:
         """Command line of the RL Zoo; empty if it did not train this."""
-        return next((dict(_read_yaml(file)) for file in self.path.glob("*/args.yml")), {})
+        return next((read_yaml(file) for file in self.path.glob("*/args.yml")), {})
 
 
 def find_runs(paths: Iterable[Path], repeat: int | None = None) -> list[RunFolder]:
@@ -196,9 +197,3 @@ def _episodes(monitor: Path) -> list[tuple[float, int, float]]:
     start = json.loads(text.splitlines()[0][1:]).get("t_start", 0.0)
     cells = [line.split(",") for line in lines[1:]]
     return [(float(row[places[0]]), int(row[places[1]]), start + float(row[places[2]])) for row in cells]
-
-
-def _read_yaml(file: Path) -> Any:
-    import yaml  # comes with the zoo, whose files these are
-
-    return yaml.load(file.read_text(), Loader=yaml.UnsafeLoader)  # they hold ordered dictionaries
