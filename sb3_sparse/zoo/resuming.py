@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the newest run of this algorithm, environment and seed that has checkpoints; begin one if there is none",
+        help="go on with the newest run of this algorithm, environment and seed that has checkpoints, or begin one",
     )
 
 
@@ -130,9 +130,7 @@ def _zoo_options(words: Sequence[str]) -> argparse.Namespace:
 
 def _check_fits(theirs: argparse.Namespace) -> None:
     if theirs.optimize_hyperparameters:
-        raise OptionError(
-            "--checkpoint-freq and --resume are for single runs: a search resumes by --storage and --study-name."
-        )
+        raise OptionError("--checkpoint-freq and --resume are for single runs: a search goes on by --storage, --study-name.")
     if theirs.vec_env != "dummy":
         raise OptionError(
             f"Checkpoints hold the state of the environments, which run in other processes with --vec-env {theirs.vec_env}: "
