@@ -16,6 +16,7 @@ _MANIFEST = "checkpoint-{:06d}.json"
 _LOCK = "lock"
 # Beginnings of the names of files that belong to checkpoints.
 STATE, WEIGHTS, ROWS = "state", "weights", "replay"
+_STATE = STATE + "-{:06d}.pkl"
 # Folders that this process holds: a lock excludes other processes, not the next run of this one.
 _HELD: dict[Path, FileLock] = {}
 
@@ -115,7 +116,7 @@ class CheckpointFolder:
         Find the newest checkpoint that is whole; damaged ones are skipped with a warning each.
 
         :return: None if there never was one
-        :raises ValueError: if there are checkpoints, and all are damaged.
+        :raises ValueError: if there are checkpoints, or were, and all are damaged.
         """
         manifests = self.manifests()
         for path in manifests:
@@ -132,7 +133,17 @@ class CheckpointFolder:
                 f"None of the {len(manifests)} checkpoints in {self.path} is whole, so the run cannot go on. To begin it "
                 "anew, delete the folder, or give another one."
             )
+        self._refuse_loss()
         return None
+
+    def _refuse_loss(self) -> None:
+        """Files of a first checkpoint that was never completed may be there without a manifest, those of later ones not."""
+        later = [path.name for path in self.path.glob(f"{STATE}-*") if path.name != _STATE.format(1)]
+        if later:
+            raise ValueError(
+                f"{self.path} has files of a checkpoint ({later[0]}) but none that names them, so the run cannot go on. To "
+                "begin it anew, delete the folder, or give another one."
+            )
 
     def check(self, record: FileRecord) -> None:
         """

@@ -83,6 +83,7 @@ class EnvironmentState:
         attributes = {key: self._attributes(key) for key in self.parts if self.is_exact or self._is_picklable(key)}
         return {
             "attributes": dump(attributes, {**self.live, **(live or {})}),
+            "staying": self._staying,
             "spaces": {key: space_streams(space) for key, space in self.spaces.items()},
             "resets": [record.capture() for record in self._resets],
         }
@@ -108,16 +109,16 @@ class EnvironmentState:
                     )
         attributes = load(state["attributes"], {**self.live, **(live or {})})
         for key, values in attributes.items():
-            self._assign(key, values)
+            self._assign(key, values, state["staying"][key] | self._staying[key])
         for key, space in self.spaces.items():
             restore_space_streams(space, state["spaces"][key])
 
-    def _assign(self, key: str, values: dict[str, Any]) -> None:
+    def _assign(self, key: str, values: dict[str, Any], staying: set[str]) -> None:
         own = vars(self.parts[key])
-        for name in [name for name in own if name not in values and name not in self._staying[key]]:
-            if self.is_exact:  # made after the state was stored
+        if self.is_exact:
+            for name in own.keys() - values.keys() - staying:  # made after the state was stored
                 del own[name]
-        own.update(values)
+        own.update({name: value for name, value in values.items() if name not in staying})
 
     def _attributes(self, key: str) -> dict[str, Any]:
         return {name: value for name, value in vars(self.parts[key]).items() if name not in self._staying[key]}

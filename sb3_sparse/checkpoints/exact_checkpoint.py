@@ -114,6 +114,8 @@ class ExactCheckpointCallback(BaseCallback):
         self._signals = StopSignals(self.model)
         # Agent steps of the last checkpoint, and whether training is between a rollout and the next.
         self._last_step, self._is_complete, self._has_begun = self.num_timesteps, True, False
+        # Agent steps at the last attempt to write one: a full disk is not tried again at every step.
+        self._last_attempt = self.num_timesteps
         self._ends_next = False
         self._state: dict[str, Any] | None = None
         self._resume()
@@ -135,7 +137,7 @@ class ExactCheckpointCallback(BaseCallback):
                 f"{total}: use one folder per call of learn(), or ask for more steps."
             )
         self._restore_model(manifest)
-        self.resumed_from = self._last_step = self.num_timesteps = manifest.num_timesteps
+        self.resumed_from = self._last_step = self._last_attempt = self.num_timesteps = manifest.num_timesteps
         if self.verbose:
             print(f"Resumed from step {manifest.num_timesteps}, {self.folder}")
         if manifest.num_timesteps >= total:  # nothing is left to do, so that no rollout begins
@@ -187,7 +189,7 @@ class ExactCheckpointCallback(BaseCallback):
         """A moment at which the run can be stored."""
         self._is_complete = True
         self._refuse_losses()
-        is_due = self.model.num_timesteps // self.save_freq > self._last_step // self.save_freq
+        is_due = self.model.num_timesteps // self.save_freq > self._last_attempt // self.save_freq
         is_asked_to_end = self.stopped_by is not None
         if not (is_due or is_asked_to_end) or not self._environment.can_be_stored:
             return
@@ -230,7 +232,7 @@ class ExactCheckpointCallback(BaseCallback):
         :raises DivergenceError: if a tensor is not finite; nothing is written then.
         """
         self._refuse_tensors()
-        step = self.model.num_timesteps
+        step = self._last_attempt = self.model.num_timesteps
         try:
             manifest = self._write(step)
         except OSError as error:

@@ -16,7 +16,7 @@ Array = np.ndarray | th.Tensor
 # Bytes of a segment, about.
 SEGMENT = 8 << 20
 # Smaller arrays are pickled with the rest.
-_SMALL = 1 << 16
+_SMALL = 1 << 10
 # Arrays of SB3's buffers, and of ours on the device, that are written row by row at ``pos``.
 _RINGS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "_rows")
 
