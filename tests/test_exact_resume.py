@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_sparse.experiments.torture_kills import describe
 from sb3_sparse.experiments.torture_runs import (
     ALGORITHMS,
     CHECKPOINTS,
@@ -56,7 +57,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("run", [*ALL, *VARIANTS], ids=str)
+@pytest.mark.parametrize("run", [*ALL, *VARIANTS], ids=describe)
 @pytest.mark.filterwarnings("ignore:Checkpoints are written at the start of episodes only")
 def test_stopped_runs_end_like_others(run: TortureRun, tmp_path: Path) -> None:
     train(run, tmp_path / "whole", [NoCrash(-1)])

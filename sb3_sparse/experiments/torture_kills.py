@@ -60,7 +60,8 @@ def kill_points(runs: Sequence[TortureRun], kills: int, folder: Path, seed: int 
         start = time.monotonic()
         _finish(_start(run, whole))
         duration = time.monotonic() - start
-        expected, moments, found = outcome(whole), [], []
+        expected, found = outcome(whole), list[str]()
+        moments: list[float] = []
         while len(moments) < kills:
             process, moment = _start(run, killed), generator.uniform(0.0, duration)
             process.join(moment)
