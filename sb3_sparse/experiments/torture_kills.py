@@ -2,7 +2,9 @@
 
 import multiprocessing
 import random
+import resource
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,9 @@ RUNS = [
     TortureRun("DDPG", noise="ou", n_envs=2),
     TortureRun("StreamAC", callbacks=("eval",), steps=3_000, save_freq=200),
 ]
+
+# Exit status of a run that was refused.
+REFUSED = 3
 
 
 @dataclass(frozen=True)
@@ -56,24 +61,24 @@ def kill_points(runs: Sequence[TortureRun], kills: int, folder: Path, seed: int 
     generator = random.Random(seed)
     for number, run in enumerate(runs):
         whole, killed = folder / f"{number}-whole", folder / f"{number}-killed"
-        _start(replace(run, steps=1), folder / "warm-up").join()
-        start = time.monotonic()
-        _finish(_start(run, whole))
-        duration = time.monotonic() - start
+        start(replace(run, steps=1), folder / f"{number}-warm-up").join()
+        began = time.monotonic()
+        finish(start(run, whole))
+        duration = time.monotonic() - began
         expected, found = outcome(whole), list[str]()
         moments: list[float] = []
         while len(moments) < kills:
-            process, moment = _start(run, killed), generator.uniform(0.0, duration)
+            process, moment = start(run, killed), generator.uniform(0.0, duration)
             process.join(moment)
             if process.is_alive():
                 process.kill()
                 process.join()
                 moments.append(round(moment, 3))
             else:  # former lives had come far: compare, and begin anew
-                _finish(process)
+                finish(process)
                 found += differences(expected, outcome(killed))
                 shutil.rmtree(killed)
-        _finish(_start(run, killed))
+        finish(start(run, killed))
         yield Kills(run, tuple(moments), tuple(found + differences(expected, outcome(killed))))
 
 
@@ -108,20 +113,39 @@ def context() -> Any:
     return found
 
 
-def _start(run: TortureRun, folder: Path) -> BaseProcess:
-    process: BaseProcess = context().Process(target=_train_quietly, args=(run, folder))
+def start(run: TortureRun, folder: Path, limit: int | None = None) -> BaseProcess:
+    """
+    Train in a process of its own.
+
+    :param run: What to train
+    :param folder: Folder of the run
+    :param limit: Bytes beyond which no file can grow, as if the disk were full
+    """
+    process: BaseProcess = context().Process(target=_train_quietly, args=(run, folder, limit))
     process.start()
     return process
 
 
-def _finish(process: BaseProcess) -> None:
+def finish(process: BaseProcess) -> None:
+    """
+    Wait for a run's end.
+
+    :param process: What :func:`start` returned
+    :raises RuntimeError: if it failed.
+    """
     process.join()
     if process.exitcode != 0:
         raise RuntimeError(f"A run ended with status {process.exitcode}; what it said is above.")
 
 
-def _train_quietly(run: TortureRun, folder: Path) -> None:
+def _train_quietly(run: TortureRun, folder: Path, limit: int | None) -> None:
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     th.set_num_threads(1)
     warnings.simplefilter("ignore")
     register_environments()
-    train(run, folder)
+    try:
+        train(run, folder)
+    except ValueError as error:  # what the user is to read, without a traceback
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)

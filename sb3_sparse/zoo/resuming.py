@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.checkpoints import ExactCheckpointCallback
+from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.experiments.run_folders import RunFolder
 
 FOLDER = "checkpoints"
@@ -104,6 +105,8 @@ def write_checkpoints(manager_class: Any) -> None:
         if _active is not None and _active.run is not None:
             self.save_path = str(_active.run)
             self.params_path = f"{self.save_path}/{self.env_name}"
+            # Before Monitors are made, which truncate the files of a run that still goes on.
+            CheckpointFolder(_active.run / FOLDER).acquire()
         create_log_folder(self)
 
     @functools.wraps(create_callbacks)
