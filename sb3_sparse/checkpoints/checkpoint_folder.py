@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout  # a dependency of torch
+from filelock import FileLock, Timeout
 
 FORMAT = 1
 _MANIFEST = "checkpoint-{:06d}.json"

@@ -63,6 +63,8 @@ def parse_options(words: Sequence[str]) -> tuple[Checkpointing | None, list[str]
     """
     parser = argparse.ArgumentParser(prog="sb3-sparse train", add_help=False, allow_abbrev=False)
     add_options(parser)
+    if {"-h", "--help"}.intersection(words):  # the zoo's own follows
+        parser.print_help()
     ours, rest = parser.parse_known_args(words)
     if ours.checkpoint_freq is None and not ours.resume:
         return None, rest
