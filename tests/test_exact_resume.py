@@ -41,27 +41,31 @@ class NoCrash(CrashAt):
     """Takes its place in a run that goes on."""
 
 
-ALL = [TortureRun(algorithm) for algorithm in ALGORITHMS]
-VARIANTS = [
-    TortureRun("SAC", topology="set"),
+VARIED = [
     TortureRun("SB3 SAC", topology="rigl"),
-    TortureRun("TD3", topology="pruning"),
     TortureRun("SB3 SAC, MlpPolicy", topology="pruning"),
-    TortureRun("SAC", callbacks=("eval", "plasticity", "reset", "redo")),
     TortureRun("SB3 TD3", callbacks=("plasticity", "eval"), normalize=True),
+    TortureRun("TQC"),
+    TortureRun("SAC", callbacks=("eval", "plasticity", "reset", "redo")),
     TortureRun("DDPG", noise="ou", n_envs=2, normalize=True),
-    TortureRun("TD3", noise="normal", n_steps=3, buffer_size=120),
+    TortureRun("TD3", noise="normal", n_steps=3, buffer_size=60),
     TortureRun("StreamAC", callbacks=("eval",)),
     TortureRun("SAC", env=OPAQUE),
     TortureRun("StreamAC", env=OPAQUE),
 ]
+LONG = [
+    *(TortureRun(algorithm) for algorithm in ALGORITHMS),
+    TortureRun("SAC", topology="set"),
+    TortureRun("TD3", topology="pruning"),
+]
+RUNS = [*(pytest.param(run, marks=pytest.mark.slow) for run in LONG), *VARIED]
 
 
-@pytest.mark.parametrize("run", [*ALL, *VARIANTS], ids=describe)
+@pytest.mark.parametrize("run", RUNS, ids=describe)
 @pytest.mark.filterwarnings("ignore:Checkpoints are written at the start of episodes only")
 def test_stopped_runs_end_like_others(run: TortureRun, tmp_path: Path) -> None:
     train(run, tmp_path / "whole", [NoCrash(-1)])
-    for step in (34, 136, 248):
+    for step in (34, 136):
         with pytest.raises(Crash):
             train(run, tmp_path / "stopped", [NoCrash(step)])
     train(run, tmp_path / "stopped", [NoCrash(-1)])

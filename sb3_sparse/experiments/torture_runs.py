@@ -73,8 +73,8 @@ class TortureRun:
     noise: str | None = None
     n_steps: int = 1
     callbacks: tuple[str, ...] = ()
-    steps: int = 300
-    save_freq: int = 50
+    steps: int = 180
+    save_freq: int = 40
     buffer_size: int = 1_000
     seed: int = 0
 
@@ -144,16 +144,16 @@ def make_callbacks(run: TortureRun, folder: Path) -> list[BaseCallback]:
     """
     made: dict[str, Any] = {
         "eval": lambda: EvalCallback(
-            make_env(run, folder / "eval"), n_eval_episodes=1, eval_freq=90, log_path=str(folder), verbose=0
+            make_env(run, folder / "eval"), n_eval_episodes=1, eval_freq=50, log_path=str(folder), verbose=0
         ),
-        "plasticity": lambda: PlasticityCallback(log_freq=70, batch_size=16, path=folder / "plasticity.csv"),
-        "reset": lambda: ResetCallback(reset_freq=140),
-        "redo": lambda: ReDoCallback(redo_freq=60, tau=0.5, batch_size=16),
+        "plasticity": lambda: PlasticityCallback(log_freq=40, batch_size=16, path=folder / "plasticity.csv"),
+        "reset": lambda: ResetCallback(reset_freq=100),
+        "redo": lambda: ReDoCallback(redo_freq=50, tau=0.5, batch_size=16),
     }
     callbacks: list[BaseCallback] = [made[name]() for name in run.callbacks]
     if run.topology is not None:
         final = 0.8 if run.topology == "pruning" else None
-        callbacks.append(SparseTopologyCallback(run.topology, update_freq=40, final_sparsity=final, batch_size=16))
+        callbacks.append(SparseTopologyCallback(run.topology, update_freq=30, final_sparsity=final, batch_size=16))
     return callbacks
 
 
