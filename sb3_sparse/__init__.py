@@ -6,6 +6,7 @@ from sb3_sparse import diagnostics, networks, sparsity
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
 from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
@@ -17,6 +18,7 @@ __all__ = [
     "DDPG",
     "SAC",
     "TD3",
+    "DrQv2",
     "ExactCheckpointCallback",
     "PlasticityCallback",
     "ReDoCallback",

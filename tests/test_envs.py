@@ -425,7 +425,7 @@ def test_without_any_renderer_all_but_rendering_works():
         f"import sb3_sparse.envs.dependencies as d; d._is_loadable = lambda _: False; {code}; env.render()"
     )
     assert result.stdout.strip() == "works", result.stderr
-    assert "RuntimeError" in result.stderr and "libegl1" in result.stderr
+    assert "NoRendererError" in result.stderr and "libegl1" in result.stderr
 
 
 @pytest.mark.usefixtures("rendering")

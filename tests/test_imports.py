@@ -13,7 +13,7 @@ FLOORS = [
     {"sparsity"},
     {"networks", "diagnostics"},
     {"common"},
-    {"callbacks", "checkpoints", "envs", "sac", "td3", "tqc", "stream_ac", "deployment"},
+    {"callbacks", "checkpoints", "envs", "sac", "td3", "tqc", "stream_ac", "drqv2", "deployment"},
     {"experiments"},
     {"zoo"},
 ]

@@ -17,8 +17,10 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.strip().splitlines()[-1][:40])
-def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     pytest.importorskip("dm_control")
+    if "-pixels-" in code:
+        request.getfixturevalue("rendering")
     monkeypatch.chdir(tmp_path)
     shortened, count = re.subn(r"\.learn\([\d_]+", ".learn(64", code)
     assert count, "every example trains something; one that does not needs a check of its own here"

@@ -1,25 +1,14 @@
 """The networks of a model, and how each is run on a batch of its replay buffer."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
+from sb3_sparse.common.measured_network import MeasuredNetwork
 
-@dataclass(frozen=True)
-class MeasuredNetwork:
-    """
-    A network and its forward pass.
-
-    :param module: The network
-    :param forward: Runs all of it on a batch of the replay buffer
-    """
-
-    module: nn.Module
-    forward: Callable[[Any], Any]
+__all__ = ["MeasuredNetwork", "all_optimizers", "measured_networks", "optimizers_with"]
 
 
 def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:

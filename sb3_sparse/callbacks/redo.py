@@ -186,6 +186,8 @@ def _fresh_layer(network: nn.Module, name: str) -> nn.Module:
         twin.densify()
     if isinstance(network.get_submodule(name.rpartition(".")[0]), SimBaBlock):
         he_normal_linear(twin)
+    elif hasattr(network, "initialize_layer"):
+        network.initialize_layer(twin)  # type: ignore[operator]
     else:
         twin.reset_parameters()  # type: ignore[operator]
     return twin

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_sparse.checkpoints.live_pickle import dump, load
+from sb3_sparse.checkpoints.replay_rows import owners
 from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 
@@ -34,7 +35,7 @@ _OF_THE_PROCESS = {
 _EXPLORATION = ("exploration_mat", "exploration_matrices")
 
 
-def weights_of(model: BaseAlgorithm) -> bytes:
+def weights_of(model: Any) -> bytes:
     """
     Networks, optimizers and other tensors that are trained, as ``torch.load(..., weights_only=True)`` reads them.
 
@@ -45,6 +46,7 @@ def weights_of(model: BaseAlgorithm) -> bytes:
     content = {
         "parameters": model.get_parameters(),
         "variables": {name: recursive_getattr(model, name).detach() for name in variables},
+        "gradients": {name: model.gradients(name) for name in _trained(model)},
         "sparsity": policy.sparsity if isinstance(policy, PrunedPolicy) else None,
         "exploration": {name: getattr(part, key) for name, part, key in _exploration(model)},
     }
@@ -54,7 +56,7 @@ def weights_of(model: BaseAlgorithm) -> bytes:
 
 
 @th.no_grad()
-def restore_weights(model: BaseAlgorithm, content: bytes) -> None:
+def restore_weights(model: Any, content: bytes) -> None:
     """
     Write networks, optimizers and other tensors in place; a policy that was pruned further in the meantime is as well.
 
@@ -73,6 +75,13 @@ def restore_weights(model: BaseAlgorithm, content: bytes) -> None:
         setattr(part, key, state["exploration"][name])
     if hasattr(model, "recapture"):
         model.recapture()
+    if hasattr(model, "restore_gradients"):
+        model.restore_gradients(state["gradients"])
+
+
+def _trained(model: Any) -> list[str]:
+    """Networks whose last gradients a model with a compiled update can be asked for."""
+    return [name for name in ("actor", "critic") if hasattr(model, "restore_gradients")]
 
 
 def _exploration(model: BaseAlgorithm) -> list[tuple[str, Any, str]]:
@@ -159,7 +168,12 @@ class BufferData:
         """
         :param live: Objects that are referred to
         """
-        attributes = {name: value for name, value in vars(self.buffer).items() if name in self.names}
+        attributes = {
+            f"{prefix}{name}": value
+            for prefix, owner in owners(self.buffer).items()
+            for name, value in vars(owner).items()
+            if f"{prefix}{name}" in self.names
+        }
         return dump({k: v for k, v in attributes.items() if not isinstance(v, spaces.Space | VecEnv)}, live)
 
     def restore(self, content: bytes, live: Mapping[Any, Any]) -> None:
@@ -167,8 +181,10 @@ class BufferData:
         :param content: What :meth:`capture` returned
         :param live: Objects that were referred to
         """
+        parts = owners(self.buffer)
         for name, value in load(content, live).items():
-            put(self.buffer, name, value)
+            prefix, slash, attribute = name.rpartition("/")
+            put(parts[prefix + slash], attribute, value)
 
 
 def put(owner: Any, name: str, value: Any) -> None:

@@ -71,9 +71,10 @@ class ReplayRows:
     """
     Writes and reads a replay buffer's rows.
 
-    A buffer can say itself what it consists of by a method ``checkpoint_rings()``: names of arrays that are written row by row
-    -> (position, filled rows); entries of dictionaries as "attribute.key". All other large arrays are compared, as a whole,
-    with what was written last.
+    A buffer can say itself what it consists of. Its attribute ``checkpoint_parts`` names attributes whose own attributes are
+    stored like those of the buffer. Its method ``checkpoint_rings()`` returns names of arrays that are written row by row ->
+    (position, filled rows); entries of dictionaries are called "attribute.key", those of parts "part/attribute". All other
+    large arrays are compared, as a whole, with what was written last.
 
     :param buffer: Replay buffer: SB3's, this package's, or one like them
     """
@@ -88,7 +89,8 @@ class ReplayRows:
         """Names of attributes that are stored with the rest of a run's state."""
         large = {name.split(".")[0] for name in large_arrays(self.buffer)}
         skipped = {"infos"} if isinstance(self.buffer, HerReplayBuffer) and not self.buffer.copy_info_dict else set()
-        return set(vars(self.buffer)) - large - skipped
+        owned = {f"{prefix}{name}" for prefix, owner in owners(self.buffer).items() for name in vars(owner)}
+        return owned - large - skipped - {prefix.rstrip("/") for prefix in owners(self.buffer)}
 
     def write(self, folder: CheckpointFolder, number: int, added: int) -> dict[str, Any]:
         """
@@ -137,7 +139,8 @@ class ReplayRows:
         rings = _rings(self.buffer)
         for name, array in large_arrays(self.buffer).items():
             written, filled = rings.get(name, (None, len(array)))
-            key = f"{len(array)}-{'array' if written is None else 'ring'}"
+            part = name.rpartition("/")[0]
+            key = "-".join(filter(None, [part, str(len(array)), "array" if written is None else "ring"]))
             group = groups.setdefault(key, Group({}, filled, written))
             group.arrays[name] = array
         return groups
@@ -170,6 +173,16 @@ class ReplayRows:
         return any(start < end and first < stop for first, end in ranges)
 
 
+def owners(buffer: Any) -> dict[str, Any]:
+    """
+    Find whose attributes a buffer consists of.
+
+    :param buffer: Replay buffer
+    :return: Beginning of the attributes' names -> the buffer itself, and its parts
+    """
+    return {"": buffer, **{f"{name}/": getattr(buffer, name) for name in getattr(buffer, "checkpoint_parts", ())}}
+
+
 def large_arrays(buffer: Any) -> dict[str, Array]:
     """
     Find what a buffer stores transitions in.
@@ -178,11 +191,13 @@ def large_arrays(buffer: Any) -> dict[str, Array]:
     :return: Name -> array; entries of dictionaries as "attribute.key"
     """
     found: dict[str, Array] = {}
-    for name, value in vars(buffer).items():
-        entries = {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
-        if all(_is_array(entry) for entry in entries.values()):
+    for prefix, owner in owners(buffer).items():
+        for attribute, value in vars(owner).items():
+            name = f"{prefix}{attribute}"
+            entries = {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
             # All entries or none: a dictionary is stored in one place.
-            if sum(_bytes_of(entry) for entry in entries.values()) >= _SMALL:
+            is_stored = all(_is_array(entry) for entry in entries.values())
+            if is_stored and sum(_bytes_of(entry) for entry in entries.values()) >= _SMALL:
                 found.update(entries)
     return found
 

@@ -20,7 +20,16 @@ from sb3_sparse.common.static_samples import Samples, StaticSamples
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.dense_weights import DenseWeights
 
-_NOT_SAVED = ("_programs", "_last_programs", "_kept", "_dense_weights", "_live_optimizers", "_captures", "_warned")
+_NOT_SAVED = (
+    "_programs",
+    "_last_programs",
+    "_former_gradients",
+    "_kept",
+    "_dense_weights",
+    "_live_optimizers",
+    "_captures",
+    "_warned",
+)
 UPDATE_RULES = ("sb3", "paper")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 # Graphs that are captured over and over are slower than no graphs.
@@ -85,17 +94,20 @@ class CompiledTraining(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
-        _check_choice("update_rule", update_rule, UPDATE_RULES)
-        _check_choice("matmul_precision", matmul_precision, (None, *MATMUL_PRECISIONS))
-        _check_choice("replay_buffer_device", replay_buffer_device, ("auto", "cpu"))
         if update_rule == "paper" and not self.has_paper_rule:
             raise ValueError(f"The paper has no {type(self).__name__}, so there is no update_rule='paper': use SAC or DDPG.")
-        self.update_rule, self.matmul_precision = update_rule, matmul_precision
-        self.replay_buffer_device = replay_buffer_device
-        self._warned: set[str] = set()
+        self._set_options(update_rule, matmul_precision, replay_buffer_device)
         super().__init__(*args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         if _init_setup_model:
             self._setup_model()
+
+    def _set_options(self, update_rule: str, matmul_precision: str | None, replay_buffer_device: str) -> None:
+        _check_choice("update_rule", update_rule, UPDATE_RULES)
+        _check_choice("matmul_precision", matmul_precision, (None, *MATMUL_PRECISIONS))
+        _check_choice("replay_buffer_device", replay_buffer_device, ("auto", "cpu"))
+        self.update_rule, self.matmul_precision = update_rule, matmul_precision
+        self.replay_buffer_device = replay_buffer_device
+        self._warned: set[str] = set()
 
     def _setup_model(self) -> None:
         # SB3 makes a buffer only where there is none, and notes the class it would have made, so checkpoints name its own.
@@ -150,6 +162,7 @@ class CompiledTraining(OffPolicyAlgorithm):
         self._programs: dict[Hashable, EagerProgram] = {}
         # By variant, the last one last.
         self._last_programs: dict[bool, EagerProgram] = {}
+        self._former_gradients: dict[str, dict[str, th.Tensor]] = {}
         self._kept = _Kept(self)
         self._captures = 0
         self._dense_weights = DenseWeights()
@@ -165,7 +178,16 @@ class CompiledTraining(OffPolicyAlgorithm):
         found: dict[th.Tensor, th.Tensor] = {}
         for program in self._last_programs.values():
             found.update(program.gradients())
-        return {key: found[parameter] for key, parameter in getattr(self, name).named_parameters() if parameter in found}
+        own = {key: found[parameter] for key, parameter in getattr(self, name).named_parameters() if parameter in found}
+        return own or self._former_gradients.get(name, {})
+
+    def restore_gradients(self, gradients: dict[str, dict[str, th.Tensor]]) -> None:
+        """
+        Say what the gradients of the last update were, of a run that goes on; the next update makes new ones.
+
+        :param gradients: Network -> what :meth:`gradients` returned for it
+        """
+        self._former_gradients = gradients
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
@@ -227,7 +249,7 @@ class CompiledTraining(OffPolicyAlgorithm):
     def _make_program(self, batch_size: int, constants: Constants, variant: bool) -> EagerProgram:
         buffer, normalizing_env = self.replay_buffer, self._vec_normalize_env
         assert buffer is not None
-        parameters = [*self.actor.parameters(), *self.critic.parameters()]
+        parameters = [parameter for network in self._trained_networks() for parameter in network.parameters()]
 
         def sample() -> Samples:
             return buffer.sample(batch_size, env=normalizing_env)
@@ -241,8 +263,8 @@ class CompiledTraining(OffPolicyAlgorithm):
         self._count_captures()
         if self._live_optimizers is None:
             self._live_optimizers = LiveOptimizers(self._optimizers(), self.device)
-        if isinstance(buffer, DeviceReplayBuffer) and normalizing_env is None:
-            generators = [buffer.generator]
+        generators = self._generators_on_device()
+        if generators:
             return GraphProgram(
                 lambda: update(sample()), parameters, self._live_optimizers, self.device, generators=generators
             )
@@ -250,6 +272,11 @@ class CompiledTraining(OffPolicyAlgorithm):
         return GraphProgram(
             lambda: update(static.samples), parameters, self._live_optimizers, self.device, feed=lambda: static.load(sample())
         )
+
+    def _generators_on_device(self) -> list[th.Generator]:
+        """What batches are drawn with if that is part of a graph; nothing if they come from the host."""
+        on_device = isinstance(self.replay_buffer, DeviceReplayBuffer) and self._vec_normalize_env is None
+        return [self.replay_buffer.generator] if on_device else []  # type: ignore[union-attr]
 
     def _uses_graphs(self) -> bool:
         return self.device.type == "cuda" and not self._records_gradients()
@@ -281,11 +308,15 @@ class CompiledTraining(OffPolicyAlgorithm):
         groups = [group for optimizer in self._optimizers() for group in optimizer.param_groups]
         return [value for group in groups for key, value in group.items() if key not in ("params", "lr")]
 
-    def _step_optimizer(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
-        optimizer.zero_grad()
+    def _step_optimizer(self, optimizer: th.optim.Optimizer, loss: th.Tensor, *others: th.optim.Optimizer) -> None:
+        """Step the optimizer of a loss; and others, if the loss trains several networks."""
+        optimizers = (optimizer, *others)
+        for stepped in optimizers:
+            stepped.zero_grad()
         loss.backward()
-        optimizer.step()
-        self._dense_weights.expire(parameter for group in optimizer.param_groups for parameter in group["params"])
+        for stepped in optimizers:
+            stepped.step()
+            self._dense_weights.expire(parameter for group in stepped.param_groups for parameter in group["params"])
 
     def _average(self, network: nn.Module, target: nn.Module, tau: float) -> None:
         """Move a target network towards its online network."""
@@ -321,7 +352,7 @@ class CompiledTraining(OffPolicyAlgorithm):
     def _memory_advice(self, batch_size: int) -> str:
         free, total = th.cuda.mem_get_info(self.device)
         active = sum(parameter.numel() for parameter in self.policy.parameters())
-        buffer = self.replay_buffer.nbytes if isinstance(self.replay_buffer, DeviceReplayBuffer) else 0
+        buffer = self.replay_buffer.nbytes if self._generators_on_device() else 0  # type: ignore[union-attr]
         return (
             f"The networks hold {active:,} parameters (targets included), the replay buffer {buffer / 2**30:.1f} GiB, of "
             f"{total / 2**30:.1f} GiB on the device, {free / 2**30:.1f} GiB free. What helps: replay_buffer_device='cpu' or a "
@@ -334,6 +365,10 @@ class CompiledTraining(OffPolicyAlgorithm):
             warnings.warn(message, stacklevel=3)
 
     # Of the subclass.
+
+    def _trained_networks(self) -> list[nn.Module]:
+        """All networks that a loss is for."""
+        return [self.actor, self.critic]
 
     def _optimizers(self) -> list[th.optim.Optimizer]:
         """All optimizers, those that SB3 sets learning rates of."""

@@ -257,7 +257,8 @@ def skipped_modules(policy: BasePolicy, skip: Iterable[str]) -> set[nn.Module]:
 
 def network_trees(policy: BasePolicy, kept: set[nn.Module]) -> list[tuple[str, nn.Module]]:
     """
-    Find what is pruned as one network each.
+    Find what is pruned as one network each. A policy for which that is something else can say so by a method
+    ``pruned_networks()`` of the same result.
 
     :param policy: Any SB3 policy with actor and critics, Q-networks, or policy and value networks
     :param kept: Modules that stay dense; a network of nothing else is left out
@@ -290,6 +291,9 @@ def optimizers_of(policy: BasePolicy) -> list[th.optim.Optimizer]:
 
 def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
     """Yield what is pruned as one network each, with its role: actor and critics, together if they share an own extractor."""
+    if hasattr(policy, "pruned_networks"):
+        yield from policy.pruned_networks()  # type: ignore[operator]
+        return
     if hasattr(policy, "mlp_extractor"):  # ActorCriticPolicy, and what sb3-contrib wrote anew for masked actions
         yield from _actor_critic_trees(policy)
         return

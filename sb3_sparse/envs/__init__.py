@@ -2,9 +2,24 @@
 
 from sb3_sparse.common.discount import discount_heuristic
 from sb3_sparse.common.episode import episode_length
+from sb3_sparse.envs.action_repeat import ActionRepeat
+from sb3_sparse.envs.dependencies import NoRendererError
 from sb3_sparse.envs.dm_control_env import DMControlEnv
+from sb3_sparse.envs.dm_control_pixel_env import DMControlPixelEnv
+from sb3_sparse.envs.pixel_observations import PixelObservations, pixel_observations
 from sb3_sparse.envs.registration import env_id, register_dm_control
 
 register_dm_control()
 
-__all__ = ["DMControlEnv", "discount_heuristic", "env_id", "episode_length", "register_dm_control"]
+__all__ = [
+    "ActionRepeat",
+    "DMControlEnv",
+    "DMControlPixelEnv",
+    "NoRendererError",
+    "PixelObservations",
+    "discount_heuristic",
+    "env_id",
+    "episode_length",
+    "pixel_observations",
+    "register_dm_control",
+]

@@ -5,6 +5,8 @@ import sys
 from importlib.metadata import version
 from types import ModuleType
 
+import gymnasium as gym
+
 _INSTALL = 'pip install "sb3-sparse[dmc]"'
 
 
@@ -39,18 +41,23 @@ def import_suite() -> ModuleType:
     return suite
 
 
+class NoRendererError(gym.error.DependencyNotInstalled, RuntimeError):
+    """Images cannot be drawn on this machine as it is."""
+
+
 def check_renderer() -> None:
     """
     Refuse to draw where dm_control cannot.
 
-    :raises RuntimeError: If there is no display and no renderer that works without one; the message names the remedy
+    :raises NoRendererError: If there is no display and no renderer that works without one; the message names the remedy
     """
     from dm_control import _render
 
     if _render.BACKEND in (None, *_render.constants.NO_RENDERER) or (_render.BACKEND == "glfw" and not has_display()):
-        raise RuntimeError(
+        raise NoRendererError(
             f"dm_control cannot draw images: without a display it needs EGL or OSMesa, and it has {_render.BACKEND!r}. "
-            "Install libegl1 or libosmesa6, set the environment variable MUJOCO_GL=egl (or osmesa), and start anew."
+            "Install libegl1 and libgl1-mesa-dri, or libosmesa6 (Debian's names), set the environment variable MUJOCO_GL=egl "
+            "(or osmesa), and start anew."
         )
 
 

@@ -8,6 +8,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 
 from sb3_sparse.envs.dependencies import check_renderer, import_suite
+from sb3_sparse.envs.frame_stack import check_count
 from sb3_sparse.envs.suite_tasks import RANDOM_MODEL_DOMAINS, TIME_LIMITS
 
 # dm_control reports actuators without limits as limited to +-1e10.
@@ -26,7 +27,8 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
       The actuators of ``lqr`` have no limits; there, [-1, 1] stands for controls in [-10, 10], which include the optimal ones.
       Actions outside [-1, 1] are clipped.
     - An agent step repeats its action for ``action_repeat`` control steps, fewer if the episode ends in between; its reward
-      is the sum of theirs.
+      is the sum of theirs, each multiplied by the discounts before it, and ``info["discount"]`` the product of all discounts:
+      1, and 0 where the task terminates.
     - Episodes are truncated at the task's time limit: 1000 control steps, in ``lqr`` too, which has no limit in dm_control.
     - Everything random is drawn from ``np_random``: initial states, and in ``lqr`` the model, which is drawn anew by each
       ``reset(seed=...)``. Each reset depends on the state of ``np_random.bit_generator`` alone, apart from lqr's model.
@@ -127,22 +129,24 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
 
         :param action: Shape (action size,), in [-1, 1]
         :return: Observation after the last control step, float32 of shape (observation size,); sum of the rewards; whether
-            the task terminated; whether its time limit truncated it; an empty dict
+            the task terminated; whether its time limit truncated it; ``{"discount": product of the discounts}``
         :raises gymnasium.error.ResetNeeded: If no episode is running
         """
         if self._needs_reset:
             raise gym.error.ResetNeeded("The episode has ended or not begun: call reset() before step().")
         # float64, as dm_control computes; rounded float32 limits could lie outside the actuators' own.
         control = np.minimum(np.maximum(self._center + self._half_range * action, self._low), self._high)
-        reward = 0.0
+        reward, discount = 0.0, 1.0
         for _ in range(self.action_repeat):
             timestep = self._env.step(control)
-            reward += timestep.reward
+            reward += discount * timestep.reward
+            discount *= timestep.discount
             if timestep.last():
                 self._needs_reset = True
                 break
         terminated = self._needs_reset and timestep.discount == 0.0
-        return _flatten(timestep.observation), float(reward), terminated, self._needs_reset and not terminated, {}
+        truncated = self._needs_reset and not terminated
+        return _flatten(timestep.observation), float(reward), terminated, truncated, {"discount": float(discount)}
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """
@@ -150,7 +154,7 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
 
         :return: Image, uint8 of shape (height, width, 3) for ``"rgb_array"``, float32 of shape (height, width) for
             ``"depth_array"``; None without a render mode
-        :raises RuntimeError: If there is nothing to draw with
+        :raises NoRendererError: If there is nothing to draw with
         """
         if self.render_mode is None:
             return None
@@ -192,8 +196,7 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
 def _check_arguments(
     action_repeat: int, render_mode: str | None, render_modes: list[str], task_kwargs: dict[str, Any] | None
 ) -> None:
-    if isinstance(action_repeat, bool) or not isinstance(action_repeat, (int, np.integer)) or action_repeat < 1:
-        raise ValueError(f"action_repeat must be an integer of at least 1, got {action_repeat!r}.")
+    check_count("action_repeat", action_repeat)
     if render_mode is not None and render_mode not in render_modes:
         raise ValueError(f"render_mode must be None or one of {render_modes}, got {render_mode!r}.")
     if "random" in (task_kwargs or {}):

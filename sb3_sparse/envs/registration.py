@@ -10,23 +10,25 @@ import gymnasium as gym
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS
 
 _ENTRY_POINT = "sb3_sparse.envs.dm_control_env:DMControlEnv"
+_PIXEL_ENTRY_POINT = "sb3_sparse.envs.dm_control_pixel_env:DMControlPixelEnv"
 
 
-def env_id(domain: str, task: str) -> str:
+def env_id(domain: str, task: str, pixels: bool = False) -> str:
     """
-    Gymnasium id of a DeepMind Control Suite task, the same as Shimmy's.
+    Gymnasium id of a DeepMind Control Suite task: Shimmy's, with ``-pixels`` where images are observed.
 
     :param domain: Name of the domain, e.g. ``"humanoid"``
     :param task: Name of the task, e.g. ``"run"``
-    :return: The id, e.g. ``"dm_control/humanoid-run-v0"``
+    :param pixels: Whether images are observed
+    :return: The id, e.g. ``"dm_control/humanoid-run-v0"`` or ``"dm_control/humanoid-run-pixels-v0"``
     """
-    return f"dm_control/{domain}-{task}-v0"
+    return f"dm_control/{domain}-{task}{'-pixels' if pixels else ''}-v0"
 
 
 def register_dm_control() -> None:
     """
-    Register every task of the DeepMind Control Suite with gymnasium. Does not need dm_control, which is imported when an
-    environment is made.
+    Register every task of the DeepMind Control Suite with gymnasium, with states and with images as observations. Does not
+    need dm_control, which is imported when an environment is made.
 
     Shimmy registers the same ids when it is imported. Those registered here win, whichever of the two is imported first.
     """
@@ -34,7 +36,10 @@ def register_dm_control() -> None:
         for task in tasks:
             # Without the removal, gymnasium warns that an environment is overridden.
             gym.registry.pop(env_id(domain, task), None)
-            gym.register(env_id(domain, task), entry_point=_ENTRY_POINT, kwargs={"domain": domain, "task": task})
+            kwargs = {"domain": domain, "task": task}
+            gym.register(env_id(domain, task), entry_point=_ENTRY_POINT, kwargs=kwargs)
+            if env_id(domain, task, pixels=True) not in gym.registry:  # nobody else's
+                gym.register(env_id(domain, task, pixels=True), entry_point=_PIXEL_ENTRY_POINT, kwargs=kwargs)
     if not any(isinstance(finder, _ShimmyFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _ShimmyFinder())
 

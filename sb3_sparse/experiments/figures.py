@@ -12,8 +12,10 @@ from sb3_sparse.common.extras import import_extra
 
 # Okabe and Ito's colour-blind safe palette; dense and sparse have the same colour in every figure.
 DENSE_COLOUR, MLP_COLOUR, RANDOM_COLOUR = "#D55E00", "#7F7F7F", "#BBBBBB"
+DENSE_COLOURS = (DENSE_COLOUR, "#E69F00", "#F0E442")
 SPARSE_COLOURS = ("#0072B2", "#009E73", "#56B4E9", "#CC79A7")
 
+Network = tuple[str, float]  # name and sparsity
 Curves = Mapping[int, list[float]]  # environment steps -> mean return of each seed
 
 
@@ -45,16 +47,18 @@ def plot_learning_curves(
 def _group(lines: Iterable[Mapping[str, str]]) -> dict[str, dict[tuple[str, float], Curves]]:
     panels: dict[str, Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for line in lines:
-        network = (line["network"], float(line["sparsity"]))
+        width = f" x{float(line['width_scale']):g}" if line["network"] == "drqv2" else ""
+        network = (line["network"] + width, float(line["sparsity"]))
         panels[line["task"]][network][int(line["env_steps"])].append(float(line["return_mean"]))
     return panels
 
 
 def _draw_panel(axis: Any, task: str, networks: Mapping[tuple[str, float], Curves], random_return: float | None) -> None:
-    sparse = sorted(sparsity for network, sparsity in networks if network == "simba" and sparsity > 0)
+    sparse = sorted(key for key in networks if key[0] != "mlp" and key[1] > 0)
+    dense = sorted(key for key in networks if key[0] != "mlp" and key[1] == 0)
     for (network, sparsity), curves in sorted(networks.items()):
         steps = sorted(curves)
-        label, colour = _style(network, sparsity, sparse)
+        label, colour = _style(network, sparsity, dense, sparse)
         axis.plot(steps, [np.mean(curves[step]) for step in steps], color=colour, label=label)
         axis.fill_between(
             steps, [min(curves[step]) for step in steps], [max(curves[step]) for step in steps], color=colour, alpha=0.2, lw=0
@@ -71,9 +75,10 @@ def _draw_panel(axis: Any, task: str, networks: Mapping[tuple[str, float], Curve
     axis.legend(frameon=False, fontsize="small")
 
 
-def _style(network: str, sparsity: float, sparse: list[float]) -> tuple[str, str]:
+def _style(network: str, sparsity: float, dense: list[Network], sparse: list[Network]) -> tuple[str, str]:
     if network == "mlp":
         return "SB3 MlpPolicy", MLP_COLOUR
+    name = "SimBa" if network == "simba" else network.replace("drqv2", "DrQ-v2")
     if sparsity == 0:
-        return "dense SimBa", DENSE_COLOUR
-    return f"sparse SimBa, S = {sparsity:g}", SPARSE_COLOURS[sparse.index(sparsity) % len(SPARSE_COLOURS)]
+        return f"dense {name}", DENSE_COLOURS[dense.index((network, sparsity)) % len(DENSE_COLOURS)]
+    return f"sparse {name}, S = {sparsity:g}", SPARSE_COLOURS[sparse.index((network, sparsity)) % len(SPARSE_COLOURS)]

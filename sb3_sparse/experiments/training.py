@@ -1,4 +1,4 @@
-"""One training run of SAC with evaluations: what the quickstart and the learning curves are made of."""
+"""One training run of SAC or DrQ-v2 with evaluations: what the quickstart and the learning curves are made of."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,12 +15,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
 from sb3_sparse.callbacks import PlasticityCallback
 from sb3_sparse.callbacks.measurement_file import read_measurements
 from sb3_sparse.common.hyperparameters import hyperparameters
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 
 # SB3's seeds for evaluation environments must not be those of training.
@@ -34,17 +36,20 @@ class TrainingRun:
     What to train and for how long.
 
     :param task: Environment id
-    :param network: "simba" (this package's policy) or "mlp" (SB3's ``MlpPolicy`` with SB3's own defaults)
-    :param sparsity: Sparsity of actor and critic
-    :param width_scale: Width scale w of SimBa
+    :param network: "simba" (this package's policy), "mlp" (SB3's ``MlpPolicy`` with SB3's own defaults), or "drqv2" (DrQ-v2
+        from pixels)
+    :param sparsity: Sparsity of actor and critic, in DrQ-v2 of the critic
+    :param width_scale: Width scale w of SimBa, in DrQ-v2 of the critic
     :param seed: Seed of everything
     :param agent_steps: Length of the run in agent steps
     :param eval_freq: Agent steps between two evaluations
     :param eval_episodes: Episodes per evaluation
     :param learning_starts: Random agent steps before the first update
-    :param gradient_steps: Updates per agent step
-    :param learning_rate: Learning rate of SimBa; the paper's is 1e-4
-    :param batch_size: Batch size of SimBa
+    :param gradient_steps: Updates per agent step; DrQ-v2 makes one per two agent steps
+    :param learning_rate: Learning rate of our networks; the paper's is 1e-4
+    :param batch_size: Batch size of our networks
+    :param n_steps: Steps whose rewards DrQ-v2 sums
+    :param stddev_schedule: Exploration noise of DrQ-v2, in agent steps
     :param device: Device to train on
     :param measures: Whether plasticity is measured at every evaluation
     """
@@ -61,6 +66,8 @@ class TrainingRun:
     gradient_steps: int = 2
     learning_rate: float = 1e-4
     batch_size: int = 256
+    n_steps: int = 3
+    stddev_schedule: str = "linear(1.0, 0.1, 500000)"
     device: str = "cpu"
     measures: bool = False
 
@@ -69,7 +76,19 @@ class TrainingRun:
         """Short name of the network for legends and file names."""
         if self.network == "mlp":
             return "mlp"
+        if self.network == "drqv2":
+            return f"drqv2-x{self.width_scale:g}-" + (f"S{self.sparsity:g}" if self.sparsity > 0 else "dense")
         return f"simba-S{self.sparsity:g}" if self.sparsity > 0 else "simba-dense"
+
+    @property
+    def algo(self) -> str:
+        """The zoo's name of the algorithm."""
+        return "drqv2" if self.network == "drqv2" else "sac"
+
+    @property
+    def updates_per_agent_step(self) -> float:
+        """Updates per agent step."""
+        return 0.5 if self.network == "drqv2" else self.gradient_steps
 
 
 @dataclass(frozen=True)
@@ -144,7 +163,7 @@ def train(run: TrainingRun, folder: Path, on_progress: Callable[[int], None] = l
     return TrainingResult(run, (untrained, *curve), time.process_time() - start)
 
 
-def make_model(run: TrainingRun, env: gym.Env) -> stable_baselines3.SAC:
+def make_model(run: TrainingRun, env: gym.Env) -> OffPolicyAlgorithm:
     """
     Build the model of a run.
 
@@ -152,6 +171,8 @@ def make_model(run: TrainingRun, env: gym.Env) -> stable_baselines3.SAC:
     :param env: Environment
     :raises ValueError: for an unknown network.
     """
+    if run.network == "drqv2":
+        return _make_drqv2(run, env)
     arguments = hyperparameters("sac", env)
     arguments.update(
         buffer_size=min(arguments["buffer_size"], run.agent_steps),
@@ -168,7 +189,24 @@ def make_model(run: TrainingRun, env: gym.Env) -> stable_baselines3.SAC:
         shared = ("buffer_size", "learning_starts", "gradient_steps", "gamma")
         stock = {name: arguments[name] for name in shared}
         return stable_baselines3.SAC("MlpPolicy", env, seed=run.seed, device=run.device, **stock)
-    raise ValueError(f"Unknown network {run.network!r}: choose 'simba' or 'mlp'.")
+    raise ValueError(f"Unknown network {run.network!r}: choose 'simba', 'mlp' or 'drqv2'.")
+
+
+def _make_drqv2(run: TrainingRun, env: gym.Env) -> DrQv2:
+    return DrQv2(
+        "CnnPolicy",
+        env,
+        learning_rate=run.learning_rate,
+        buffer_size=min(1_000_000, run.agent_steps),
+        learning_starts=run.learning_starts,
+        batch_size=run.batch_size,
+        n_steps=run.n_steps,
+        stddev_schedule=run.stddev_schedule,
+        matmul_precision="high",
+        policy_kwargs={"sparsity": run.sparsity, "width_scale": run.width_scale},
+        seed=run.seed,
+        device=run.device,
+    )
 
 
 def random_return(task: str, episodes: int, seed: int = 0) -> tuple[float, float]:
@@ -210,7 +248,7 @@ class _Progress(BaseCallback):
         return True
 
 
-def _evaluate(model: stable_baselines3.SAC, env: VecEnv, episodes: int) -> tuple[float, float]:
+def _evaluate(model: OffPolicyAlgorithm, env: VecEnv, episodes: int) -> tuple[float, float]:
     returns, _ = evaluate_policy(model, env, episodes, return_episode_rewards=True)
     return float(np.mean(returns)), float(np.std(returns))
 

@@ -72,9 +72,9 @@ def update_cost(
             model.train(WARM_UPS + 1, BATCH_SIZE)  # type: ignore[attr-defined]
     for timed_round in range(-2, rounds):
         for i, model in enumerate(models):
-            update = _milliseconds(lambda model=model: model.train(updates, BATCH_SIZE), device) / updates  # type: ignore[misc]
+            update = milliseconds(lambda model=model: model.train(updates, BATCH_SIZE), device) / updates  # type: ignore[misc]
             acting = lambda model=model: [model.predict(observation) for _ in range(PREDICTIONS)]  # type: ignore[misc] # noqa: E731
-            predict = _milliseconds(acting, device) / PREDICTIONS
+            predict = milliseconds(acting, device) / PREDICTIONS
             if timed_round >= 0:
                 update_ms[i].append(update)
                 predict_ms[i].append(predict)
@@ -115,7 +115,13 @@ def format_table(costs: Sequence[UpdateCost]) -> str:
     return "\n".join(lines)
 
 
-def _milliseconds(work: Callable[[], Any], device: str) -> float:
+def milliseconds(work: Callable[[], Any], device: str) -> float:
+    """
+    Time some work: process time on a CPU, time until the GPU is done on a GPU.
+
+    :param work: Does it
+    :param device: Device that it runs on
+    """
     if (gpu := get_device(device)).type == "cuda":
         th.cuda.synchronize(gpu)
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Weight initialisations of the SimBa reference; they work on dense and on sparse layers."""
+"""Weight initialisations of the references (SimBa, DrQ-v2); they work on dense and on sparse layers."""
 
 import math
 
@@ -13,11 +13,21 @@ _TRUNCATED_STD = 0.87962566103423978
 
 def orthogonal_linear(layer: nn.Module) -> None:
     """
-    Orthogonal weight with gain 1, zero bias (input projections and heads).
+    Orthogonal weight with gain 1, zero bias (SimBa: input projections and heads; DrQ-v2: all linear layers).
 
     :param layer: Linear layer, dense or sparse
     """
     initialize_weight(layer, nn.init.orthogonal_)
+    _zero_bias(layer)
+
+
+def orthogonal_conv(layer: nn.Module) -> None:
+    """
+    Orthogonal weight with gain sqrt(2), zero bias (encoder of DrQ-v2).
+
+    :param layer: Two-dimensional convolution, dense or sparse
+    """
+    initialize_weight(layer, nn.init.orthogonal_, gain=math.sqrt(2.0))
     _zero_bias(layer)
 
 

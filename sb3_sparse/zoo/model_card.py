@@ -14,8 +14,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
-from sb3_sparse.common.pruned_policy import PrunedPolicy
+from sb3_sparse.common.pruned_policy import PrunedPolicy, network_trees
 from sb3_sparse.common.simba_policy import SimBaPolicy
+from sb3_sparse.drqv2 import DrQv2Policy
 from sb3_sparse.experiments.provenance import versions
 from sb3_sparse.sparsity import summary
 from sb3_sparse.zoo import provenance
@@ -153,13 +154,21 @@ def _networks(policy: PrunedPolicy) -> dict[str, nn.Module]:
     return found or {"policy": policy}
 
 
+def _pruned(policy: PrunedPolicy) -> list[str]:
+    """Names of the networks that the sparsity is for; DrQ-v2's actor stays dense."""
+    roles = {role for role, _ in network_trees(policy, set())}
+    return [name for name in _networks(policy) if name in roles] or list(_networks(policy))
+
+
 def _pruning(policy: PrunedPolicy) -> Iterable[tuple[str, str]]:
-    asked = policy.sparsity if isinstance(policy.sparsity, Mapping) else dict.fromkeys(_networks(policy), policy.sparsity)
+    asked = policy.sparsity if isinstance(policy.sparsity, Mapping) else dict.fromkeys(_pruned(policy), policy.sparsity)
     yield "policy", f"`{type(policy).__name__}`"
     yield "sparsity asked for", ", ".join(f"{name} {value:g}" for name, value in asked.items())
     yield "distribution", f"`{policy.pruning.distribution}`"
     yield "budget", f"`{policy.pruning.budget}`"
     yield "mask seed", str(policy.mask_seed)
+    if isinstance(policy, DrQv2Policy):
+        yield "width scale of the critic, pruned as one", f"{policy.width_scale:g}, `{policy.prune_modules}`"
     if isinstance(policy, SimBaPolicy):
         yield "width scale, depth scale", f"{policy.width_scale:g}, {policy.depth_scale:g}"
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sb3_sparse.common.simba_policy import SimBaPolicy
+from sb3_sparse.drqv2 import DrQv2Policy
 from sb3_sparse.sparsity import UnreachableSparsityError
 
 # The zoo hands its samplers a trial and little else, so the trial carries what the search starts from.
@@ -44,6 +45,17 @@ def search_stream_ac(samplers: dict[str, Callable], converters: dict[str, Callab
     samplers["stream_ac"], converters["stream_ac"] = _sample_stream_ac, _convert_stream_ac
 
 
+def search_drqv2(samplers: dict[str, Callable], converters: dict[str, Callable]) -> None:
+    """
+    Have the zoo search DrQ-v2's learning rate, averaging, returns and exploration noise, and the critic's width and sparsity;
+    the policy's other options stay.
+
+    :param samplers: The zoo's ``HYPERPARAMS_SAMPLER``, changed in place
+    :param converters: The zoo's ``HYPERPARAMS_CONVERTER``, changed in place
+    """
+    samplers["drqv2"], converters["drqv2"] = _sample_drqv2, _convert_drqv2
+
+
 class _WithoutNetArch:
     """A trial that neither searches nor records ``net_arch``."""
 
@@ -61,7 +73,7 @@ def _tell_trial(objective: Callable) -> Callable:
     @functools.wraps(objective)
     def wrapped(self: Any, trial: Any) -> float:
         policy = self._hyperparams["policy"]
-        if isinstance(policy, type) and issubclass(policy, SimBaPolicy):
+        if isinstance(policy, type) and issubclass(policy, SimBaPolicy | DrQv2Policy):
             setattr(trial, _START, self._hyperparams.get("policy_kwargs", {}))
         try:
             return objective(self, trial)
@@ -134,4 +146,25 @@ def _convert_stream_ac(sampled: Params) -> Params:
     if "one_minus_gamma" in params:
         params["gamma"] = 1 - params.pop("one_minus_gamma")
     params["policy_kwargs"] = {name: params.pop(name) for name in ("width", "init", "sparsity")}
+    return params
+
+
+def _sample_drqv2(trial: Any, n_actions: int, n_envs: int, additional_args: Params) -> Params:
+    params = _convert_drqv2(
+        {
+            "learning_rate": trial.suggest_float("learning_rate", 2e-5, 5e-4, log=True),
+            "tau": trial.suggest_float("tau", 0.003, 0.03, log=True),
+            "n_steps": trial.suggest_categorical("n_steps", [1, 3, 5]),
+            "stddev_clip": trial.suggest_float("stddev_clip", 0.1, 0.6),
+            "width_scale": trial.suggest_categorical("width_scale", [1.0, 2.0, 4.0]),
+            "sparsity": trial.suggest_float("sparsity", 0.0, _MAX_SPARSITY),
+        }
+    )
+    params["policy_kwargs"] = {**getattr(trial, _START, {}), **params["policy_kwargs"]}
+    return params
+
+
+def _convert_drqv2(sampled: Params) -> Params:
+    params = dict(sampled)
+    params["policy_kwargs"] = {name: params.pop(name) for name in ("width_scale", "sparsity")}
     return params

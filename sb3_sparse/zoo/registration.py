@@ -10,15 +10,16 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters
 from sb3_sparse.zoo.compiled_algorithms import train_compiled
-from sb3_sparse.zoo.optimization import search_sparse_networks, search_stream_ac
+from sb3_sparse.zoo.optimization import search_drqv2, search_sparse_networks, search_stream_ac
 from sb3_sparse.zoo.provenance import record_provenance
 from sb3_sparse.zoo.resuming import write_checkpoints
 
 # The zoo's name of an algorithm -> the algorithm, where the zoo knows none.
-OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"stream_ac": StreamAC}
+OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"drqv2": DrQv2, "stream_ac": StreamAC}
 
 
 def register() -> None:
@@ -74,6 +75,7 @@ def _change(manager_class: Any) -> None:
         tables = importlib.import_module("rl_zoo3.hyperparams_opt")
         search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
         search_stream_ac(tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
+        search_drqv2(tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)
 
 
 def _prefer_our_files(manager_class: Any) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 from sb3_sparse.experiments.checkpoint_cost import checkpoint_cost, format_checkpoints
 from sb3_sparse.experiments.contenders import contenders
+from sb3_sparse.experiments.drqv2_cost import drqv2_cost, format_drqv2_table
 from sb3_sparse.experiments.inference_cost import format_passes, inference_cost
 from sb3_sparse.experiments.loop_cost import format_loops, loop_cost
+from sb3_sparse.experiments.pixel_cost import format_pixels, pixel_cost
 from sb3_sparse.experiments.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.stream_cost import TASK, format_stream_table, stream_cost
 from sb3_sparse.experiments.update_cost import format_table, update_cost
@@ -50,6 +52,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--width", nargs="+", type=int, default=[128, 1024], help="of StreamAC (default: %(default)s)")
     command.add_argument("--env", default=TASK, help="environment that StreamAC trains in (default: %(default)s)")
     command.add_argument("--batch", nargs="+", type=int, default=list(BATCHES), help="batch sizes (default: %(default)s)")
+    command.add_argument("--batch-size", type=int, default=256, help="of DrQv2's updates (default: %(default)s)")
     command.add_argument("--json", type=Path, help="also write the figures to this file")
     command.set_defaults(run=run, measure=_updates)
 
@@ -96,10 +99,25 @@ def _stream_ac(options: argparse.Namespace) -> list[Any]:
     return costs
 
 
+def _drqv2(options: argparse.Namespace) -> list[Any]:
+    sizes = options.rounds, options.updates, options.batch_size
+    costs = drqv2_cost(options.width_scale, options.sparsity, *sizes, options.device)
+    print(format_drqv2_table(costs))
+    return costs
+
+
+def _pixels(options: argparse.Namespace) -> list[Any]:
+    costs = pixel_cost(options.rounds)
+    print(format_pixels(costs))
+    return costs
+
+
 # Options that exclude each other, in the order of the help.
 _INSTEAD = {
     "--inference": Subject("instead, one pass of an actor and a critic for one observation", _inference),
     "--products": Subject("instead, up to which density single products pay (option --batch)", _products),
     "--checkpoints": Subject("instead, checkpoints of 100,000 and a million transitions", _checkpoints),
     "--stream-ac": Subject("instead, StreamAC beside plain autograd (options --width, --env)", _stream_ac),
+    "--drqv2": Subject("instead, DrQv2's update beside plain torch (options --width-scale, --batch-size)", _drqv2),
+    "--pixels": Subject("instead, environments that are rendered, and the replay buffer of frames", _pixels),
 }

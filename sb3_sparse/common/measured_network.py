@@ -1,0 +1,20 @@
+"""What diagnostics need to know of a network: which module it is, and how it is run on a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """
+    A network and its forward pass.
+
+    :param module: The network
+    :param forward: Runs all of it on a batch of the replay buffer
+    """
+
+    module: nn.Module
+    forward: Callable[[Any], Any]

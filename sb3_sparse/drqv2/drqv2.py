@@ -1,0 +1,443 @@
+"""DrQ-v2."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from torch import nn
+
+from sb3_sparse.common.compiled_training import CompiledTraining, Constants, frozen, smallest, total_error
+from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.common.frame_stacks import stacked_frames
+from sb3_sparse.common.live_optimizers import obstacle_to_capture
+from sb3_sparse.common.static_samples import Samples
+from sb3_sparse.drqv2.augmentation import random_shift
+from sb3_sparse.drqv2.exploration import StddevSchedule, noisy_actions, stddev_at
+from sb3_sparse.drqv2.policies import DrQv2Policy, check_spaces
+
+SelfDrQv2 = TypeVar("SelfDrQv2", bound="DrQv2")
+
+# Fraction of a GPU's free memory that the replay buffer may take; networks and what an update computes need the rest.
+_SHARE_OF_GPU = 0.7
+# Frames of colour images that share their first axis are likely to be stacked.
+_COLOURS = 3
+
+
+class DrQv2(CompiledTraining):
+    """
+    DrQ-v2 (Yarats et al., 2022, "Mastering Visual Continuous Control: Improved Data-Augmented Reinforcement Learning",
+    https://arxiv.org/abs/2107.09645): DDPG from pixels with random shifts of the images, n-step returns and a schedule for the
+    exploration noise; with a critic that can be wide and statically sparse (Ma et al., ICML 2025, section 5).
+
+    Defaults are those of the authors' code (https://github.com/facebookresearch/drqv2) for tasks of medium difficulty, which
+    the paper uses (Table 4). **Everything is counted in agent steps**, as always in SB3: ``learning_starts``, ``train_freq``,
+    ``buffer_size``, the schedule. The authors' figures and "frames" count steps of the simulation, with an action repeat of 2
+    twice as many: their 1M frames are ``learn(500_000)``.
+
+    An update draws one batch, shifts observations and next observations, encodes both with the same encoder, steps critic and
+    encoder on the critic's loss, then the actor (on the features that were computed before; its loss never reaches the
+    encoder), then averages the target critic. Differences from the authors' loop:
+
+    - They act, then update, then step the environment; SB3 makes ``train_freq`` steps, then updates. The number of updates is
+      the same, each comes one agent step later.
+    - Transitions can be drawn at once, theirs after their episode has ended; and uniformly over transitions, which is the same
+      if all episodes are equally long. Batches are not drawn ahead of time, and of all that is stored, not of a quarter.
+    - A discount of 0 at a terminal state stays 0; theirs becomes 1. No task of theirs terminates.
+    - Shifts are gathers of whole pixels instead of bilinear interpolation at whole pixels, which rounds.
+
+    On a GPU each update is one CUDA graph, and frames lie on the GPU where they fit; see :class:`CompiledTraining`.
+
+    The model's file has all but the replay buffer, the position in the schedule (``num_timesteps``) included: go on with
+    ``learn(..., reset_num_timesteps=False)``. A loaded model has no replay buffer, which acting does not need, before
+    ``load_replay_buffer`` or ``learn``.
+
+    :param policy: "CnnPolicy" or a policy class
+    :param env: Environment of images: uint8, channels first or last, frames stacked along the channels
+    :param learning_rate: Learning rate of encoder, actor and critic, a float or a schedule
+    :param buffer_size: Agent steps that the replay buffer holds
+    :param learning_starts: Agent steps with actions drawn uniformly, before the first update
+    :param batch_size: Transitions in a batch
+    :param tau: Weight of the critic in the averaging of its target
+    :param gamma: Discount factor
+    :param train_freq: Steps (of all environments at once) between two calls of ``train()``
+    :param gradient_steps: Updates in such a call; None for one per environment, which keeps one update per two agent steps
+        with ``train_freq=2`` and any number of environments
+    :param n_steps: Steps whose rewards are summed
+    :param stddev_schedule: Standard deviation of the noise on actions in [-1, 1]: a number, "linear(initial, final,
+        duration)" with the duration in **agent steps**, or a function of the agent steps so far
+    :param stddev_clip: Bound of the noise on actions in updates; acting is not bounded
+    :param shift_pixels: Largest random shift of an image along each axis
+    :param frame_stack: Frames that an observation consists of; None asks the environment. The replay buffer stores each frame
+        once, and refuses a wrong number
+    :param autocast: Whether updates run the encoder in bfloat16
+    :param matmul_precision: Precision of matrix products in updates, see :class:`CompiledTraining`
+    :param replay_buffer_device: "auto" for the GPU where frames fit, "cpu"
+    :param replay_buffer_class: Replay buffer; :class:`FrameReplayBuffer` if None
+    :param replay_buffer_kwargs: Its keyword arguments, e.g. ``partial_returns=True`` to learn from the last steps of episodes
+        as well, which the authors' code leaves out
+    :param stats_window_size: Number of episodes that the logged return is averaged over
+    :param tensorboard_log: Folder of the TensorBoard log, None for none
+    :param policy_kwargs: Keyword arguments of :class:`~sb3_sparse.drqv2.DrQv2Policy`: sparsity, width_scale, ...
+    :param verbose: 0 no output, 1 information, 2 debugging
+    :param seed: Seed of everything
+    :param device: Device
+    :param _init_setup_model: Whether to build the networks
+    :raises ValueError: for a hyperparameter out of its range, observations that are no images, discrete actions.
+    :raises MemoryError: if the replay buffer does not fit into memory.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": DrQv2Policy}
+    policy: DrQv2Policy
+    encoder: Any
+    critic_target: Any
+
+    def __init__(
+        self,
+        policy: str | type[DrQv2Policy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 2_000,
+        batch_size: int = 256,
+        tau: float = 0.01,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 2,
+        gradient_steps: int | None = None,
+        n_steps: int = 3,
+        stddev_schedule: StddevSchedule = "linear(1.0, 0.1, 500000)",
+        stddev_clip: float = 0.3,
+        shift_pixels: int = 4,
+        frame_stack: int | None = None,
+        autocast: bool = False,
+        matmul_precision: str | None = None,
+        replay_buffer_device: str = "auto",
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ):
+        self._set_options("sb3", matmul_precision, replay_buffer_device)
+        OffPolicyAlgorithm.__init__(
+            self,
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,  # type: ignore[arg-type]
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            n_steps=n_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            sde_support=False,
+        )
+        self.stddev_schedule, self.stddev_clip = stddev_schedule, stddev_clip
+        self.shift_pixels, self.frame_stack, self.autocast = shift_pixels, frame_stack, autocast
+        # Saved with the model, which may go on with another number of environments.
+        self._keeps_ratio = gradient_steps is None
+        if _init_setup_model:
+            self._setup_model()
+            self._ensure_buffer()
+
+    def _setup_model(self) -> None:
+        check_spaces(self.observation_space, self.action_space)
+        self._check_options()
+        self._convert_train_freq()
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self._setup_for_env()
+        build: Any = self.policy_class
+        self.policy = build(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs).to(self.device)
+        self._create_aliases()
+        self.recapture()
+        self._warn_without_tf32()
+
+    def _create_aliases(self) -> None:
+        self.encoder, self.actor = self.policy.encoder, self.policy.actor
+        self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
+
+    def _check_options(self) -> None:
+        stddev_at(self.stddev_schedule, 0)
+        counts = {"n_steps": 1, "batch_size": 1, "buffer_size": 1, "learning_starts": 0, "shift_pixels": 0}
+        for name, least in counts.items():
+            _check_integer(name, getattr(self, name), least)
+        if not self._keeps_ratio:
+            _check_integer("gradient_steps", self.gradient_steps, -1)
+        if self.frame_stack is not None:
+            _check_integer("frame_stack", self.frame_stack, 1)
+            channels = self.observation_space.shape[0]  # type: ignore[index]
+            if channels % self.frame_stack:
+                raise ValueError(f"{self.frame_stack} frames cannot make up {channels} channels: give another frame_stack.")
+        for name, most in {"tau": 1.0, "gamma": 1.0, "stddev_clip": math.inf}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= most:
+                raise ValueError(f"{name} must lie in [0, {most:g}], got {value!r}.")
+        if not issubclass(self.policy_class, DrQv2Policy):
+            raise ValueError(f'DrQv2 has a policy of its own, got {self.policy_class.__name__}: give "CnnPolicy".')
+
+    def _setup_for_env(self) -> None:
+        """Choose what depends on the environment; a model that is loaded to act may have none and needs none of it."""
+        if self.env is None:
+            return
+        if self._keeps_ratio:
+            self.gradient_steps = self._one_per_environment()
+        if self.frame_stack is None:
+            self.frame_stack = self._find_frame_stack()
+
+    def _ensure_buffer(self) -> None:
+        if self.env is not None and self.replay_buffer is None:
+            self.replay_buffer = self._make_buffer()
+
+    def _one_per_environment(self) -> int:
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit != TrainFrequencyUnit.STEP:
+            raise ValueError("With train_freq in episodes, give gradient_steps: -1 for as many updates as there were steps.")
+        return self.n_envs
+
+    def _find_frame_stack(self) -> int:
+        assert self.env is not None
+        found = stacked_frames(self.env)
+        channels = self.observation_space.shape[0]  # type: ignore[index]
+        if found is None and channels > _COLOURS and channels % _COLOURS == 0:
+            warnings.warn(
+                f"Nothing tells how many frames an observation of {channels} channels consists of, so all of it is stored at "
+                f"every step: give frame_stack={channels // _COLOURS} if these are colour images, to store each frame once.",
+                stacklevel=5,
+            )
+        return found or 1
+
+    def _make_buffer(self) -> ReplayBuffer:
+        self.replay_buffer_class = self.replay_buffer_class or FrameReplayBuffer
+        kwargs = dict(self.replay_buffer_kwargs)
+        if issubclass(self.replay_buffer_class, FrameReplayBuffer):
+            kwargs = {**self._frame_options(), **kwargs}
+            kwargs.setdefault("storage_device", self._choose_storage(kwargs))
+        elif self.n_steps > 1 and "n_steps" not in kwargs:
+            raise ValueError(
+                f"{self.replay_buffer_class.__name__} must be told of n_steps={self.n_steps} itself, by replay_buffer_kwargs="
+                f"dict(n_steps={self.n_steps}, gamma={self.gamma}); give n_steps=1 if it has no such argument."
+            )
+        buffer = self.replay_buffer_class(
+            self.buffer_size, self.observation_space, self.action_space, device=self.device, n_envs=self.n_envs, **kwargs
+        )
+        if isinstance(buffer, FrameReplayBuffer):
+            buffer.seed(self.seed)
+        return buffer
+
+    def _frame_options(self) -> dict[str, Any]:
+        # The authors' code never begins at the last n - 1 steps of an episode.
+        shared = {"n_steps": self.n_steps, "gamma": self.gamma}
+        return {**shared, "frame_stack": self.frame_stack, "partial_returns": False}
+
+    def _choose_storage(self, kwargs: dict[str, Any]) -> th.device:
+        host = th.device("cpu")
+        if self.device.type != "cuda" or self.replay_buffer_device == "cpu" or self._vec_normalize_env is not None:
+            return host
+        spaces_ = self.observation_space, self.action_space
+        layout = {name: value for name, value in kwargs.items() if name in ("frame_stack", "episode_length")}
+        needed = FrameReplayBuffer.bytes_needed(self.buffer_size, *spaces_, self.n_envs, **layout)
+        free, _ = th.cuda.mem_get_info(self.device)
+        if needed <= _SHARE_OF_GPU * free:
+            return self.device
+        if self.verbose:
+            sizes = f"it needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free on the GPU"
+            print(f"The replay buffer lies in main memory: {sizes}.")
+        return host
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Change the environment.
+
+        :param env: Environment
+        :param force_reset: As in SB3
+        """
+        super().set_env(env, force_reset)
+        self._setup_for_env()
+
+    def learn(
+        self: SelfDrQv2,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "DrQv2",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfDrQv2:
+        """
+        Learn.
+
+        :param total_timesteps: Number of agent steps, over all environments
+        :param callback: Called at every step
+        :param log_interval: Number of episodes between two lines of the log
+        :param tb_log_name: Name of the run in the TensorBoard log
+        :param reset_num_timesteps: Whether to count steps anew, which also begins the schedule of the noise anew
+        :param progress_bar: Whether to show a progress bar
+        :return: The model
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self._ensure_buffer()  # callbacks ask for it
+        return super()._setup_learn(*args, **kwargs)
+
+    @property
+    def stddev(self) -> float:
+        """Standard deviation of the exploration noise at the present agent step."""
+        return stddev_at(self.stddev_schedule, self.num_timesteps)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self.actor.stddev.fill_(self.stddev)
+        return super()._sample_action(learning_starts, action_noise, n_envs)
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """
+        Update the networks, see :meth:`CompiledTraining.train`.
+
+        :param gradient_steps: Number of updates
+        :param batch_size: Number of transitions in each batch
+        """
+        stddev = self.stddev
+        self.actor.stddev.fill_(stddev)
+        super().train(gradient_steps, batch_size)
+        self.logger.record("train/stddev", stddev)
+
+    def _update(self, samples: Samples, constants: Constants, variant: bool) -> list[th.Tensor]:
+        features = self._encode(random_shift(samples.observations, self.shift_pixels))  # type: ignore[arg-type]
+        with th.no_grad():
+            next_features = self._encode(random_shift(samples.next_observations, self.shift_pixels))  # type: ignore[arg-type]
+        target = self._target(samples, next_features, constants)
+        critic_loss = total_error(self.critic(features, samples.actions), target)
+        self._step_optimizer(self.critic.optimizer, critic_loss, self.encoder.optimizer)
+        # Of the encoder before its step, and for the critic after its own.
+        features = features.detach()
+        actor_loss = self._actor_losses(features, constants).mean()
+        self._step_optimizer(self.actor.optimizer, actor_loss)
+        self._average(self.critic, self.critic_target, constants.tau)
+        return [critic_loss.detach(), actor_loss.detach(), target.mean()]
+
+    def _encode(self, observations: th.Tensor) -> th.Tensor:
+        if not self.autocast:
+            return self.policy.encode(observations)
+        # Without its cache, which a captured graph would read after it is gone.
+        with th.autocast(self.device.type, th.bfloat16, cache_enabled=False):
+            return self.policy.encode(observations).float()
+
+    @th.no_grad()
+    def _target(self, samples: Samples, next_features: th.Tensor, constants: Constants) -> th.Tensor:
+        actions = noisy_actions(self.actor(next_features), self.actor.stddev, constants.noise_clip)
+        q_values = smallest(self.critic_target(next_features, actions))
+        discounts = constants.gamma if samples.discounts is None else samples.discounts
+        return samples.rewards + (1 - samples.dones) * discounts * q_values
+
+    def _actor_losses(self, features: th.Tensor, constants: Constants) -> th.Tensor:
+        """(batch, 1)"""
+        actions = noisy_actions(self.actor(features), self.actor.stddev, constants.noise_clip)
+        with frozen(self.critic.parameters()):
+            return -smallest(self.critic(features, actions))
+
+    def sample_losses(self, network: str, batch: Any) -> Callable[[], th.Tensor] | None:
+        """
+        The loss of every sample by itself, for diagnostics: that of an update, with random shifts and noise.
+
+        :param network: "actor" or "critic"
+        :param batch: Batch of the replay buffer
+        :return: Function that runs the network and returns the losses, (samples,); None for other networks
+        """
+        constants = self._constants()
+        with th.no_grad():
+            features = self._encode(random_shift(batch.observations, self.shift_pixels))
+            next_features = self._encode(random_shift(batch.next_observations, self.shift_pixels))
+        if network == "critic":
+            target = self._target(batch, next_features, constants)
+            return lambda: th.stack([q - target for q in self.critic(features, batch.actions)]).square().sum(0).reshape(-1)
+        if network == "actor":
+            return lambda: self._actor_losses(features, constants).reshape(-1)
+        return None
+
+    def _trained_networks(self) -> list[nn.Module]:
+        return [self.encoder, self.actor, self.critic]
+
+    def _optimizers(self) -> list[th.optim.Optimizer]:
+        return [network.optimizer for network in self._trained_networks()]  # type: ignore[misc]
+
+    def _constants(self) -> Constants:
+        return Constants(self.gamma, self.tau, noise_clip=self.stddev_clip)
+
+    def _settings(self) -> list[Any]:
+        return [*super()._settings(), self.shift_pixels, self.autocast]
+
+    def _variant(self, gradient_step: int) -> bool:
+        return True
+
+    def _loss_names(self, variant: bool) -> Sequence[str]:
+        return ("critic_loss", "actor_loss", "target_q")
+
+    def _obstacle(self) -> str | None:
+        return None
+
+    def _uses_graphs(self) -> bool:
+        if not super()._uses_graphs():
+            return False
+        obstacle = next(filter(None, map(obstacle_to_capture, self._optimizers())), None)
+        if obstacle is not None:
+            self._warn_once(f"DrQv2 updates kernel by kernel, which is slower, because {obstacle}.")
+        return obstacle is None
+
+    def _generators_on_device(self) -> list[th.Generator]:
+        buffer = self.replay_buffer
+        if not isinstance(buffer, FrameReplayBuffer) or buffer.storage_device.type == "cpu":
+            return super()._generators_on_device()
+        return [buffer.generator] if self._vec_normalize_env is None else []  # type: ignore[list-item]
+
+    @classmethod
+    def load(cls: type[SelfDrQv2], path: Any, env: GymEnv | None = None, *args: Any, **kwargs: Any) -> SelfDrQv2:  # type: ignore[override]
+        """
+        Load a model, see :meth:`~stable_baselines3.common.base_class.BaseAlgorithm.load`. With
+        ``learn(..., reset_num_timesteps=False)`` it goes on at the same place of the noise's schedule.
+
+        :param path: File or file-like object
+        :param env: Environment to go on in; it may be another number of them
+        :param args: As in SB3
+        :param kwargs: As in SB3; attributes to change, e.g. ``buffer_size``
+        """
+        if kwargs.get("gradient_steps") is not None:
+            kwargs["_keeps_ratio"] = False
+        return super().load(path, env, *args, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "encoder", "actor", "critic", "critic_target"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "encoder.optimizer", "actor.optimizer", "critic.optimizer"], []
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
