@@ -9,6 +9,7 @@ from sb3_sparse.experiments.torture_kills import describe
 from sb3_sparse.experiments.torture_runs import (
     ALGORITHMS,
     CHECKPOINTS,
+    IMAGES,
     OPAQUE,
     TortureRun,
     differences,
@@ -50,11 +51,13 @@ VARIED = [
     TortureRun("DDPG", noise="ou", n_envs=2, normalize=True),
     TortureRun("TD3", noise="normal", n_steps=3, buffer_size=60),
     TortureRun("StreamAC", callbacks=("eval",)),
+    TortureRun("DrQv2", env=IMAGES, sparsity=0.6, buffer_size=100),
     TortureRun("SAC", env=OPAQUE),
     TortureRun("StreamAC", env=OPAQUE),
 ]
 LONG = [
-    *(TortureRun(algorithm) for algorithm in ALGORITHMS),
+    *(TortureRun(algorithm) for algorithm in ALGORITHMS if algorithm != "DrQv2"),
+    TortureRun("DrQv2", env=IMAGES, n_envs=2, topology="set", callbacks=("plasticity", "eval")),
     TortureRun("SAC", topology="set"),
     TortureRun("TD3", topology="pruning"),
 ]

@@ -21,17 +21,18 @@ from sb3_sparse.deployment.loading import load_model, load_vec_normalize
 from sb3_sparse.deployment.plain_data import from_plain, space_from_plain, space_to_plain, to_plain
 from sb3_sparse.experiments.model_files import policy_arguments, policy_tensors
 from sb3_sparse.experiments.run_folders import RunFolder
-from sb3_sparse.experiments.torture_runs import ALGORITHMS, TortureRun, make_env, make_model
+from sb3_sparse.experiments.torture_runs import ALGORITHMS, IMAGES, TortureRun, make_env, make_model, register_environments
 from sb3_sparse.experiments.zoo_files import read_keywords, read_yaml
 from sb3_sparse.zoo.command_line import main
 
 safetensors = pytest.importorskip("safetensors.torch")
+register_environments()
 SLOW = ("SB3 DDPG", "SB3 TD3", "DDPG", "SAC")
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ALGORITHMS]
 
 
 def trained(name: str) -> BaseAlgorithm:
-    run = TortureRun(name, buffer_size=200)
+    run = TortureRun(name, buffer_size=200, env=IMAGES if name == "DrQv2" else "Pendulum-v1")
     return make_model(run, make_env(run, None)).learn(70)
 
 

@@ -31,6 +31,7 @@ ALGORITHMS = {
     "DDPG": ("sb3_sparse.td3", "DDPG"),
     "TD3": ("sb3_sparse.td3", "TD3"),
     "StreamAC": ("sb3_sparse.stream_ac", "StreamAC"),
+    "DrQv2": ("sb3_sparse.drqv2", "DrQv2"),
     "SB3 SAC": ("stable_baselines3", "SAC"),
     "SB3 DDPG": ("stable_baselines3", "DDPG"),
     "SB3 TD3": ("stable_baselines3", "TD3"),
@@ -44,6 +45,7 @@ POLICIES = {
     "SparseSimBaTD3Policy": ("sb3_sparse.td3", "SparseSimBaTD3Policy"),
     "SparseSimBaTQCPolicy": ("sb3_sparse.tqc", "SparseSimBaTQCPolicy"),
     "StreamACPolicy": ("sb3_sparse.stream_ac", "MlpPolicy"),
+    "DrQv2Policy": ("sb3_sparse.drqv2", "DrQv2Policy"),
 }
 # Settings that an algorithm's constructor takes, by the attribute that keeps them.
 _SETTINGS = (
@@ -80,6 +82,11 @@ _SETTINGS = (
     "optimizer",
     "bootstrap_truncated",
     "time_feature",
+    "stddev_schedule",
+    "stddev_clip",
+    "shift_pixels",
+    "frame_stack",
+    "autocast",
 )
 _COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "_current_progress_remaining")
 _STATISTICS = ("mean", "var")

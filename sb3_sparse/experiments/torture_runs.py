@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
 from sb3_sparse.checkpoints import ExactCheckpointCallback
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.stream_ac import StreamAC, StreamWrapper
 from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
@@ -36,6 +37,7 @@ ALGORITHMS: dict[str, tuple[type[BaseAlgorithm], Any]] = {
     "DDPG": (DDPG, SparseSimBaTD3Policy),
     "TD3": (TD3, SparseSimBaTD3Policy),
     "StreamAC": (StreamAC, "MlpPolicy"),
+    "DrQv2": (DrQv2, "CnnPolicy"),
     "SB3 SAC, MlpPolicy": (stable_baselines3.SAC, "MlpPolicy"),
 }
 CHECKPOINTS = "checkpoints"
@@ -117,6 +119,11 @@ def make_model(run: TortureRun, env: VecEnv) -> BaseAlgorithm:
     kwargs: dict[str, Any] = {"seed": run.seed, "device": "cpu"}
     if algorithm is StreamAC:
         return algorithm(policy, env, policy_kwargs={"sparsity": run.sparsity, "width": 32}, **kwargs)  # type: ignore[call-arg]
+    if algorithm is DrQv2:
+        network = {"hidden_dim": 16, "feature_dim": 8, "features_extractor_kwargs": {"channels": 4}, "sparsity": run.sparsity}
+        return DrQv2(
+            policy, env, policy_kwargs=network, learning_starts=50, batch_size=8, buffer_size=run.buffer_size, **kwargs
+        )
     size = {"net_arch": [32, 32]} if policy == "MlpPolicy" else {"sparsity": run.sparsity, "width_scale": 0.125}
     mean = np.zeros(env.action_space.shape or ())
     noises = {
@@ -217,11 +224,44 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
 
 def register_environments() -> None:
     """Register what runs need beside gymnasium's own."""
+    if IMAGES not in gym.registry:
+        gym.register(IMAGES, entry_point=f"{__name__}:ImageEnv", max_episode_steps=25)
     if OPAQUE not in gym.registry:
         gym.register(OPAQUE, entry_point=f"{__name__}:OpaqueEnv", max_episode_steps=40)
 
 
-OPAQUE = "Opaque-v0"
+OPAQUE, IMAGES = "Opaque-v0", "Images-v0"
+
+
+class ImageEnv(gym.Env[np.ndarray, np.ndarray]):
+    """Three stacked images of 17x17 noisy pixels; their brightness follows the action."""
+
+    observation_space = gym.spaces.Box(0, 255, (3, 17, 17), np.uint8)
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    frame_stack = 3
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """
+        Start an episode.
+
+        :param seed: As in gymnasium
+        :param options: Not used
+        """
+        super().reset(seed=seed)
+        self._frames = np.repeat(self._draw(0.0), 3, axis=0)
+        return self._frames, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """
+        Draw another image.
+
+        :param action: Brightness
+        """
+        self._frames = np.concatenate([self._frames[1:], self._draw(float(action[0]))])
+        return self._frames, float(action[0]), False, False, {}
+
+    def _draw(self, brightness: float) -> np.ndarray:
+        return (self.np_random.integers(0, 100, (1, 17, 17)) + 100 * (1.0 + brightness) / 2).astype(np.uint8)
 
 
 class OpaqueEnv(gym.Env[np.ndarray, np.ndarray]):
