@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
 
 from sb3_sparse import ExactCheckpointCallback
 from sb3_sparse.checkpoints import replay_rows
@@ -342,3 +343,28 @@ def test_environments_go_on_in_the_middle_of_an_episode(env_id: str) -> None:
 def _step(env: Any) -> list[Any]:
     observations, rewards, dones, _ = env.step([env.action_space.sample() for _ in range(env.num_envs)])
     return [observations.tolist(), rewards.tolist(), dones.tolist()]
+
+
+def test_files_of_vec_monitor_are_restored(tmp_path: Path) -> None:
+    def learn(folder: Path, stop: int | None = None) -> list[str]:
+        env = VecMonitor(DummyVecEnv([lambda: gym.make("Pendulum-v1", max_episode_steps=20)]), str(folder / "vec"))
+        env.seed(0)
+        watch = Every({} if stop is None else {stop: _crash})
+        model = make_model(RUN, env)
+        model.learn(RUN.steps, callback=[watch, ExactCheckpointCallback(folder / "checkpoints", save_freq=30)])
+        env.close()
+        return [line.rsplit(",", 1)[0] for line in (folder / "vec.monitor.csv").read_text().splitlines()[1:]]
+
+    whole = learn(tmp_path / "whole")
+    with pytest.raises(Crash):
+        learn(tmp_path / "stopped", stop=75)
+    assert learn(tmp_path / "stopped") == whole and len(whole) == 7
+
+
+def test_rows_whose_file_was_deleted_are_written_again(tmp_path: Path) -> None:
+    def delete(callback: BaseCallback) -> None:
+        for path in (tmp_path / CHECKPOINTS).glob("replay-*"):
+            path.unlink()
+
+    train(RUN, tmp_path, [Every({70: delete})])
+    assert CheckpointFolder(tmp_path / CHECKPOINTS).newest() is not None

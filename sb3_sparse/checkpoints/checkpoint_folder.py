@@ -195,11 +195,24 @@ class CheckpointFolder:
         body = asdict(manifest)
         text = json.dumps({"format": FORMAT, "checksum": _checksum_of(body), "checkpoint": body}, indent=1)
         self._write_bytes(_MANIFEST.format(manifest.number), [text.encode()])
-        self._sweep()
+        self._tidy()
 
     def discard(self) -> None:
         """Delete files of a checkpoint that could not be completed."""
-        self._sweep(expired=())
+        self._tidy(expired=())
+
+    def has(self, record: FileRecord) -> bool:
+        """
+        :param record: A file that was written
+        :return: Whether it is still there
+        """
+        return (self.path / record.name).exists()
+
+    def _tidy(self, expired: Iterable[Path] | None = None) -> None:
+        try:
+            self._sweep(expired)
+        except OSError as error:  # what is left over does no harm, and the next checkpoint tries again
+            warnings.warn(f"Old files in {self.path} could not be deleted: {error}.", stacklevel=2)
 
     def _sweep(self, expired: Iterable[Path] | None = None) -> None:
         """Delete manifests that are out of date (by default damaged ones and all but the newest), and files none names."""

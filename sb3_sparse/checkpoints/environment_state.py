@@ -66,6 +66,10 @@ class EnvironmentState:
         """Whether the state can be stored now."""
         return self.is_exact or self._is_reset_first or all(record.is_fresh for record in self._resets)
 
+    def results_writers(self) -> list[ResultsWriter]:
+        """Files of ``Monitor`` and ``VecMonitor``."""
+        return [value for part in self.parts.values() for value in vars(part).values() if isinstance(value, ResultsWriter)]
+
     def close(self) -> None:
         """Leave the environment alone from now on."""
         for record in self._resets:

@@ -2,15 +2,12 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.monitor import Monitor, ResultsWriter
+from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_sparse.checkpoints.callback_states import CallbackStates
 from sb3_sparse.checkpoints.checkpoint_folder import STATE, WEIGHTS, CheckpointFolder, Manifest
@@ -167,8 +164,8 @@ class ExactCheckpointCallback(BaseCallback):
 
     def _files(self) -> tuple[list[ResultsWriter], list[Path]]:
         """Files of Monitors, and those that evaluation callbacks write."""
-        environments = [self.training_env, *(state.env for state in self._callbacks.environments.values())]
-        monitors = [writer for env in environments for writer in _results_writers(env)]
+        environments = [self._environment, *self._callbacks.environments.values()]
+        monitors = [writer for environment in environments for writer in environment.results_writers()]
         evaluations = [c.log_path for c in self._callbacks.callbacks.values() if isinstance(c, EvalCallback) and c.log_path]
         return monitors, [Path(f"{path}.npz") for path in evaluations]
 
@@ -287,14 +284,3 @@ class ExactCheckpointCallback(BaseCallback):
                 f"No longer finite after {self.model.num_timesteps} agent steps: {', '.join(broken)}. {last} Starting again "
                 "repeats what happened; lower the learning rate, clip rewards, or check the environment's numbers."
             )
-
-
-def _results_writers(env: VecEnv) -> Iterator[ResultsWriter]:
-    inner = env.unwrapped
-    if isinstance(inner, DummyVecEnv):
-        for single in inner.envs:
-            layer: Any = single
-            while isinstance(layer, gym.Wrapper):
-                if isinstance(layer, Monitor) and layer.results_writer is not None:
-                    yield layer.results_writer
-                layer = layer.env

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
@@ -54,7 +55,7 @@ def fingerprint(model: BaseAlgorithm) -> dict[str, Any]:
         "observation_space": str(model.observation_space),
         "action_space": str(model.action_space),
         "environment": _layers(model.env),
-        "versions": {**versions(), "python": platform.python_version(), "device": str(model.device)},
+        "versions": {**versions(), "python": platform.python_version(), "device": str(model.device), **_processor()},
     }
 
 
@@ -67,6 +68,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _processor() -> dict[str, Any]:
+    """What the order of additions depends on."""
+    return {"threads": th.get_num_threads(), "instructions": th.backends.cpu.get_cpu_capability()}
 
 
 def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -92,7 +98,8 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         )
     if differences:
         warnings.warn(
-            "The run goes on with other versions than it had, so it may not be bit-identical: " + "; ".join(differences),
+            "The run goes on with other versions or hardware than it had, so it may not be bit-identical: "
+            + "; ".join(differences),
             stacklevel=2,
         )
 

@@ -153,7 +153,8 @@ class ReplayRows:
             old = known[index] if index < len(known) else None
             segment = None if self._is_touched(name, group, start, stop, added) else old
             total = _sum(group, start, stop)
-            if segment is None or segment.rows != stop - start or segment.sum != total:
+            is_known = segment is not None and segment.rows == stop - start and segment.sum == total
+            if segment is None or not is_known or not folder.has(segment.file):
                 file = folder.write(f"{ROWS}-{name}-{index:05d}-{number}", _pieces(group, start, stop))
                 segment = Segment(file, stop - start, total)
             segments.append(asdict(segment))

@@ -42,7 +42,8 @@ class StopSignals:
             return
         self.received = number
         name = signal.Signals(number).name
-        print(f"{name}: training stops after a checkpoint; send it again to stop at once.", flush=True)
+        # Not by print(), which cannot be interrupted by itself.
+        os.write(2, f"{name}: training stops after a checkpoint; send it again to stop at once.\n".encode())
 
     def _is_learning(self, frame: FrameType | None) -> bool:
         while frame is not None:

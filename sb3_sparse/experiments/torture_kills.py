@@ -2,7 +2,6 @@
 
 import multiprocessing
 import random
-import resource
 import shutil
 import sys
 import time
@@ -141,6 +140,8 @@ def finish(process: BaseProcess) -> None:
 
 def _train_quietly(run: TortureRun, folder: Path, limit: int | None) -> None:
     if limit is not None:
+        import resource  # which Windows does not have
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     th.set_num_threads(1)
     warnings.simplefilter("ignore")
