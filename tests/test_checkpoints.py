@@ -1,5 +1,6 @@
 """Checkpoints: what is written, when, and what happens when something goes wrong."""
 
+import errno
 import json
 import os
 import resource
@@ -18,8 +19,8 @@ import pytest
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
 
 from sb3_sparse import ExactCheckpointCallback
 from sb3_sparse.checkpoints import replay_rows
@@ -144,6 +145,23 @@ def test_full_disk_is_survived(tmp_path: Path) -> None:
     assert not [name for name in files(tmp_path / "full") if "partial" in name or "000003" in name]
     train(RUN, tmp_path / "full", [Every({})])
     assert differences(outcome(tmp_path / "whole"), outcome(tmp_path / "full")) == []
+
+
+def test_older_checkpoints_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, calls = os.fsync, []
+
+    def full_once(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    watch = Every({85: lambda _: monkeypatch.setattr(os, "fsync", full_once), 98: _crash})
+    with warnings.catch_warnings(), pytest.raises(Crash):
+        warnings.simplefilter("error")
+        train(RUN, tmp_path, [watch])
+    manifests = CheckpointFolder(tmp_path / CHECKPOINTS).manifests()
+    assert [path.name for path in manifests] == ["checkpoint-000003.json", "checkpoint-000002.json"] and len(calls) > 1
 
 
 class Crash(Exception):
@@ -368,3 +386,22 @@ def test_rows_whose_file_was_deleted_are_written_again(tmp_path: Path) -> None:
 
     train(RUN, tmp_path, [Every({70: delete})])
     assert CheckpointFolder(tmp_path / CHECKPOINTS).newest() is not None
+
+
+def test_atari_games_go_on_in_the_middle_of_a_life() -> None:
+    ale_py, _ = pytest.importorskip("ale_py"), pytest.importorskip("cv2")
+    gym.register_envs(ale_py)
+    env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", 2, seed=0), 4)
+    env.reset()
+    env.action_space.seed(0)
+    state = EnvironmentState(env)
+    assert state.is_exact, state.problem
+    for _ in range(20):
+        env.step([1, 2])
+    stored = state.capture()
+    history = [_step(env) for _ in range(200)]
+    state.restore(stored)
+    again = [_step(env) for _ in range(200)]
+    assert differences(again, history) == [] and any(any(dones) for *_, dones in history)
+    sticky = EnvironmentState(make_vec_env("ALE/Breakout-v5", 1))
+    assert not sticky.is_exact and "sticky actions" in sticky.problem

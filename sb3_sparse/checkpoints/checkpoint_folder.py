@@ -201,6 +201,16 @@ class CheckpointFolder:
         """Delete files of a checkpoint that could not be completed."""
         self._tidy(expired=())
 
+    def free(self) -> bool:
+        """
+        Delete all checkpoints but the newest whole one.
+
+        :return: Whether there were any
+        """
+        older = [path for path in self.manifests() if path not in self._damaged][1:]
+        self._tidy([*self._damaged, *older])
+        return bool(older)
+
     def has(self, record: FileRecord) -> bool:
         """
         :param record: A file that was written

@@ -1,5 +1,6 @@
 """Checkpoints of a whole run, and going on from them."""
 
+import errno
 import sys
 import warnings
 from pathlib import Path
@@ -231,7 +232,7 @@ class ExactCheckpointCallback(BaseCallback):
         self._refuse_tensors()
         step = self._last_attempt = self.model.num_timesteps
         try:
-            manifest = self._write(step)
+            manifest = self._write_where_there_is_space(step)
         except OSError as error:
             self._store.discard()
             warnings.warn(
@@ -244,6 +245,16 @@ class ExactCheckpointCallback(BaseCallback):
         if self.verbose:
             print(f"Checkpoint {manifest.number} after {step} agent steps in {self.folder}")
         return True
+
+    def _write_where_there_is_space(self, step: int) -> Manifest:
+        """On a full disk, older checkpoints make room; the newest one stays in any case."""
+        try:
+            return self._write(step)
+        except OSError as error:
+            self._store.discard()
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._store.free():
+                raise
+            return self._write(step)
 
     def _write(self, step: int) -> Manifest:
         number = self._store.next_number()

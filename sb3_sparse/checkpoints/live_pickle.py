@@ -8,6 +8,7 @@ from typing import Any
 
 import torch as th
 
+_EMULATOR = ("ale_py._ale_py", "ALEInterface")
 _RENDERER = ("gymnasium.envs.mujoco.mujoco_rendering", "MujocoRenderer")
 
 
@@ -53,6 +54,10 @@ class _LivePickler(pickle.Pickler):
             # Windows and GL contexts are opened again when something is drawn.
             state = {**vars(value), "viewer": None, "_viewers": {}}
             return _instance, (type(value),), state
+        if (type(value).__module__, type(value).__name__) == _EMULATOR:
+            if value.getFloat("repeat_action_probability") > 0.0:
+                raise pickle.PicklingError("with sticky actions, ALE's states lack the action that may be repeated")
+            return _emulator, (*_emulator_settings(value), value.cloneState(include_rng=True))
         return NotImplemented
 
 
@@ -75,6 +80,29 @@ def _generator(device: str, state: th.Tensor) -> th.Generator:
     generator = th.Generator(device)
     generator.set_state(state)
     return generator
+
+
+def _emulator_settings(emulator: Any) -> list[Any]:
+    """What an emulator of Atari games was set up with: its game, numbers, and flags."""
+    return [
+        emulator.getString("rom_file"),
+        {name: emulator.getInt(name) for name in ("random_seed", "frame_skip", "max_num_frames_per_episode")},
+        {name: emulator.getBool(name) for name in ("color_averaging", "sound_obs")},
+    ]
+
+
+def _emulator(game: str, numbers: dict[str, int], flags: dict[str, bool], state: Any) -> Any:
+    from ale_py import ALEInterface  # the extra "atari"
+
+    emulator = ALEInterface()
+    for name, number in numbers.items():
+        emulator.setInt(name, number)
+    for name, flag in flags.items():
+        emulator.setBool(name, flag)
+    emulator.setFloat("repeat_action_probability", 0.0)
+    emulator.loadROM(game)
+    emulator.restoreState(state)
+    return emulator
 
 
 def _instance(kind: type) -> Any:
