@@ -4,11 +4,12 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,27 @@ class Every(BaseCallback):
         pass
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ended")
+    train(RUN, folder)
+    return folder
+
+
+@pytest.fixture
+def finished(ended: Path, tmp_path: Path) -> Path:
+    """Folder of a run that has ended."""
+    return Path(shutil.copytree(ended, tmp_path / "finished"))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a terminal's programs do on SIGINT; those in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def files(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in (folder / CHECKPOINTS).iterdir()}
 
@@ -74,38 +96,36 @@ def test_several_kills_by_the_system(tmp_path: Path) -> None:
 
 
 def test_damaged_checkpoints_are_noticed(tmp_path: Path) -> None:
-    results = list(damaged_checkpoints(12, tmp_path))
+    results = list(damaged_checkpoints(8, tmp_path))
     assert [result for result in results if result.is_fault] == []
     assert {result.verdict for result in results} >= {"skipped", "refused"}
 
 
-def test_lost_manifests_are_no_new_run(tmp_path: Path) -> None:
-    train(RUN, tmp_path)
-    for path in (tmp_path / CHECKPOINTS).glob("*.json"):
+def test_lost_manifests_are_no_new_run(finished: Path) -> None:
+    for path in (finished / CHECKPOINTS).glob("*.json"):
         path.unlink()
     with pytest.raises(ValueError, match="none that names them"):
-        train(RUN, tmp_path)
+        train(RUN, finished)
 
 
 def test_only_changed_segments_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_rows, "SEGMENT", 1_000)  # 25 transitions
-    run, names = replace(RUN, buffer_size=200, steps=360, save_freq=20), {}
-    watch = Every({step + 1: lambda c: names.update({c.num_timesteps - 1: files(tmp_path)}) for step in range(40, 360, 20)})
+    run, names = replace(RUN, buffer_size=120, steps=220, save_freq=20), {}
+    watch = Every({step + 1: lambda c: names.update({c.num_timesteps - 1: files(tmp_path)}) for step in range(40, 220, 20)})
     train(run, tmp_path, [watch])
     segments = {step: {n for n in found if n.startswith("replay-")} for step, found in names.items()}
-    assert len(segments[200]) >= 6
-    for step in range(60, 360, 20):
+    assert len(segments[120]) >= 4
+    for step in range(60, 220, 20):
         assert len(segments[step] - segments[step - 20]) <= 3
-    # The buffer was full after 200 steps, so that nothing is left of the first segments' files.
-    assert not segments[60] & segments[340]
+    # The buffer was full after 120 steps, so that nothing is left of the first segments' files.
+    assert not segments[60] & segments[200]
 
 
-def test_other_logs_and_callbacks_are_refused(tmp_path: Path) -> None:
-    train(RUN, tmp_path)
+def test_other_logs_and_callbacks_are_refused(finished: Path) -> None:
     with pytest.raises(ValueError, match="monitor files"):
-        make_model(RUN, make_env(RUN, None)).learn(RUN.steps, callback=ExactCheckpointCallback(tmp_path / CHECKPOINTS))
+        make_model(RUN, make_env(RUN, None)).learn(RUN.steps, callback=ExactCheckpointCallback(finished / CHECKPOINTS))
     with pytest.raises(ValueError, match="with the callbacks"):
-        train(RUN, tmp_path, [Every({})])
+        train(RUN, finished, [Every({})])
 
 
 @pytest.mark.parametrize("name", ["SAC", "SB3 TD3"])
@@ -195,6 +215,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("interruptible")
 def test_signals_end_training_after_a_checkpoint(number: int, tmp_path: Path) -> None:
     def learn(at: dict[int, Callable]) -> tuple[Any, ExactCheckpointCallback]:
         model, checkpoint = make_model(RUN, make_env(RUN, None)), ExactCheckpointCallback(tmp_path, save_freq=1_000)
@@ -208,6 +229,13 @@ def test_signals_end_training_after_a_checkpoint(number: int, tmp_path: Path) ->
     assert checkpoint.resumed_from == 77 and checkpoint.stopped_by is None and model.num_timesteps == RUN.steps
 
 
+def test_ignored_signals_stay_ignored(tmp_path: Path, interruptible: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt = Every({60: lambda _: os.kill(os.getpid(), signal.SIGINT)})
+    model = make_model(RUN, make_env(RUN, None))
+    assert model.learn(80, callback=[interrupt, ExactCheckpointCallback(tmp_path)]).num_timesteps == 80
+
+
 def test_signals_end_the_program_if_asked_to(tmp_path: Path) -> None:
     checkpoint = ExactCheckpointCallback(tmp_path, exit_on_signal=True)
     stop = Every({60: lambda _: os.kill(os.getpid(), signal.SIGTERM)})
@@ -216,6 +244,7 @@ def test_signals_end_the_program_if_asked_to(tmp_path: Path) -> None:
     assert ended.value.code == 143
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_signals_after_a_failed_training_are_not_swallowed(tmp_path: Path) -> None:
     with pytest.raises(Crash):
         train(RUN, tmp_path, [Every({60: _crash})])
@@ -258,35 +287,31 @@ def test_losses_that_are_not_finite_end_training(tmp_path: Path) -> None:
         ({"steps": 60}, "asked for 60"),
     ],
 )
-def test_other_runs_are_refused(change: dict[str, Any], named: str, tmp_path: Path) -> None:
-    train(RUN, tmp_path)
+def test_other_runs_are_refused(change: dict[str, Any], named: str, finished: Path) -> None:
     with pytest.raises(ValueError, match=named):
-        train(replace(RUN, **change), tmp_path)
-    assert train(RUN, tmp_path).num_timesteps == RUN.steps
+        train(replace(RUN, **change), finished)
+    assert train(RUN, finished).num_timesteps == RUN.steps
 
 
-def test_other_versions_are_warned_of(tmp_path: Path) -> None:
-    train(RUN, tmp_path)
-    folder = CheckpointFolder(tmp_path / CHECKPOINTS)
+def test_other_versions_are_warned_of(finished: Path) -> None:
+    folder = CheckpointFolder(finished / CHECKPOINTS)
     manifest = folder.newest()
     assert manifest is not None
     versions = {**manifest.fingerprint["versions"], "numpy": "1.0"}
     folder.commit(replace(manifest, number=9, fingerprint={**manifest.fingerprint, "versions": versions}))
     with pytest.warns(UserWarning, match=r"versions.numpy: '1\.0' in the checkpoint"):
-        train(RUN, tmp_path)
+        train(RUN, finished)
 
 
-def test_finished_runs_stay_finished(tmp_path: Path) -> None:
-    first, result = train(RUN, tmp_path), outcome(tmp_path)
-    before = files(tmp_path)
-    again = train(RUN, tmp_path)
-    assert again._n_updates == first._n_updates and differences(result, outcome(tmp_path)) == []
-    assert files(tmp_path) == before
+def test_finished_runs_stay_finished(finished: Path) -> None:
+    result, before = outcome(finished), files(finished)
+    again = train(RUN, finished)
+    assert again._n_updates == RUN.steps - 50 and differences(result, outcome(finished)) == []
+    assert files(finished) == before
 
 
-def test_more_steps_can_be_asked_for(tmp_path: Path) -> None:
-    train(RUN, tmp_path)
-    assert train(replace(RUN, steps=150), tmp_path).num_timesteps == 150
+def test_more_steps_can_be_asked_for(finished: Path) -> None:
+    assert train(replace(RUN, steps=150), finished).num_timesteps == 150
 
 
 def test_models_can_be_saved_and_used_after_all(tmp_path: Path) -> None:

@@ -43,23 +43,22 @@ class NoCrash(CrashAt):
 
 
 VARIED = [
-    TortureRun("SB3 SAC", topology="rigl"),
-    TortureRun("SB3 SAC, MlpPolicy", topology="pruning"),
     TortureRun("SB3 TD3", callbacks=("plasticity", "eval"), normalize=True),
-    TortureRun("TQC"),
     TortureRun("SAC", callbacks=("eval", "plasticity", "reset", "redo")),
     TortureRun("DDPG", noise="ou", n_envs=2, normalize=True),
-    TortureRun("TD3", noise="normal", n_steps=3, buffer_size=60),
+    TortureRun("SB3 SAC, MlpPolicy", topology="pruning"),
     TortureRun("StreamAC", callbacks=("eval",)),
     TortureRun("DrQv2", env=IMAGES, sparsity=0.6, buffer_size=100),
     TortureRun("SAC", env=OPAQUE),
-    TortureRun("StreamAC", env=OPAQUE),
 ]
 LONG = [
     *(TortureRun(algorithm) for algorithm in ALGORITHMS if algorithm != "DrQv2"),
     TortureRun("DrQv2", env=IMAGES, n_envs=2, topology="set", callbacks=("plasticity", "eval")),
     TortureRun("SAC", topology="set"),
+    TortureRun("SB3 SAC", topology="rigl"),
     TortureRun("TD3", topology="pruning"),
+    TortureRun("TD3", noise="normal", n_steps=3, buffer_size=60),
+    TortureRun("StreamAC", env=OPAQUE),
 ]
 RUNS = [*(pytest.param(run, marks=pytest.mark.slow) for run in LONG), *VARIED]
 

@@ -27,7 +27,9 @@ class StopSignals:
     def install(self) -> None:
         """Listen from now on, which only the main thread can."""
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
+            # Programs in the background ignore SIGINT on purpose.
+            heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._former = {number: signal.signal(number, self._note) for number in heard}
 
     def remove(self) -> None:
         """Have signals do what they did before."""

@@ -147,6 +147,8 @@ def _configuration(generator: random.Random) -> tuple[Callable[[], BaseAlgorithm
         algorithm, policy = generator.choice(_OFF_POLICY)  # type: ignore[assignment]
         n_envs = generator.choice([1, 1, 1, 2, 3])
         kwargs = _arguments(generator, algorithm, env_kwargs["action_size"])
+        if isinstance(space, spaces.Dict):
+            kwargs["n_steps"] = 1  # SB3's buffers have no more for dictionaries
 
     def make() -> BaseAlgorithm:
         env = DummyVecEnv([lambda: RandomEnv(space, **env_kwargs)] * n_envs)
