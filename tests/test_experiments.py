@@ -53,7 +53,7 @@ def test_runs_reproduce_from_their_seed(tmp_path: Path) -> None:
 
 
 def test_unknown_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'cnn'.*'simba' or 'mlp'"):
+    with pytest.raises(ValueError, match=r"'cnn'.*'simba', 'mlp' or 'drqv2'"):
         train(TrainingRun("Pendulum-v1", network="cnn", **SHORT), tmp_path)
 
 

@@ -10,6 +10,8 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_sparse.common.present_device import present_device
+
 Observations = th.Tensor | dict[str, th.Tensor]
 
 
@@ -162,7 +164,7 @@ class DeviceReplayBuffer(ReplayBuffer):
     def _read(self, positions: th.Tensor, env: VecNormalize | None) -> Any:
         """Read transitions by their position: those of one step lie side by side, one of every environment."""
         observations, next_observations, actions, rewards, terminal, _ = self._rows_at(positions)
-        rewards, discounts = _normalized_reward(rewards, env), None
+        rewards, discounts = normalized_reward(rewards, env), None
         if self.n_steps > 1:
             next_observations, rewards, terminal, discounts = self._n_step(positions, env)
         is_dict = isinstance(self.obs_shape, dict)
@@ -185,7 +187,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         is_before_end = th.cumsum(ends, dim=1) - ends.long() == 0  # (batch, n_steps), the end itself included
         count = is_before_end.sum(dim=1, keepdim=True)  # (batch, 1)
         weights = self.gamma**ahead * is_before_end
-        returns = (_normalized_reward(rewards, env).squeeze(-1) * weights).sum(dim=1, keepdim=True)
+        returns = (normalized_reward(rewards, env).squeeze(-1) * weights).sum(dim=1, keepdim=True)
         _, next_observations, _, _, terminal, _ = self._rows_at(indices.gather(1, count - 1).squeeze(1))
         return next_observations, returns, terminal, self.gamma ** count.float()
 
@@ -235,19 +237,23 @@ class DeviceReplayBuffer(ReplayBuffer):
         rows, (seed, random_state), device = state.pop("_rows"), state.pop("generator"), th.device(state.pop("_device"))
         self.__dict__.update(state)
         # SB3 says where it is wanted after loading; a machine without the former device must be able to load it.
-        is_there = device.type != "cuda" or (device.index or 0) < th.cuda.device_count()
-        self._device = device if is_there else th.device("cpu")
+        self._device = present_device(device)
         self._rows = self._allocate()
         self._rows[: len(rows)].copy_(th.from_numpy(rows))
         self._cursor = th.zeros(2, dtype=th.int64, device=self._device)
         self._cursor.copy_(th.tensor([self.pos, len(rows) * self.n_envs]))
         self.generator = th.Generator(self._device)
         self.generator.manual_seed(seed)
-        if is_there:
+        if self._device == device:
             self.generator.set_state(random_state)
 
 
-def _normalized_reward(rewards: th.Tensor, env: VecNormalize | None) -> th.Tensor:
+def normalized_reward(rewards: th.Tensor, env: VecNormalize | None) -> th.Tensor:
+    """
+    :param rewards: Rewards as the environment gave them
+    :param env: Normalises them on the host, if given
+    :return: Rewards on the same device
+    """
     if env is None:
         return rewards
     return th.as_tensor(env.normalize_reward(rewards.cpu().numpy()), dtype=th.float32, device=rewards.device)

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_sparse.common.device_replay_buffer import normalized_reward
 from sb3_sparse.common.frame_store import ZERO_FRAME, FrameStore, torch_type
 from sb3_sparse.common.memory import check_memory
 from sb3_sparse.common.present_device import present_device
@@ -349,7 +350,7 @@ class FrameReplayBuffer(ReplayBuffer):
         last_step = inside.sum(dim=1, keepdim=True) - 1  # (batch, 1)
         discounts = th.cumprod(self.gamma * outcomes[..., _DISCOUNT], dim=1)
         weights = th.cat([th.ones_like(discounts[:, :1]), discounts[:, :-1]], dim=1) * inside
-        returns = (_normalized_reward(outcomes[..., _REWARD], env) * weights).sum(dim=1, keepdim=True)
+        returns = (normalized_reward(outcomes[..., _REWARD], env) * weights).sum(dim=1, keepdim=True)
         return _Window(indices.gather(1, last_step).squeeze(1), returns, discounts.gather(1, last_step))
 
     def _observations(self, places: th.Tensor, env: VecNormalize | None) -> th.Tensor:
@@ -631,9 +632,3 @@ def _number_frames(stack: np.ndarray, next_number: int, new: list[np.ndarray]) -
             numbers[index] = next_number + len(new)
             new.append(frame)
     return numbers
-
-
-def _normalized_reward(rewards: th.Tensor, env: VecNormalize | None) -> th.Tensor:
-    if env is None:
-        return rewards
-    return th.as_tensor(env.normalize_reward(rewards.cpu().numpy()), dtype=th.float32, device=rewards.device)
