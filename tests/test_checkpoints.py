@@ -91,8 +91,8 @@ def files(folder: Path) -> dict[str, int]:
 
 
 def test_several_kills_by_the_system(tmp_path: Path) -> None:
-    (kills,) = kill_points([TortureRun("SB3 SAC", steps=90, save_freq=20, callbacks=("eval",))], 2, tmp_path)
-    assert len(kills.moments) == 2 and kills.differences == ()
+    (kills,) = kill_points([TortureRun("SB3 SAC", steps=80, save_freq=20, callbacks=("eval",))], 1, tmp_path)
+    assert len(kills.moments) == 1 and kills.differences == ()
 
 
 def test_damaged_checkpoints_are_noticed(tmp_path: Path) -> None:
@@ -418,15 +418,18 @@ def test_atari_games_go_on_in_the_middle_of_a_life() -> None:
     gym.register_envs(ale_py)
     env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", 2, seed=0), 4)
     env.reset()
-    env.action_space.seed(0)
     state = EnvironmentState(env)
     assert state.is_exact, state.problem
     for _ in range(20):
         env.step([1, 2])
     stored = state.capture()
-    history = [_step(env) for _ in range(200)]
+    actions = np.random.default_rng(0).integers(0, 4, (150, 2))
+    history = [env.step(action) for action in actions]
     state.restore(stored)
-    again = [_step(env) for _ in range(200)]
-    assert differences(again, history) == [] and any(any(dones) for *_, dones in history)
+    for action, (observations, rewards, dones, _) in zip(actions, history, strict=True):
+        again = env.step(action)
+        assert np.array_equal(again[0], observations)
+        assert np.array_equal(again[1], rewards) and np.array_equal(again[2], dones)
+    assert any(dones.any() for _, _, dones, _ in history)
     sticky = EnvironmentState(make_vec_env("ALE/Breakout-v5", 1))
     assert not sticky.is_exact and "sticky actions" in sticky.problem
