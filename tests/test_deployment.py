@@ -245,8 +245,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the observation space is MultiBinary\(3\)"):
         export(model, tmp_path / "policy")
     model = SAC("MlpPolicy", Env(), buffer_size=10)
-    with pytest.raises(ValueError, match="Unknown format 'safetensors': choose one of 'onnx', 'sparse'"):
-        export(model, tmp_path / "policy", "safetensors")
+    with pytest.raises(ValueError, match="Unknown format 'torchscript': choose one of 'onnx', 'sparse'"):
+        export(model, tmp_path / "policy", "torchscript")
     with pytest.raises(ValueError, match="there is no folder"):
         export(model, tmp_path / "missing" / "policy", "sparse")
     statistics = VecNormalize(DummyVecEnv([lambda: Env(spaces.Box(-1, 1, (4,)))]))

@@ -13,7 +13,7 @@ FLOORS = [
     {"sparsity"},
     {"networks", "diagnostics"},
     {"common"},
-    {"callbacks", "envs", "sac", "td3", "tqc", "stream_ac", "drqv2", "der", "deployment"},
+    {"callbacks", "checkpoints", "envs", "sac", "td3", "tqc", "stream_ac", "drqv2", "der", "deployment"},
     {"experiments"},
     {"zoo"},
 ]

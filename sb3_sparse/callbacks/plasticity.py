@@ -287,6 +287,29 @@ class PlasticityCallback(BaseCallback):
             self.logger.record("time/total_timesteps", pending.agent_steps, exclude="tensorboard")
             self.logger.dump(pending.agent_steps)
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What a run that goes on needs: when it was measured last, what waits for its gradients, and the file so far."""
+        pending = None if self._pending is None else self._pending.state()
+        text = None if self._file is None else self._file.path.read_text()
+        return {"steps": (self.last_step, self.last_covariance_step), "said": self.said, "pending": pending, "file": text}
+
+    def restore_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: What :meth:`checkpoint_state` returned
+        """
+        (self.last_step, self.last_covariance_step), self.said = state["steps"], set(state["said"])
+        self._pending = None
+        if state["pending"] is not None:
+            steps, updates, values, norms = state["pending"]
+            self._pending = _Pending(steps, updates)
+            if norms is not None:
+                self._watch_gradients(measured_networks(self.model))
+            self._pending.values = list(values)
+            if norms is not None and self._pending.watch is not None:
+                self._pending.watch.norms = norms
+        if self._file is not None and state["file"] is not None:
+            self._file.path.write_text(state["file"])
+
     def _say(self, message: str) -> None:
         if message not in self.said:
             self.said.add(message)
@@ -317,6 +340,9 @@ class _Pending:
         self.note(network, "", "gradient_norm", float(total))
         for parameter, norm in norms.items():
             self.note(network, parameter, "gradient_norm", float(norm))
+
+    def state(self) -> tuple[int, int, list[tuple[str, str, str, float]], dict[str, dict[str, th.Tensor]] | None]:
+        return self.agent_steps, self.updates, self.values, None if self.watch is None else self.watch.norms
 
     def close(self) -> None:
         if self.watch is not None:

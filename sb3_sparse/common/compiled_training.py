@@ -20,7 +20,16 @@ from sb3_sparse.common.static_samples import Samples, StaticSamples
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.dense_weights import DenseWeights
 
-_NOT_SAVED = ("_programs", "_last_programs", "_kept", "_dense_weights", "_live_optimizers", "_captures", "_warned")
+_NOT_SAVED = (
+    "_programs",
+    "_last_programs",
+    "_former_gradients",
+    "_kept",
+    "_dense_weights",
+    "_live_optimizers",
+    "_captures",
+    "_warned",
+)
 UPDATE_RULES = ("sb3", "paper")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 # Graphs that are captured over and over are slower than no graphs.
@@ -153,6 +162,7 @@ class CompiledTraining(OffPolicyAlgorithm):
         self._programs: dict[Hashable, EagerProgram] = {}
         # By variant, the last one last.
         self._last_programs: dict[bool, EagerProgram] = {}
+        self._former_gradients: dict[str, dict[str, th.Tensor]] = {}
         self._kept = _Kept(self)
         self._captures = 0
         self._dense_weights = DenseWeights()
@@ -168,7 +178,16 @@ class CompiledTraining(OffPolicyAlgorithm):
         found: dict[th.Tensor, th.Tensor] = {}
         for program in self._last_programs.values():
             found.update(program.gradients())
-        return {key: found[parameter] for key, parameter in getattr(self, name).named_parameters() if parameter in found}
+        own = {key: found[parameter] for key, parameter in getattr(self, name).named_parameters() if parameter in found}
+        return own or self._former_gradients.get(name, {})
+
+    def restore_gradients(self, gradients: dict[str, dict[str, th.Tensor]]) -> None:
+        """
+        Say what the gradients of the last update were, of a run that goes on; the next update makes new ones.
+
+        :param gradients: Network -> what :meth:`gradients` returned for it
+        """
+        self._former_gradients = gradients
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """

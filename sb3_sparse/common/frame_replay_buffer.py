@@ -190,6 +190,15 @@ class FrameReplayBuffer(ReplayBuffer):
         """Bytes on the storage device when the buffer is full."""
         return self._layout.nbytes
 
+    #: What checkpoints of runs store like the buffer itself.
+    checkpoint_parts = ("_frames", "_starts")
+
+    def checkpoint_rings(self) -> dict[str, tuple[int, int]]:
+        """What is written one after the other: name -> position of the next entry, number of entries."""
+        rows = self.pos, self.buffer_size if self.full else self.pos
+        frames, capacity = self._frames.count, self._frames.capacity
+        return {**dict.fromkeys(_ROW_TENSORS, rows), "_frames/_frames": (1 + frames % capacity, 1 + min(frames, capacity))}
+
     def seed(self, seed: int | None) -> None:
         """
         Seed the batches drawn from a GPU. Those of a buffer on the CPU come from NumPy's global generator, which SB3 seeds.

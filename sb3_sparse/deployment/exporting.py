@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -17,12 +18,15 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy, shapes_of
+from sb3_sparse.deployment.safe_file import SUFFIX, read_model, write_model
 from sb3_sparse.deployment.sparse_policy import SparsePolicy, load_policy
 from sb3_sparse.deployment.step_list import step_list
 
 # Largest deviation from the model's own actions, as a fraction of half the range of an action.
 TOLERANCE = 1e-5
 CHECKED_OBSERVATIONS = 64
+# The one that holds more than a policy.
+SAFE_FORMAT = "safetensors"
 
 # Flat observations (batch, *shape) -> actions (batch, *action shape).
 Policy = Callable[[np.ndarray], np.ndarray]
@@ -52,17 +56,20 @@ def export(model: BaseAlgorithm, path: str | Path, format: str = "onnx", vec_nor
     :param path: File to write
     :param format: "onnx", a dense graph with zeros for what was pruned, input "observation" (one vector for a Dict, in the
         order of ``gymnasium.spaces.flatten``), output "action", any batch size; or "sparse", the active weights, for
-        :func:`load_policy`
+        :func:`load_policy`; or "safetensors", the whole model with what it needs to go on training, for :func:`read_model`,
+        for any model
     :param vec_normalize: What normalised the observations that the model was trained on, if anything did
     :return: What was written
     :raises ValueError: for an unknown format, and whatever cannot be exported.
     :raises RuntimeError: if the file acts otherwise than the model.
     """
-    if format not in FORMATS:
-        raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(map(repr, FORMATS))}.")
+    if format not in (*FORMATS, SAFE_FORMAT):
+        raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(map(repr, (*FORMATS, SAFE_FORMAT)))}.")
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"Cannot write {path}: there is no folder {path.parent}.")
+    if format == SAFE_FORMAT:
+        return _export_model(model, path, vec_normalize)
     policy = DeterministicPolicy(model, vec_normalize)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -74,6 +81,26 @@ def export(model: BaseAlgorithm, path: str | Path, format: str = "onnx", vec_nor
     finally:
         unfinished.unlink(missing_ok=True)
     return Export(path, path.stat().st_size, error)
+
+
+def _export_model(model: BaseAlgorithm, path: Path, vec_normalize: VecNormalize | None) -> Export:
+    if path.suffix != SUFFIX:
+        raise ValueError(f"Files of this format are told by their ending {SUFFIX}, got {path}.")
+    unfinished = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        write_model(model, unfinished, vec_normalize)
+        changes: dict[str, Any] = {"buffer_size": 1} if hasattr(model, "buffer_size") else {}
+        _check_same(model, read_model(unfinished, device=model.device, **changes))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return Export(path, path.stat().st_size, 0.0)
+
+
+def _check_same(model: BaseAlgorithm, read: BaseAlgorithm) -> None:
+    for name, state in model.policy.state_dict().items():
+        if not th.equal(state, read.policy.state_dict()[name]):
+            raise RuntimeError(f"The exported model differs from the model in {name}.")
 
 
 def _write_onnx(policy: DeterministicPolicy, space: spaces.Space, path: Path) -> Policy:

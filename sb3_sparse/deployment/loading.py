@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
+from sb3_sparse.deployment.safe_file import SUFFIX, read_model, read_vec_normalize
+
 _ALGORITHMS: dict[type, type[BaseAlgorithm]] = {SACPolicy: SAC, TD3Policy: TD3, TQCPolicy: TQC}
 # What training needs and acting does not: a replay buffer takes gigabytes, and one of HER an environment.
 _NO_BUFFER: dict[str, Any] = {
@@ -26,14 +28,16 @@ _NO_BUFFER: dict[str, Any] = {
 
 def load_model(path: str | Path) -> BaseAlgorithm:
     """
-    Load what ``model.save(path)`` wrote, on the CPU, to act: without a replay buffer.
+    Load what ``model.save(path)`` wrote, or ``export --format safetensors``, on the CPU, to act: without a replay buffer.
 
-    :param path: The file
+    :param path: The file; one of ``model.save`` can run any code, so load only what you trust
     :raises ValueError: if there is no such file, it is no saved model, or one of another algorithm.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
+    if path.suffix == SUFFIX:
+        return read_model(path, device="cpu", **_NO_BUFFER)
     try:
         data, _, _ = load_from_zip_file(path, device="cpu")
     except (BadZipFile, ValueError) as error:
@@ -52,12 +56,14 @@ def load_vec_normalize(path: str | Path) -> VecNormalize:
     """
     Load what ``VecNormalize.save(path)`` wrote, for its statistics: without an environment.
 
-    :param path: The file; a pickle, so load only what you trust
+    :param path: The file; a pickle, so load only what you trust, unless it was written by ``export --format safetensors``
     :raises ValueError: if there is no such file, or it is another one.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
+    if path.suffix == SUFFIX:
+        return read_vec_normalize(path)
     try:
         with path.open("rb") as file:
             loaded = pickle.load(file)

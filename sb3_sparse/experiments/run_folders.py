@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.save_util import load_from_zip_file
 
 import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, read_measurements, saved_matrices
 from sb3_sparse.experiments.training import action_repeat
+from sb3_sparse.deployment.safe_file import SUFFIX
+from sb3_sparse.experiments.model_files import policy_arguments, policy_tensors
+from sb3_sparse.experiments.zoo_files import read_keywords, read_yaml
 
 _EVALUATIONS = "evaluations.npz"
 _MONITOR = "*monitor.csv"
@@ -125,8 +127,9 @@ class RunFolder:
 
     @functools.cached_property
     def model_file(self) -> Path | None:
-        """The saved model, the final one before the best."""
-        files = sorted(self.path.glob("*.zip"), key=lambda file: (file.stem == "best_model", file.name))
+        """The saved model, the final one before the best, and what is safe to read before a zip."""
+        found = [*self.path.glob("*.zip"), *self.path.glob(f"*{SUFFIX}")]
+        files = sorted(found, key=lambda file: (file.stem == "best_model", file.suffix != SUFFIX, file.name))
         return files[0] if files else None
 
     @functools.cached_property
@@ -134,8 +137,7 @@ class RunFolder:
         """Weight of the online networks -> fraction of it that is inactive, of the saved model."""
         if self.model_file is None:
             return {}
-        _, parameters, _ = load_from_zip_file(self.model_file, device="cpu")
-        state: Any = (parameters or {}).get("policy", {})
+        state = policy_tensors(self.model_file)
         found: dict[str, float] = {}
         for name, value in state.items():
             layer = name.removesuffix(".topology.indices")
@@ -152,17 +154,16 @@ class RunFolder:
     def policy_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy, from the zoo's configuration or from the saved model."""
         for file in self.path.glob("*/config.yml"):
-            kwargs = dict(_read_yaml(file)).get("policy_kwargs", {})
-            return dict(eval(kwargs)) if isinstance(kwargs, str) else dict(kwargs)  # as the zoo itself reads it
+            kwargs = dict(read_yaml(file)).get("policy_kwargs", {})
+            return read_keywords(kwargs) if isinstance(kwargs, str) else dict(kwargs)
         if self.model_file is None:
             return {}
-        data, _, _ = load_from_zip_file(self.model_file, device="cpu")
-        return dict((data or {}).get("policy_kwargs", {}))
+        return policy_arguments(self.model_file)
 
     @functools.cached_property
     def zoo_arguments(self) -> dict[str, Any]:
         """Command line of the RL Zoo; empty if it did not train this."""
-        return next((dict(_read_yaml(file)) for file in self.path.glob("*/args.yml")), {})
+        return next((dict(read_yaml(file)) for file in self.path.glob("*/args.yml")), {})
 
 
 def find_runs(paths: Iterable[Path], repeat: int | None = None) -> list[RunFolder]:
@@ -200,9 +201,3 @@ def _episodes(monitor: Path) -> list[tuple[float, int, int]]:
     lengths = [int(row[places[1]]) for row in cells]
     ends = np.cumsum(lengths).tolist()
     return [(float(row[places[0]]), length, end) for row, length, end in zip(cells, lengths, ends, strict=True)]
-
-
-def _read_yaml(file: Path) -> Any:
-    import yaml  # comes with the zoo, whose files these are
-
-    return yaml.load(file.read_text(), Loader=yaml.UnsafeLoader)  # they hold ordered dictionaries

@@ -8,7 +8,7 @@ import pathlib
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
@@ -135,6 +135,8 @@ class StreamAC(BaseAlgorithm):
         # What the environment knows, of a loaded model that has not learned since.
         self._env_state: dict[str, Any] | None = None
         self._learner: Learner | None = None
+        # Called after each step, when everything that belongs to it is done.
+        self.between_steps: Callable[[], None] | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -303,6 +305,8 @@ class StreamAC(BaseAlgorithm):
                 if log_interval is not None and self._episode_num % log_interval == 0:
                     self.dump_logs()
                 callback.on_rollout_start()
+            if self.between_steps is not None:
+                self.between_steps()
             # A callback may have changed the environment's or the model's state.
             features = self._features
 
@@ -435,6 +439,18 @@ class StreamAC(BaseAlgorithm):
         """
         return {} if self._learner is None else self._learner.means.take()
 
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What a checkpoint of a run in progress has beside attributes: means of updates that are still to be logged."""
+        assert self._learner is not None, "a model that learns has a learner"
+        return {"means": (self._learner.means.sums.copy(), self._learner.means.count)}
+
+    def restore_checkpoint_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: What :meth:`checkpoint_state` returned
+        """
+        assert self._learner is not None, "a model that learns has a learner"
+        self._learner.means.sums[:], self._learner.means.count = state["means"]
+
     def _log_training(self) -> None:
         for name, mean in self.take_training_means().items():
             self.logger.record(f"train/{name}", mean)
@@ -513,7 +529,7 @@ class StreamAC(BaseAlgorithm):
         return model
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_learner"]
+        return [*super()._excluded_save_params(), "_learner", "between_steps"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.actor.optimizer", "policy.critic.optimizer"], []

@@ -17,6 +17,7 @@ from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperpa
 from sb3_sparse.zoo.compiled_algorithms import train_compiled
 from sb3_sparse.zoo.optimization import search_der, search_drqv2, search_sparse_networks, search_stream_ac
 from sb3_sparse.zoo.provenance import record_provenance
+from sb3_sparse.zoo.resuming import write_checkpoints
 
 # The zoo's name of an algorithm -> the algorithm, where the zoo knows none.
 OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"der": DER, "drqv2": DrQv2, "stream_ac": StreamAC}
@@ -70,6 +71,7 @@ def _change(manager_class: Any) -> None:
         _prefer_our_files(manager_class)
         record_provenance(manager_class)
         train_compiled(manager_class)
+        write_checkpoints(manager_class)
         manager_class.load_trial = _keep_our_policy_kwargs(manager_class.load_trial)
         tables = importlib.import_module("rl_zoo3.hyperparams_opt")
         search_sparse_networks(manager_class, tables.HYPERPARAMS_SAMPLER, tables.HYPERPARAMS_CONVERTER)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.experiments.checkpoint_cost import checkpoint_cost, format_checkpoints
 from sb3_sparse.experiments.contenders import contenders
 from sb3_sparse.experiments.der_cost import SPARSITIES, WIDTHS, der_cost, format_der_table
 from sb3_sparse.experiments.drqv2_cost import drqv2_cost, format_drqv2_table
@@ -90,6 +91,12 @@ def _products(options: argparse.Namespace) -> list[Any]:
     return costs
 
 
+def _checkpoints(options: argparse.Namespace) -> list[Any]:
+    costs = checkpoint_cost((100_000, 1_000_000), options.width_scale[0], max(options.sparsity))
+    print(format_checkpoints(costs))
+    return costs
+
+
 def _stream_ac(options: argparse.Namespace) -> list[Any]:
     costs = stream_cost(options.width, options.sparsity, options.rounds, options.env)
     print(format_stream_table(costs))
@@ -121,6 +128,7 @@ def _pixels(options: argparse.Namespace) -> list[Any]:
 _INSTEAD = {
     "--inference": Subject("instead, one pass of an actor and a critic for one observation", _inference),
     "--products": Subject("instead, up to which density single products pay (option --batch)", _products),
+    "--checkpoints": Subject("instead, checkpoints of 100,000 and a million transitions", _checkpoints),
     "--der": Subject("instead, DER's updates beside plain torch (defaults: widths 1 and 3, sparsities 0, 0.4, 0.8)", _der),
     "--stream-ac": Subject("instead, StreamAC beside plain autograd (options --width, --env)", _stream_ac),
     "--drqv2": Subject("instead, DrQv2's update beside plain torch (options --width-scale, --batch-size)", _drqv2),

@@ -1,21 +1,22 @@
-"""``sb3-sparse export``: policies for other programs."""
+"""``sb3-sparse export``: policies for other programs, and models that are safe to read."""
 
 import argparse
 from pathlib import Path
 
-from sb3_sparse.deployment import FORMATS, export
+from sb3_sparse.deployment import FORMATS, SAFE_FORMAT, export
 from sb3_sparse.deployment.loading import load_model, load_vec_normalize
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
-    command = commands.add_parser("export", help="write the deterministic policy of a saved model for other programs")
-    command.add_argument("model", type=Path, help="model saved by SAC, TD3, DDPG or TQC")
+    command = commands.add_parser("export", help="write a saved model for other programs, or so that reading it is safe")
+    command.add_argument("model", type=Path, help="saved model; reading a zip can run any code in it")
     command.add_argument(
         "--format",
-        choices=list(FORMATS),
+        choices=[*FORMATS, SAFE_FORMAT],
         default="onnx",
-        help="a dense ONNX graph, or active weights only for sb3_sparse.deployment.load_policy (default: %(default)s)",
+        help="a dense ONNX graph; active weights only, for sb3_sparse.deployment.load_policy; or the whole model, to go on "
+        "training, read without running code in it (default: %(default)s)",
     )
     command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
     command.add_argument("--vec-normalize", type=Path, help="statistics saved by VecNormalize, to be built in")

@@ -4,9 +4,10 @@ import argparse
 import runpy
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from sb3_sparse.common.extras import import_extra
+from sb3_sparse.zoo.resuming import OptionError, checkpointing, parse_options
 from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
 
 # Our commands that are the RL Zoo's own, and the zoo's modules behind them.
@@ -48,13 +49,22 @@ def run_zoo(command: str, *options: str) -> int:
     :return: Exit status
     """
     given = sys.argv
-    sys.argv = [f"sb3-sparse {command}", *options]
     try:
-        with _SURROUNDINGS.get(command, nullcontext)():
+        surroundings, words = _prepare(command, *options)
+        sys.argv = [f"sb3-sparse {command}", *words]
+        with surroundings:
             runpy.run_module(ZOO_COMMANDS[command], run_name="__main__")
-    except SharingError as error:
+    except (OptionError, SharingError) as error:
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1
     finally:
         sys.argv = given
     return 0
+
+
+def _prepare(command: str, *options: str) -> tuple[AbstractContextManager, list[str]]:
+    """In what a command runs, and the options that are left for the zoo."""
+    if command != "train":
+        return _SURROUNDINGS.get(command, nullcontext)(), list(options)
+    asked, words = parse_options(options)
+    return checkpointing(asked), words

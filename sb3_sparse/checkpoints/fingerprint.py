@@ -1,0 +1,150 @@
+"""What a run is made with, to tell whether a checkpoint belongs to it."""
+
+import platform
+import warnings
+from collections.abc import Mapping
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+
+_PACKAGES = ("torch", "numpy", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "dm-control", "sb3-sparse")
+# What an algorithm's constructor takes and changes what training does.
+_NOT_ARGUMENTS = {
+    "num_timesteps",
+    "start_time",
+    "verbose",
+    "tensorboard_log",
+    "ep_info_buffer",
+    "ep_success_buffer",
+    "_last_obs",
+    "_last_episode_starts",
+    "_last_original_obs",
+    "ent_coef_tensor",
+    "learning_rate",
+    "lr_schedule",
+    "exploration_rate",
+    "seed",
+}
+
+
+def fingerprint(model: BaseAlgorithm) -> dict[str, Any]:
+    """
+    Describe a model as it was constructed, in JSON's types.
+
+    :param model: Model that has not been trained yet
+    """
+    arguments = {
+        name: value
+        for name, value in vars(model).items()
+        if not name.startswith("_") and name not in _NOT_ARGUMENTS and _is_setting(value)
+    }
+    assert model.env is not None
+    return {
+        "algorithm": f"{type(model).__module__}.{type(model).__qualname__}",
+        "policy": f"{type(model.policy).__module__}.{type(model.policy).__qualname__}",
+        "seed": model.seed,
+        "learning_rate": model.learning_rate if isinstance(model.learning_rate, int | float) else "schedule",
+        "hyperparameters": {name: _describe(value) for name, value in sorted(arguments.items())},
+        "observation_space": str(model.observation_space),
+        "action_space": str(model.action_space),
+        "environment": _layers(model.env),
+        "versions": {**versions(), "python": platform.python_version(), "device": str(model.device), **_processor()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is installed of the packages that numbers depend on."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> dict[str, Any]:
+    """What the order of additions depends on."""
+    return {"threads": th.get_num_threads(), "instructions": th.backends.cpu.get_cpu_capability()}
+
+
+def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """
+    Refuse a checkpoint of another run; other versions are warned of, as results may then differ in the last bits.
+
+    :param theirs: Fingerprint in the checkpoint
+    :param ours: This run's
+    :raises ValueError: if anything but versions differs; it is named.
+    """
+    flat = [_flat(mark) for mark in (theirs, ours)]
+    differences = [
+        f"{name}: {flat[0].get(name)!r} in the checkpoint, {flat[1].get(name)!r} here"
+        for name in sorted(flat[0].keys() | flat[1].keys())
+        if flat[0].get(name) != flat[1].get(name)
+    ]
+    grave = [difference for difference in differences if not difference.startswith("versions.")]
+    if grave:
+        raise ValueError(
+            "The checkpoint belongs to another run. "
+            + "; ".join(grave)
+            + ". Construct the model as it was, or give another folder."
+        )
+    if differences:
+        warnings.warn(
+            "The run goes on with other versions or hardware than it had, so it may not be bit-identical: "
+            + "; ".join(differences),
+            stacklevel=2,
+        )
+
+
+def _flat(mark: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in mark.items():
+        found.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return found
+
+
+def _is_setting(value: Any) -> bool:
+    plain = (bool, int, float, str, tuple, dict, type, ActionNoise)
+    return value is None or isinstance(value, plain)
+
+
+def _describe(value: Any) -> Any:
+    """In JSON's types, and the same in every process: no addresses."""
+    if isinstance(value, Mapping):
+        return {str(key): _describe(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_describe(entry) for entry in value]
+    if isinstance(value, bool | int | float | str) or value is None:
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    return type(value).__qualname__
+
+
+def _layers(env: VecEnv) -> list[str]:
+    names = []
+    while isinstance(env, VecEnvWrapper):
+        names.append(type(env).__name__)
+        env = env.venv
+    names.append(f"{type(env).__name__} of {env.num_envs}")
+    if isinstance(env, DummyVecEnv):
+        names += [type(layer).__name__ for layer in _wrappers(env.envs[0])]
+        spec = env.envs[0].spec
+        names.append("no id" if spec is None else f"{spec.id} {_describe(spec.kwargs)}")
+    return names
+
+
+def _wrappers(env: gym.Env) -> list[gym.Env]:
+    return [env, *(_wrappers(env.env) if isinstance(env, gym.Wrapper) else [])]

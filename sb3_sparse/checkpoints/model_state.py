@@ -1,0 +1,212 @@
+"""The state of a model: networks, optimizers, counters, replay buffer."""
+
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from sb3_sparse.checkpoints.live_pickle import dump, load
+from sb3_sparse.checkpoints.replay_rows import owners
+from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
+from sb3_sparse.common.pruned_policy import PrunedPolicy
+
+# Of the process rather than of the run, or given to learn().
+_OF_THE_PROCESS = {
+    "start_time",
+    "verbose",
+    "tensorboard_log",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "observation_space",
+    "action_space",
+    "policy_kwargs",
+    "replay_buffer_kwargs",
+}
+# Noise of gSDE, which is no buffer of the module.
+_EXPLORATION = ("exploration_mat", "exploration_matrices")
+
+
+def weights_of(model: Any) -> bytes:
+    """
+    Networks, optimizers and other tensors that are trained, as ``torch.load(..., weights_only=True)`` reads them.
+
+    :param model: Model
+    """
+    _, variables = model._get_torch_save_params()
+    policy: Any = model.policy
+    content = {
+        "parameters": model.get_parameters(),
+        "variables": {name: recursive_getattr(model, name).detach() for name in variables},
+        "gradients": {name: model.gradients(name) for name in _trained(model)},
+        "sparsity": policy.sparsity if isinstance(policy, PrunedPolicy) else None,
+        "exploration": {name: getattr(part, key) for name, part, key in _exploration(model)},
+    }
+    file = io.BytesIO()
+    th.save(content, file)
+    return file.getvalue()
+
+
+@th.no_grad()
+def restore_weights(model: Any, content: bytes) -> None:
+    """
+    Write networks, optimizers and other tensors in place; a policy that was pruned further in the meantime is as well.
+
+    :param model: A model as the one that was stored was when it was new
+    :param content: What :func:`weights_of` returned
+    :raises ValueError: if it does not fit.
+    """
+    state = th.load(io.BytesIO(content), map_location=model.device, weights_only=True)
+    policy: Any = model.policy
+    if isinstance(policy, PrunedPolicy) and policy.sparsity != state["sparsity"]:
+        prune_by_magnitude(model, state["sparsity"])
+    model.set_parameters(state["parameters"], exact_match=True, device=model.device)
+    for name, value in state["variables"].items():
+        recursive_getattr(model, name).copy_(value)
+    for name, part, key in _exploration(model):
+        setattr(part, key, state["exploration"][name])
+    if hasattr(model, "recapture"):
+        model.recapture()
+    if hasattr(model, "restore_gradients"):
+        model.restore_gradients(state["gradients"])
+
+
+def _trained(model: Any) -> list[str]:
+    """Networks whose last gradients a model with a compiled update can be asked for."""
+    return [name for name in ("actor", "critic") if hasattr(model, "restore_gradients")]
+
+
+def _exploration(model: BaseAlgorithm) -> list[tuple[str, Any, str]]:
+    if not getattr(model, "use_sde", False):
+        return []
+    modules = {name: module for name, module in model.policy.named_modules() if hasattr(module, "action_dist")}
+    return [(f"{name}.{key}", module.action_dist, key) for name, module in modules.items() for key in _EXPLORATION]
+
+
+class ModelData:
+    """
+    What a model has beside tensors: counters, what it last saw, statistics of episodes, action noise, random generators.
+
+    A model with further state offers it by ``checkpoint_state()``, which returns something that can be pickled, and
+    ``restore_checkpoint_state(state)``.
+
+    :param model: Model
+    """
+
+    def __init__(self, model: BaseAlgorithm):
+        self.model = model
+        self._unpicklable: set[str] = set()
+
+    def capture(self, live: Mapping[Any, Any]) -> bytes:
+        """
+        :param live: Objects that are referred to
+        """
+        own = self.model.checkpoint_state() if hasattr(self.model, "checkpoint_state") else None
+        return dump({"attributes": self._attributes(live), "own": own}, live)
+
+    def restore(self, content: bytes, live: Mapping[Any, Any]) -> None:
+        """
+        :param content: What :meth:`capture` returned
+        :param live: Objects that were referred to
+        """
+        state = load(content, live)
+        for name, value in state["attributes"].items():
+            put(self.model, name, value)
+        if hasattr(self.model, "restore_checkpoint_state"):
+            self.model.restore_checkpoint_state(state["own"])
+        # The speed that is logged is that of this process.
+        self.model._num_timesteps_at_start = self.model.num_timesteps
+
+    def _attributes(self, live: Mapping[Any, Any]) -> dict[str, Any]:
+        names, variables = self.model._get_torch_save_params()
+        skipped = {name.split(".")[0] for name in [*self.model._excluded_save_params(), *names, *variables]}
+        found = {}
+        for name, value in vars(self.model).items():
+            if name in skipped | _OF_THE_PROCESS | self._unpicklable or _is_part_of_networks(value):
+                continue
+            if callable(value) and not isinstance(value, ActionNoise):  # classes and schedules
+                continue
+            if self._can_be_pickled(name, value, live):
+                found[name] = value
+        return found
+
+    def _can_be_pickled(self, name: str, value: Any, live: Mapping[Any, Any]) -> bool:
+        if isinstance(value, bool | int | float | str | np.ndarray | None):
+            return True
+        try:
+            dump(value, live)
+        except Exception as error:  # whatever a foreign attribute raises
+            self._unpicklable.add(name)
+            warnings.warn(
+                f"{type(self.model).__name__}.{name} is not part of checkpoints, because it cannot be pickled: {error}",
+                stacklevel=2,
+            )
+            return False
+        return True
+
+
+class BufferData:
+    """
+    What a replay buffer has beside its rows: position, generators, settings.
+
+    :param buffer: Replay buffer
+    :param names: Attributes to store
+    """
+
+    def __init__(self, buffer: Any, names: set[str]):
+        self.buffer, self.names = buffer, names
+
+    def capture(self, live: Mapping[Any, Any]) -> bytes:
+        """
+        :param live: Objects that are referred to
+        """
+        attributes = {
+            f"{prefix}{name}": value
+            for prefix, owner in owners(self.buffer).items()
+            for name, value in vars(owner).items()
+            if f"{prefix}{name}" in self.names
+        }
+        return dump({k: v for k, v in attributes.items() if not isinstance(v, spaces.Space | VecEnv)}, live)
+
+    def restore(self, content: bytes, live: Mapping[Any, Any]) -> None:
+        """
+        :param content: What :meth:`capture` returned
+        :param live: Objects that were referred to
+        """
+        parts = owners(self.buffer)
+        for name, value in load(content, live).items():
+            prefix, slash, attribute = name.rpartition("/")
+            put(parts[prefix + slash], attribute, value)
+
+
+def put(owner: Any, name: str, value: Any) -> None:
+    """
+    Set an attribute; tensors and generators are written in place, as captured graphs read them where they are.
+
+    :param owner: Object
+    :param name: Attribute
+    :param value: Its value
+    """
+    present = vars(owner).get(name)
+    if isinstance(present, th.Tensor) and isinstance(value, th.Tensor) and present.shape == value.shape:
+        with th.no_grad():
+            present.copy_(value)
+    elif isinstance(present, th.Generator) and isinstance(value, th.Generator):
+        present.set_state(value.get_state())
+    else:
+        setattr(owner, name, value)
+
+
+def _is_part_of_networks(value: Any) -> bool:
+    """Modules, optimizers, and lists of their tensors, such as SB3 keeps of batch norm statistics."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(entry, th.Tensor) for entry in value)
+    return isinstance(value, nn.Module | th.optim.Optimizer)

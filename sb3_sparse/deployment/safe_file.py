@@ -1,0 +1,339 @@
+"""A model, with what it needs to go on training, in a file that executes nothing when it is read: safetensors and JSON."""
+
+import importlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_sparse.common.extras import import_extra
+from sb3_sparse.common.pruned_policy import PrunedPolicy
+from sb3_sparse.common.sparsify import SparsifiedPolicy, pruned_policy_class
+from sb3_sparse.deployment.plain_data import from_plain, space_from_plain, space_to_plain, to_plain
+
+FORMAT = "sb3-sparse model"
+VERSION = 1
+SUFFIX = ".safetensors"
+# Name in the file -> module and class; nothing else is ever imported for a file.
+ALGORITHMS = {
+    "SAC": ("sb3_sparse.sac", "SAC"),
+    "DDPG": ("sb3_sparse.td3", "DDPG"),
+    "TD3": ("sb3_sparse.td3", "TD3"),
+    "StreamAC": ("sb3_sparse.stream_ac", "StreamAC"),
+    "DrQv2": ("sb3_sparse.drqv2", "DrQv2"),
+    "SB3 SAC": ("stable_baselines3", "SAC"),
+    "SB3 DDPG": ("stable_baselines3", "DDPG"),
+    "SB3 TD3": ("stable_baselines3", "TD3"),
+    "SB3 DQN": ("stable_baselines3", "DQN"),
+    "SB3 PPO": ("stable_baselines3", "PPO"),
+    "SB3 A2C": ("stable_baselines3", "A2C"),
+    "TQC": ("sb3_contrib", "TQC"),
+}
+POLICIES = {
+    "SparseSimBaPolicy": ("sb3_sparse.sac", "SparseSimBaPolicy"),
+    "SparseSimBaTD3Policy": ("sb3_sparse.td3", "SparseSimBaTD3Policy"),
+    "SparseSimBaTQCPolicy": ("sb3_sparse.tqc", "SparseSimBaTQCPolicy"),
+    "StreamACPolicy": ("sb3_sparse.stream_ac", "MlpPolicy"),
+    "DrQv2Policy": ("sb3_sparse.drqv2", "DrQv2Policy"),
+}
+# Settings that an algorithm's constructor takes, by the attribute that keeps them.
+_SETTINGS = (
+    "gamma",
+    "tau",
+    "batch_size",
+    "buffer_size",
+    "learning_starts",
+    "gradient_steps",
+    "n_steps",
+    "seed",
+    "use_sde",
+    "sde_sample_freq",
+    "ent_coef",
+    "target_entropy",
+    "target_update_interval",
+    "policy_delay",
+    "target_policy_noise",
+    "target_noise_clip",
+    "top_quantiles_to_drop_per_net",
+    "update_rule",
+    "matmul_precision",
+    "exploration_fraction",
+    "exploration_initial_eps",
+    "exploration_final_eps",
+    "max_grad_norm",
+    "n_epochs",
+    "gae_lambda",
+    "vf_coef",
+    "target_kl",
+    "trace_lambda",
+    "kappa_actor",
+    "kappa_critic",
+    "optimizer",
+    "bootstrap_truncated",
+    "time_feature",
+    "stddev_schedule",
+    "stddev_clip",
+    "shift_pixels",
+    "frame_stack",
+    "autocast",
+)
+_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "_current_progress_remaining")
+_STATISTICS = ("mean", "var")
+# Before the name of a stock policy that sparsify() has pruned.
+_SPARSIFIED = "sparsified "
+
+
+def write_model(model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+    """
+    Write networks, masks, optimizers, settings and counters. The replay buffer, random streams and schedules (a learning rate
+    that changes is written as it is now) are not part of it: for these there are checkpoints.
+
+    :param model: Model of one of ``ALGORITHMS``, with a policy of this package, or one that its algorithm knows by a name
+    :param path: File to write, as a whole or not at all
+    :param vec_normalize: What normalised the observations that the model was trained on, if anything did
+    :raises ValueError: if something of it cannot be written without pickling it.
+    """
+    safetensors = import_extra("safetensors.torch", "export")
+    path = Path(path)
+    tensors, header = dict(_tensors(model)), _header(model)
+    if vec_normalize is not None:
+        header["vec_normalize"], statistics = _statistics(vec_normalize)
+        tensors.update(statistics)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # Tensors may share memory, which the format refuses.
+        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        safetensors.save_file(copies, unfinished, {"format": "pt", FORMAT: json.dumps(header)})
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_model(path: str | Path, env: GymEnv | None = None, device: th.device | str = "auto", **changes: Any) -> BaseAlgorithm:
+    """
+    Read what :func:`write_model` wrote, without unpickling anything: a file from a stranger can be wrong, but not run code.
+
+    :param path: The file
+    :param env: Environment to go on training in
+    :param device: Device
+    :param changes: Attributes to change, as in ``load``
+    :return: The model, as ``load`` of its class would return it
+    :raises ValueError: if it is no such file, or it does not fit the environment.
+    """
+    header, tensors = _read(path)
+    try:
+        algorithm = _named(ALGORITHMS, header["algorithm"])
+        observation_space, action_space = (space_from_plain(header[f"{name}_space"]) for name in ("observation", "action"))
+        if env is not None:
+            env = algorithm._wrap_env(env)
+            check_for_correct_spaces(env, observation_space, action_space)
+        policy_class = _policy_class(algorithm, header["policy"])
+        model = algorithm(policy_class, env, device=device, _init_setup_model=False)
+        _set_attributes(model, header, {"observation_space": observation_space, "action_space": action_space})
+        vars(model).update(changes)
+        if env is None:
+            model.n_envs = 1
+        model._setup_model()
+        _fill(model, header, tensors)
+    except (KeyError, TypeError, RuntimeError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{path} does not hold a whole model: {type(error).__name__}: {error}") from error
+    return model
+
+
+def read_vec_normalize(path: str | Path) -> VecNormalize:
+    """
+    Read the statistics of observations that a model was trained with: without an environment.
+
+    :param path: File of :func:`write_model`
+    :raises ValueError: if there are none in it.
+    """
+    header, tensors = _read(path)
+    if "vec_normalize" not in header:
+        raise ValueError(f"{path} has no statistics of VecNormalize.")
+    settings = header["vec_normalize"]
+    loaded = VecNormalize.__new__(VecNormalize)
+    loaded.__dict__.update(from_plain({key: value for key, value in settings.items() if key != "statistics"}))
+    loaded.observation_space = space_from_plain(header["observation_space"])
+    for name in ("obs_rms", "ret_rms"):
+        kept = {key: _moments(tensors, key, count) for key, count in settings["statistics"].items() if key.startswith(name)}
+        is_dict = any("/" in key for key in kept)
+        setattr(loaded, name, {key.split("/", 1)[1]: value for key, value in kept.items()} if is_dict else kept[name])
+    return loaded
+
+
+def read_policy_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
+    """
+    Read a policy's arguments and tensors alone.
+
+    :param path: The file
+    :raises ValueError: if it is no file of :func:`write_model`.
+    """
+    header, tensors = _read(path)
+    prefix = "parameters/policy/"
+    return from_plain(header["policy_kwargs"]), {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _header(model: BaseAlgorithm) -> dict[str, Any]:
+    settings = {name: getattr(model, name) for name in _SETTINGS if hasattr(model, name)}
+    frequency = getattr(model, "train_freq", None)
+    if isinstance(frequency, TrainFreq):
+        settings["train_freq"] = [frequency.frequency, frequency.unit.value]
+    progress = model._current_progress_remaining
+    rate = model.learning_rate if isinstance(model.learning_rate, int | float) else model.lr_schedule(progress)
+    return {
+        "version": VERSION,
+        "algorithm": _name_in(ALGORITHMS, type(model), "algorithm"),
+        "policy": _policy_name(model),
+        "policy_kwargs": {k: to_plain(v, f"policy_kwargs[{k!r}]") for k, v in _policy_kwargs(model).items()},
+        "observation_space": space_to_plain(model.observation_space),
+        "action_space": space_to_plain(model.action_space),
+        "settings": {**to_plain(settings, "The algorithm's arguments"), "learning_rate": float(rate)},
+        "counters": {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)},
+        "groups": {name: _groups(state) for name, state in model.get_parameters().items() if "param_groups" in state},
+        "variables": model._get_torch_save_params()[1],
+    }
+
+
+def _policy_kwargs(model: BaseAlgorithm) -> dict[str, Any]:
+    policy: Any = model.policy
+    # Of a policy that was pruned further while it trained, the present one.
+    return {**model.policy_kwargs, **({"sparsity": policy.sparsity} if isinstance(policy, PrunedPolicy) else {})}
+
+
+def _policy_name(model: BaseAlgorithm) -> str:
+    kind: Any = model.policy_class
+    prefix = ""
+    if issubclass(kind, SparsifiedPolicy):
+        kind, prefix = kind.stock_class, _SPARSIFIED
+    for name, alias in model.policy_aliases.items():
+        if alias is kind:
+            return prefix + name
+    return _name_in(POLICIES, kind, "policy")
+
+
+def _policy_class(algorithm: type[BaseAlgorithm], name: str) -> Any:
+    if name in POLICIES:
+        return _named(POLICIES, name)
+    stock = name.removeprefix(_SPARSIFIED)
+    if stock not in algorithm.policy_aliases:
+        raise ValueError(f"The policy {name!r} is unknown.")
+    kind = algorithm.policy_aliases[stock]
+    return kind if stock == name else pruned_policy_class(kind)
+
+
+def _groups(state: Mapping[str, Any]) -> Any:
+    return [to_plain(group, "An optimizer's arguments") for group in state["param_groups"]]
+
+
+def _tensors(model: BaseAlgorithm) -> Iterator[tuple[str, th.Tensor]]:
+    for name, state in model.get_parameters().items():
+        entries = state["state"] if "param_groups" in state else {"": state}
+        for index, values in entries.items():
+            for key, value in values.items():
+                yield "/".join(str(part) for part in ("parameters", name, index, key) if part != ""), th.as_tensor(value)
+    for name in model._get_torch_save_params()[1]:
+        yield f"variables/{name}", recursive_getattr(model, name)
+
+
+def _set_attributes(model: Any, header: Mapping[str, Any], known: Mapping[str, spaces.Space]) -> None:
+    settings = from_plain(header["settings"])
+    unknown = settings.keys() - {*_SETTINGS, "train_freq", "learning_rate"} | header["counters"].keys() - set(_COUNTERS)
+    if unknown:
+        raise ValueError(f"The file has settings that are not known: {', '.join(sorted(unknown))}.")
+    if "train_freq" in settings:
+        frequency, unit = settings["train_freq"]
+        settings["train_freq"] = TrainFreq(int(frequency), TrainFrequencyUnit(unit))
+    vars(model).update({**settings, **header["counters"], **known, "policy_kwargs": from_plain(header["policy_kwargs"])})
+
+
+def _fill(model: BaseAlgorithm, header: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> None:
+    parameters: dict[str, Any] = {}
+    for name, present in model.get_parameters().items():
+        prefix = f"parameters/{name}/"
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        parameters[name] = _optimizer_state(own, header["groups"][name]) if "param_groups" in present else own
+    model.set_parameters(parameters, exact_match=True, device=model.device)
+    with th.no_grad():
+        for name in header["variables"]:
+            if name in model._get_torch_save_params()[1]:
+                recursive_getattr(model, name).copy_(tensors[f"variables/{name}"])
+    for name in _COUNTERS:
+        if name in header["counters"]:
+            setattr(model, name, header["counters"][name])
+
+
+def _optimizer_state(own: Mapping[str, th.Tensor], groups: Any) -> dict[str, Any]:
+    state: dict[int, dict[str, th.Tensor]] = {}
+    for key, value in own.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": [_with_tuples(from_plain(group)) for group in groups]}
+
+
+def _with_tuples(group: dict[str, Any]) -> dict[str, Any]:
+    # Adam's betas are compared with those of the optimizer that is loaded into.
+    return {key: tuple(value) if isinstance(value, list) and key != "params" else value for key, value in group.items()}
+
+
+def _statistics(vec_normalize: VecNormalize) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
+    counts, tensors = {}, {}
+    for name in ("obs_rms", "ret_rms"):
+        kept = getattr(vec_normalize, name, None)
+        if kept is None:
+            continue
+        entries = {f"{name}/{key}": value for key, value in kept.items()} if isinstance(kept, dict) else {name: kept}
+        for key, moments in entries.items():
+            counts[key] = float(moments.count)
+            tensors.update({f"vec_normalize/{key}/{s}": th.as_tensor(getattr(moments, s)) for s in _STATISTICS})
+    names = ("clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs", "norm_reward", "norm_obs_keys", "training")
+    settings = {name: to_plain(getattr(vec_normalize, name), name) for name in names}
+    return {**settings, "statistics": counts}, tensors
+
+
+def _moments(tensors: Mapping[str, th.Tensor], key: str, count: float) -> RunningMeanStd:
+    moments = RunningMeanStd()
+    moments.mean, moments.var = (tensors[f"vec_normalize/{key}/{s}"].numpy().astype(np.float64) for s in _STATISTICS)
+    moments.count = count
+    return moments
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
+    safetensors = import_extra("safetensors", "export")
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[FORMAT])
+            if header["version"] != VERSION:
+                raise ValueError(f"it has version {header['version']} of the format, and this package reads {VERSION}")
+            return header, {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} was not written by export --format safetensors, or it is damaged: {error}") from error
+
+
+def _name_in(table: Mapping[str, tuple[str, str]], kind: type, role: str) -> str:
+    for name in table:
+        if _named(table, name) is kind:
+            return name
+    raise ValueError(f"The {role} {kind.__module__}.{kind.__qualname__} cannot be written: known are {', '.join(table)}.")
+
+
+def _named(table: Mapping[str, tuple[str, str]], name: str) -> Any:
+    if name not in table:
+        raise ValueError(f"{name!r} is unknown: known are {', '.join(table)}.")
+    module, kind = table[name]
+    return getattr(importlib.import_module(module), kind)

@@ -1,0 +1,435 @@
+"""Checkpoints: what is written, when, and what happens when something goes wrong."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
+
+from sb3_sparse import ExactCheckpointCallback
+from sb3_sparse.checkpoints import replay_rows
+from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
+from sb3_sparse.checkpoints.environment_state import EnvironmentState
+from sb3_sparse.common.compiled_training import DivergenceError
+from sb3_sparse.experiments.torture_damage import damaged_checkpoints
+from sb3_sparse.experiments.torture_kills import kill_points
+from sb3_sparse.experiments.torture_runs import (
+    CHECKPOINTS,
+    OPAQUE,
+    TortureRun,
+    differences,
+    make_env,
+    make_model,
+    outcome,
+    register_environments,
+    train,
+)
+
+register_environments()
+RUN = TortureRun("SAC", steps=120, save_freq=30)
+
+
+class Every(BaseCallback):
+    """Calls a function at some steps."""
+
+    def __init__(self, at: dict[int, Callable[[BaseCallback], Any]]):
+        super().__init__()
+        self.at = at
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps in self.at:
+            self.at[self.num_timesteps](self)
+        return True
+
+    def checkpoint_state(self) -> None:
+        return None
+
+    def restore_checkpoint_state(self, state: None) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ended")
+    train(RUN, folder)
+    return folder
+
+
+@pytest.fixture
+def finished(ended: Path, tmp_path: Path) -> Path:
+    """Folder of a run that has ended."""
+    return Path(shutil.copytree(ended, tmp_path / "finished"))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a terminal's programs do on SIGINT; those in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in (folder / CHECKPOINTS).iterdir()}
+
+
+def test_several_kills_by_the_system(tmp_path: Path) -> None:
+    (kills,) = kill_points([TortureRun("SB3 SAC", steps=80, save_freq=20, callbacks=("eval",))], 1, tmp_path)
+    assert len(kills.moments) == 1 and kills.differences == ()
+
+
+def test_damaged_checkpoints_are_noticed(tmp_path: Path) -> None:
+    results = list(damaged_checkpoints(8, tmp_path))
+    assert [result for result in results if result.is_fault] == []
+    assert {result.verdict for result in results} >= {"skipped", "refused"}
+
+
+def test_lost_manifests_are_no_new_run(finished: Path) -> None:
+    for path in (finished / CHECKPOINTS).glob("*.json"):
+        path.unlink()
+    with pytest.raises(ValueError, match="none that names them"):
+        train(RUN, finished)
+
+
+def test_only_changed_segments_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_rows, "SEGMENT", 1_000)  # 25 transitions
+    run, names = replace(RUN, buffer_size=120, steps=220, save_freq=20), {}
+    watch = Every({step + 1: lambda c: names.update({c.num_timesteps - 1: files(tmp_path)}) for step in range(40, 220, 20)})
+    train(run, tmp_path, [watch])
+    segments = {step: {n for n in found if n.startswith("replay-")} for step, found in names.items()}
+    assert len(segments[120]) >= 4
+    for step in range(60, 220, 20):
+        assert len(segments[step] - segments[step - 20]) <= 3
+    # The buffer was full after 120 steps, so that nothing is left of the first segments' files.
+    assert not segments[60] & segments[200]
+
+
+def test_other_logs_and_callbacks_are_refused(finished: Path) -> None:
+    with pytest.raises(ValueError, match="monitor files"):
+        make_model(RUN, make_env(RUN, None)).learn(RUN.steps, callback=ExactCheckpointCallback(finished / CHECKPOINTS))
+    with pytest.raises(ValueError, match="with the callbacks"):
+        train(RUN, finished, [Every({})])
+
+
+@pytest.mark.parametrize("name", ["SAC", "SB3 TD3"])
+def test_buffers_are_restored_from_segments(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_rows, "SEGMENT", 1_000)
+    run = TortureRun(name, buffer_size=100, steps=260, save_freq=20)
+    before = vars(train(run, tmp_path).replay_buffer)
+    after = vars(train(run, tmp_path).replay_buffer)
+    for key in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "pos", "full"):
+        assert np.array_equal(before[key], after[key]), key
+
+
+def test_rows_changed_elsewhere_are_written_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a callback that relabels rewards does.
+    monkeypatch.setattr(replay_rows, "SEGMENT", 1_000)
+    run = replace(RUN, steps=200)
+    relabel = Every({150: lambda c: c.model.replay_buffer.rewards.__setitem__(3, 7.0)})
+    train(run, tmp_path, [relabel])
+    assert train(run, tmp_path, [Every({})]).replay_buffer.rewards[3, 0] == 7.0
+
+
+def test_full_disk_is_survived(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(_: BaseCallback) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
+
+    def free(_: BaseCallback) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    train(RUN, tmp_path / "whole", [Every({})])
+    stop = Every({55: fill, 85: free, 98: _crash})
+    with pytest.warns(UserWarning, match="after 60 agent steps could not be written"), pytest.raises(Crash):
+        train(RUN, tmp_path / "full", [stop])
+    manifests = CheckpointFolder(tmp_path / "full" / CHECKPOINTS).manifests()
+    assert [json.loads(path.read_text())["checkpoint"]["num_timesteps"] for path in manifests] == [90, 30]
+    assert not [name for name in files(tmp_path / "full") if "partial" in name or "000003" in name]
+    train(RUN, tmp_path / "full", [Every({})])
+    assert differences(outcome(tmp_path / "whole"), outcome(tmp_path / "full")) == []
+
+
+def test_older_checkpoints_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync, calls = os.fsync, []
+
+    def full_once(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    watch = Every({85: lambda _: monkeypatch.setattr(os, "fsync", full_once), 98: _crash})
+    with warnings.catch_warnings(), pytest.raises(Crash):
+        warnings.simplefilter("error")
+        train(RUN, tmp_path, [watch])
+    manifests = CheckpointFolder(tmp_path / CHECKPOINTS).manifests()
+    assert [path.name for path in manifests] == ["checkpoint-000003.json", "checkpoint-000002.json"] and len(calls) > 1
+
+
+class Crash(Exception):
+    """What ends a run in these tests."""
+
+
+def _crash(_: BaseCallback) -> None:
+    raise Crash
+
+
+def test_folders_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    model = make_model(RUN, make_env(RUN, None))
+    with pytest.raises(ValueError, match="cannot be written"):
+        model.learn(100, callback=ExactCheckpointCallback(tmp_path / "file"))
+    assert model.num_timesteps == 0
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys; from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder; from pathlib import Path\n"
+        f"folder = CheckpointFolder(Path({str(tmp_path)!r})); folder.acquire(); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="Another process"):
+            make_model(RUN, make_env(RUN, None)).learn(100, callback=ExactCheckpointCallback(tmp_path))
+        other.kill()
+    # What a killed process held is free.
+    make_model(RUN, make_env(RUN, None)).learn(60, callback=ExactCheckpointCallback(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("interruptible")
+def test_signals_end_training_after_a_checkpoint(number: int, tmp_path: Path) -> None:
+    def learn(at: dict[int, Callable]) -> tuple[Any, ExactCheckpointCallback]:
+        model, checkpoint = make_model(RUN, make_env(RUN, None)), ExactCheckpointCallback(tmp_path, save_freq=1_000)
+        return model.learn(RUN.steps, callback=[Every(at), checkpoint]), checkpoint
+
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    model, checkpoint = learn({77: lambda _: os.kill(os.getpid(), number)})
+    assert checkpoint.stopped_by == number and model.num_timesteps == 78  # the update after step 77 was made
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+    model, checkpoint = learn({})
+    assert checkpoint.resumed_from == 77 and checkpoint.stopped_by is None and model.num_timesteps == RUN.steps
+
+
+def test_ignored_signals_stay_ignored(tmp_path: Path, interruptible: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt = Every({60: lambda _: os.kill(os.getpid(), signal.SIGINT)})
+    model = make_model(RUN, make_env(RUN, None))
+    assert model.learn(80, callback=[interrupt, ExactCheckpointCallback(tmp_path)]).num_timesteps == 80
+
+
+def test_signals_end_the_program_if_asked_to(tmp_path: Path) -> None:
+    checkpoint = ExactCheckpointCallback(tmp_path, exit_on_signal=True)
+    stop = Every({60: lambda _: os.kill(os.getpid(), signal.SIGTERM)})
+    with pytest.raises(SystemExit) as ended:
+        make_model(RUN, make_env(RUN, None)).learn(100, callback=[stop, checkpoint])
+    assert ended.value.code == 143
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_signals_after_a_failed_training_are_not_swallowed(tmp_path: Path) -> None:
+    with pytest.raises(Crash):
+        train(RUN, tmp_path, [Every({60: _crash})])
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.sigtimedwait([], 1)
+
+
+@pytest.mark.parametrize("algorithm", ["SB3 SAC", "SAC", "SB3 TD3"])
+def test_tensors_that_are_not_finite_do_not_reach_checkpoints(algorithm: str, tmp_path: Path) -> None:
+    run = replace(RUN, algorithm=algorithm)
+
+    @th.no_grad()
+    def spoil(callback: BaseCallback) -> None:
+        next(callback.model.actor.parameters()).view(-1)[0] = np.nan
+
+    with pytest.raises(DivergenceError, match="actor"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(run, tmp_path, [Every({89: spoil})])
+    manifest = CheckpointFolder(tmp_path / CHECKPOINTS).newest()
+    assert manifest is not None and manifest.num_timesteps == 60
+
+
+def test_losses_that_are_not_finite_end_training(tmp_path: Path) -> None:
+    spoil = Every({61: lambda c: c.model.replay_buffer.rewards.fill(np.inf)})
+    with pytest.raises(DivergenceError, match="train/critic_loss") as ended:
+        train(replace(RUN, algorithm="SB3 SAC"), tmp_path, [spoil])
+    assert "checkpoint-000002.json" in str(ended.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"algorithm": "SB3 SAC"}, "algorithm"),
+        ({"seed": 1}, "seed"),
+        ({"buffer_size": 999}, "buffer_size"),
+        ({"sparsity": 0.6}, "sparsity"),
+        ({"env": "MountainCarContinuous-v0"}, "observation_space"),
+        ({"n_envs": 2}, "n_envs"),
+        ({"steps": 60}, "asked for 60"),
+    ],
+)
+def test_other_runs_are_refused(change: dict[str, Any], named: str, finished: Path) -> None:
+    with pytest.raises(ValueError, match=named):
+        train(replace(RUN, **change), finished)
+    assert train(RUN, finished).num_timesteps == RUN.steps
+
+
+def test_other_versions_are_warned_of(finished: Path) -> None:
+    folder = CheckpointFolder(finished / CHECKPOINTS)
+    manifest = folder.newest()
+    assert manifest is not None
+    versions = {**manifest.fingerprint["versions"], "numpy": "1.0"}
+    folder.commit(replace(manifest, number=9, fingerprint={**manifest.fingerprint, "versions": versions}))
+    with pytest.warns(UserWarning, match=r"versions.numpy: '1\.0' in the checkpoint"):
+        train(RUN, finished)
+
+
+def test_finished_runs_stay_finished(finished: Path) -> None:
+    result, before = outcome(finished), files(finished)
+    again = train(RUN, finished)
+    assert again._n_updates == RUN.steps - 50 and differences(result, outcome(finished)) == []
+    assert files(finished) == before
+
+
+def test_more_steps_can_be_asked_for(finished: Path) -> None:
+    assert train(replace(RUN, steps=150), finished).num_timesteps == 150
+
+
+def test_models_can_be_saved_and_used_after_all(tmp_path: Path) -> None:
+    run = TortureRun("StreamAC", steps=120, save_freq=30)
+    for algorithm in ("SAC", "StreamAC"):
+        model = train(replace(run, algorithm=algorithm), tmp_path / algorithm)
+        model.save(tmp_path / "model")
+        loaded = type(model).load(tmp_path / "model")
+        observation = model.observation_space.sample()
+        actions = [m.predict(observation, deterministic=True)[0] for m in (model, loaded)]
+        assert np.allclose(*actions)
+
+
+def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="PPO cannot be resumed exactly"):
+        PPO("MlpPolicy", "Pendulum-v1").learn(10, callback=ExactCheckpointCallback(tmp_path))
+    env = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv)
+    try:
+        with pytest.raises(ValueError, match="use DummyVecEnv"):
+            make_model(RUN, env).learn(10, callback=ExactCheckpointCallback(tmp_path))
+    finally:
+        env.close()
+    with pytest.raises(ValueError, match="save_freq must be a positive integer, got 0"):
+        ExactCheckpointCallback(tmp_path, save_freq=0)
+    train(RUN, tmp_path)
+    with pytest.raises(ValueError, match="has checkpoints already"):
+        make_model(RUN, make_env(RUN, None)).learn(
+            RUN.steps, callback=ExactCheckpointCallback(tmp_path / CHECKPOINTS, resume=False)
+        )
+
+
+def test_callbacks_of_other_kinds_are_told_of(tmp_path: Path) -> None:
+    class Foreign(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[int] = []
+            self.strange = object()
+
+        def _on_step(self) -> bool:
+            self.seen.append(self.num_timesteps)
+            return True
+
+    with pytest.warns(UserWarning, match="Foreign.strange"), pytest.raises(Crash):
+        train(RUN, tmp_path, [foreign := Foreign(), Every({70: _crash})])
+    assert foreign.seen == list(range(1, 71))
+    with pytest.warns(UserWarning, match="Foreign.strange"):
+        train(RUN, tmp_path, [foreign := Foreign(), Every({})])
+    assert foreign.seen == list(range(1, 121))
+
+
+def test_opaque_environments_are_told_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"OpaqueEnv._walk cannot be pickled"):
+        train(replace(RUN, env=OPAQUE), tmp_path)
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1", "HalfCheetah-v5", "dm_control/walker-walk-v0"])
+def test_environments_go_on_in_the_middle_of_an_episode(env_id: str) -> None:
+    if "Cheetah" in env_id or "dm_control" in env_id:
+        pytest.importorskip("dm_control")
+        import sb3_sparse.envs  # noqa: F401, registers them
+    env = make_vec_env(env_id, 2, seed=0)
+    env.reset()
+    env.action_space.seed(0)
+    state = EnvironmentState(env)
+    assert state.is_exact, state.problem
+    stored = state.capture()
+    history = [_step(env) for _ in range(8)] + [env.reset().tolist()]
+    state.restore(stored)
+    assert differences([_step(env) for _ in range(8)] + [env.reset().tolist()], history) == []
+
+
+def _step(env: Any) -> list[Any]:
+    observations, rewards, dones, _ = env.step([env.action_space.sample() for _ in range(env.num_envs)])
+    return [observations.tolist(), rewards.tolist(), dones.tolist()]
+
+
+def test_files_of_vec_monitor_are_restored(tmp_path: Path) -> None:
+    def learn(folder: Path, stop: int | None = None) -> list[str]:
+        env = VecMonitor(DummyVecEnv([lambda: gym.make("Pendulum-v1", max_episode_steps=20)]), str(folder / "vec"))
+        env.seed(0)
+        watch = Every({} if stop is None else {stop: _crash})
+        model = make_model(RUN, env)
+        model.learn(RUN.steps, callback=[watch, ExactCheckpointCallback(folder / "checkpoints", save_freq=30)])
+        env.close()
+        return [line.rsplit(",", 1)[0] for line in (folder / "vec.monitor.csv").read_text().splitlines()[1:]]
+
+    whole = learn(tmp_path / "whole")
+    with pytest.raises(Crash):
+        learn(tmp_path / "stopped", stop=75)
+    assert learn(tmp_path / "stopped") == whole and len(whole) == 7
+
+
+def test_rows_whose_file_was_deleted_are_written_again(tmp_path: Path) -> None:
+    def delete(callback: BaseCallback) -> None:
+        for path in (tmp_path / CHECKPOINTS).glob("replay-*"):
+            path.unlink()
+
+    train(RUN, tmp_path, [Every({70: delete})])
+    assert CheckpointFolder(tmp_path / CHECKPOINTS).newest() is not None
+
+
+def test_atari_games_go_on_in_the_middle_of_a_life() -> None:
+    ale_py, _ = pytest.importorskip("ale_py"), pytest.importorskip("cv2")
+    gym.register_envs(ale_py)
+    env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", 2, seed=0), 4)
+    env.reset()
+    state = EnvironmentState(env)
+    assert state.is_exact, state.problem
+    for _ in range(20):
+        env.step([1, 2])
+    stored = state.capture()
+    actions = np.random.default_rng(0).integers(0, 4, (150, 2))
+    history = [env.step(action) for action in actions]
+    state.restore(stored)
+    for action, (observations, rewards, dones, _) in zip(actions, history, strict=True):
+        again = env.step(action)
+        assert np.array_equal(again[0], observations)
+        assert np.array_equal(again[1], rewards) and np.array_equal(again[2], dones)
+    assert any(dones.any() for _, _, dones, _ in history)
+    sticky = EnvironmentState(make_vec_env("ALE/Breakout-v5", 1))
+    assert not sticky.is_exact and "sticky actions" in sticky.problem

@@ -1,0 +1,75 @@
+"""A run that is stopped anywhere and started again ends as if it had never stopped."""
+
+from pathlib import Path
+
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_sparse.experiments.torture_kills import describe
+from sb3_sparse.experiments.torture_runs import (
+    ALGORITHMS,
+    CHECKPOINTS,
+    IMAGES,
+    OPAQUE,
+    TortureRun,
+    differences,
+    outcome,
+    register_environments,
+    train,
+)
+
+register_environments()
+
+
+class Crash(Exception):
+    """What ends a run in these tests."""
+
+
+class CrashAt(BaseCallback):
+    """Raises within a step, when the environment has moved and nothing is stored."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            raise Crash
+        return True
+
+
+class NoCrash(CrashAt):
+    """Takes its place in a run that goes on."""
+
+
+VARIED = [
+    TortureRun("SB3 TD3", callbacks=("plasticity", "eval"), normalize=True),
+    TortureRun("SAC", callbacks=("eval", "plasticity", "reset", "redo")),
+    TortureRun("DDPG", noise="ou", n_envs=2, normalize=True),
+    TortureRun("SB3 SAC, MlpPolicy", topology="pruning"),
+    TortureRun("StreamAC", callbacks=("eval",)),
+    TortureRun("DrQv2", env=IMAGES, sparsity=0.6, buffer_size=100),
+    TortureRun("SAC", env=OPAQUE),
+]
+LONG = [
+    *(TortureRun(algorithm) for algorithm in ALGORITHMS if algorithm != "DrQv2"),
+    TortureRun("DrQv2", env=IMAGES, n_envs=2, topology="set", callbacks=("plasticity", "eval")),
+    TortureRun("SAC", topology="set"),
+    TortureRun("SB3 SAC", topology="rigl"),
+    TortureRun("TD3", topology="pruning"),
+    TortureRun("TD3", noise="normal", n_steps=3, buffer_size=60),
+    TortureRun("StreamAC", env=OPAQUE),
+]
+RUNS = [*(pytest.param(run, marks=pytest.mark.slow) for run in LONG), *VARIED]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=describe)
+@pytest.mark.filterwarnings("ignore:Checkpoints are written at the start of episodes only")
+def test_stopped_runs_end_like_others(run: TortureRun, tmp_path: Path) -> None:
+    train(run, tmp_path / "whole", [NoCrash(-1)])
+    for step in (34, 136):
+        with pytest.raises(Crash):
+            train(run, tmp_path / "stopped", [NoCrash(step)])
+    train(run, tmp_path / "stopped", [NoCrash(-1)])
+    assert differences(outcome(tmp_path / "whole"), outcome(tmp_path / "stopped")) == []
+    assert len(list((tmp_path / "stopped" / CHECKPOINTS).glob("*.json"))) == 2
