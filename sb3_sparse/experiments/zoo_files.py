@@ -18,7 +18,7 @@ def read_yaml(path: Path) -> Any:
         pass
 
     Loader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))
+    Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
     return yaml.load(path.read_text(), Loader=Loader)
 
 
@@ -46,6 +46,10 @@ def read_keywords(text: str) -> dict[str, Any]:
 def _ordered(loader: Any, node: Any) -> dict[Any, Any]:
     (pairs,) = loader.construct_sequence(node, deep=True)
     return dict(pairs)
+
+
+def _tuple(loader: Any, node: Any) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node))
 
 
 def _literal(node: ast.expr) -> Any:
