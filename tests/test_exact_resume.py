@@ -9,6 +9,7 @@ from sb3_sparse.experiments.torture_kills import describe
 from sb3_sparse.experiments.torture_runs import (
     ALGORITHMS,
     CHECKPOINTS,
+    DISCRETE,
     IMAGES,
     OPAQUE,
     TortureRun,
@@ -49,11 +50,13 @@ VARIED = [
     TortureRun("SB3 SAC, MlpPolicy", topology="pruning"),
     TortureRun("StreamAC", callbacks=("eval",)),
     TortureRun("DrQv2", env=IMAGES, sparsity=0.6, buffer_size=100),
+    TortureRun("DER", env=DISCRETE, buffer_size=100, callbacks=("plasticity",)),
     TortureRun("SAC", env=OPAQUE),
 ]
 LONG = [
-    *(TortureRun(algorithm) for algorithm in ALGORITHMS if algorithm != "DrQv2"),
+    *(TortureRun(algorithm) for algorithm in ALGORITHMS if algorithm not in ("DrQv2", "DER")),
     TortureRun("DrQv2", env=IMAGES, n_envs=2, topology="set", callbacks=("plasticity", "eval")),
+    TortureRun("DER", env=DISCRETE, n_envs=2, topology="set", callbacks=("eval", "reset")),
     TortureRun("SAC", topology="set"),
     TortureRun("SB3 SAC", topology="rigl"),
     TortureRun("TD3", topology="pruning"),

@@ -31,6 +31,8 @@ _OF_THE_PROCESS = {
     "policy_kwargs",
     "replay_buffer_kwargs",
 }
+# Attributes of models that are networks with gradients of their own.
+_NETWORKS = ("encoder", "actor", "critic", "q_net")
 # Noise of gSDE, which is no buffer of the module.
 _EXPLORATION = ("exploration_mat", "exploration_matrices")
 
@@ -81,7 +83,9 @@ def restore_weights(model: Any, content: bytes) -> None:
 
 def _trained(model: Any) -> list[str]:
     """Networks whose last gradients a model with a compiled update can be asked for."""
-    return [name for name in ("actor", "critic") if hasattr(model, "restore_gradients")]
+    if not hasattr(model, "restore_gradients"):
+        return []
+    return [name for name in _NETWORKS if isinstance(getattr(model, name, None), th.nn.Module)]
 
 
 def _exploration(model: BaseAlgorithm) -> list[tuple[str, Any, str]]:

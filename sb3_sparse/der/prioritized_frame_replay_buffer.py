@@ -46,6 +46,8 @@ class PrioritizedFrameReplayBuffer(FrameReplayBuffer):
     :param kwargs: Its keyword arguments
     """
 
+    checkpoint_parts = (*FrameReplayBuffer.checkpoint_parts, "_tree")
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._make_tree()

@@ -14,7 +14,15 @@ from typing import Any
 
 import torch as th
 
-from sb3_sparse.experiments.torture_runs import IMAGES, TortureRun, differences, outcome, register_environments, train
+from sb3_sparse.experiments.torture_runs import (
+    DISCRETE,
+    IMAGES,
+    TortureRun,
+    differences,
+    outcome,
+    register_environments,
+    train,
+)
 
 RUNS = [
     *(TortureRun(a) for a in ("SB3 SAC", "SB3 DDPG", "SB3 TD3", "TQC", "SAC", "DDPG", "TD3", "StreamAC")),
@@ -26,6 +34,7 @@ RUNS = [
     TortureRun("SB3 SAC, MlpPolicy", n_steps=3, buffer_size=150),
     TortureRun("DDPG", noise="ou", n_envs=2),
     TortureRun("DrQv2", env=IMAGES, buffer_size=150),
+    TortureRun("DER", env=DISCRETE, buffer_size=150),
     TortureRun("StreamAC", callbacks=("eval",), steps=3_000, save_freq=200),
 ]
 

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
 from sb3_sparse.checkpoints import ExactCheckpointCallback
+from sb3_sparse.der import DER
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.stream_ac import StreamAC, StreamWrapper
@@ -38,6 +39,7 @@ ALGORITHMS: dict[str, tuple[type[BaseAlgorithm], Any]] = {
     "TD3": (TD3, SparseSimBaTD3Policy),
     "StreamAC": (StreamAC, "MlpPolicy"),
     "DrQv2": (DrQv2, "CnnPolicy"),
+    "DER": (DER, "MlpPolicy"),
     "SB3 SAC, MlpPolicy": (stable_baselines3.SAC, "MlpPolicy"),
 }
 CHECKPOINTS = "checkpoints"
@@ -124,6 +126,9 @@ def make_model(run: TortureRun, env: VecEnv) -> BaseAlgorithm:
         return DrQv2(
             policy, env, policy_kwargs=network, learning_starts=50, batch_size=8, buffer_size=run.buffer_size, **kwargs
         )
+    if algorithm is DER:
+        network = {"net_arch": [32], "n_atoms": 11, "v_max": 100.0, "sparsity": run.sparsity}
+        return DER(policy, env, policy_kwargs=network, learning_starts=50, batch_size=8, buffer_size=run.buffer_size, **kwargs)
     size = {"net_arch": [32, 32]} if policy == "MlpPolicy" else {"sparsity": run.sparsity, "width_scale": 0.125}
     mean = np.zeros(env.action_space.shape or ())
     noises = {
@@ -230,7 +235,7 @@ def register_environments() -> None:
         gym.register(OPAQUE, entry_point=f"{__name__}:OpaqueEnv", max_episode_steps=40)
 
 
-OPAQUE, IMAGES = "Opaque-v0", "Images-v0"
+OPAQUE, IMAGES, DISCRETE = "Opaque-v0", "Images-v0", "CartPole-v1"
 
 
 class ImageEnv(gym.Env[np.ndarray, np.ndarray]):
