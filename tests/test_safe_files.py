@@ -21,7 +21,15 @@ from sb3_sparse.deployment.loading import load_model, load_vec_normalize
 from sb3_sparse.deployment.plain_data import from_plain, space_from_plain, space_to_plain, to_plain
 from sb3_sparse.experiments.model_files import policy_arguments, policy_tensors
 from sb3_sparse.experiments.run_folders import RunFolder
-from sb3_sparse.experiments.torture_runs import ALGORITHMS, IMAGES, TortureRun, make_env, make_model, register_environments
+from sb3_sparse.experiments.torture_runs import (
+    ALGORITHMS,
+    DISCRETE,
+    IMAGES,
+    TortureRun,
+    make_env,
+    make_model,
+    register_environments,
+)
 from sb3_sparse.experiments.zoo_files import read_keywords, read_yaml
 from sb3_sparse.zoo.command_line import main
 
@@ -32,7 +40,8 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name fo
 
 
 def trained(name: str) -> BaseAlgorithm:
-    run = TortureRun(name, buffer_size=200, env=IMAGES if name == "DrQv2" else "Pendulum-v1")
+    env = {"DrQv2": IMAGES, "DER": DISCRETE}.get(name, "Pendulum-v1")
+    run = TortureRun(name, buffer_size=200, env=env)
     return make_model(run, make_env(run, None)).learn(70)
 
 
@@ -59,7 +68,7 @@ def test_models_are_read_as_they_were(name: str, tmp_path: Path) -> None:
     observation = model.observation_space.sample()
     assert np.array_equal(model.predict(observation, deterministic=True)[0], read.predict(observation, deterministic=True)[0])
     assert (read.num_timesteps, read._n_updates) == (model.num_timesteps, model._n_updates)
-    for setting in ("gamma", "batch_size", "train_freq", "target_entropy", "learning_rate"):
+    for setting in ("gamma", "batch_size", "priority_beta", "train_freq", "target_entropy", "learning_rate"):
         assert getattr(read, setting, None) == getattr(model, setting, None)
 
 
