@@ -125,6 +125,13 @@ def test_figure_18_shows_improvements_over_the_first_arm(tmp_path: Path, drawn: 
     assert bars == [0, 40, 80]
 
 
+def test_figure_18_says_where_there_is_no_percentage(tmp_path: Path, drawn: list[Panels]) -> None:
+    draw_figure(made_up(figure_grid(18, "smoke"), lambda run, step: run.sparsity), tmp_path, tmp_path / "figure")
+    axis = drawn[0].axes[0]
+    assert not axis.patches and axis.get_title().endswith("which scores 0, so that there is no percentage, in Breakout")
+    assert drawn[0].figure.legends == []
+
+
 def test_published_results_are_drawn_behind_ours_where_they_overlap(tmp_path: Path, drawn: list[Panels]) -> None:
     runs = tuple(GridRun("sac", "dm_control/dog-walk-v0", seed=seed, agent_steps=500) for seed in (0, 1))
     for scale in (1, 200):
