@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_a_grid_survives_the_loss_of_workers_and_of_a_machine(cluster: Any, tmp_
     wait_for(
         lambda: {seed for seed, pid in workers().items() if pid in children(second_raylet(cluster))} & with_checkpoint(output)
     )
-    cluster.remove_node(cluster.second, allow_graceful=False)
+    lose_machine(cluster)
     printed, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, printed
     assert printed.count("finished") == 4
@@ -104,6 +105,17 @@ def test_a_grid_survives_the_loss_of_workers_and_of_a_machine(cluster: Any, tmp_
     assert len(results(output)) == 16 and results(output) == results(tmp_path / "undisturbed")
     logs = [path.read_text().count("Loading pretrained agent") for path in output.glob("runs/*/log.txt")]
     assert sum(logs) >= 2  # those that were lost went on, and did not begin anew
+
+
+def lose_machine(cluster: Any) -> None:
+    """All of its processes at once: left alone, a worker could end its run before it notices."""
+    lost = children(second_raylet(cluster))
+    for pid in lost:
+        os.kill(pid, signal.SIGSTOP)
+    cluster.remove_node(cluster.second, allow_graceful=False)
+    for pid in lost:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def second_raylet(cluster: Any) -> int:
