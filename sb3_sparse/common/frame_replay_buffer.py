@@ -191,7 +191,7 @@ class FrameReplayBuffer(ReplayBuffer):
         return self._layout.nbytes
 
     #: What checkpoints of runs store like the buffer itself.
-    checkpoint_parts = ("_frames", "_starts")
+    checkpoint_parts: tuple[str, ...] = ("_frames", "_starts")
 
     def checkpoint_rings(self) -> dict[str, tuple[int, int]]:
         """What is written one after the other: name -> position of the next entry, number of entries."""
