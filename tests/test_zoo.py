@@ -445,7 +445,7 @@ def test_der_s_samples_build_a_model() -> None:
 
 def test_der_takes_any_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for env_id, steps in {"CartPole-v1": 20_000, "Acrobot-v1": 100_000}.items():
+    for env_id, steps in {"CartPole-v1": 40_000, "Acrobot-v1": 100_000}.items():
         chosen = manager("der", env_id)
         assert chosen.config == str(ALL_FILES[0].parent / "der.yml")
         assert chosen.read_hyperparameters()[0]["n_timesteps"] == steps
