@@ -10,15 +10,24 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import TQC
-from stable_baselines3 import DDPG, PPO, SAC, TD3, HerReplayBuffer
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, sparsify
+from sb3_sparse import (
+    DER,
+    DrQv2,
+    SparseSimBaExtractor,
+    SparseSimBaPolicy,
+    SparseSimBaTD3Policy,
+    SparseSimBaTQCPolicy,
+    StreamAC,
+    sparsify,
+)
 from sb3_sparse.deployment import SparsePolicy, export, load_policy, sparse_policy
 from sb3_sparse.deployment.loading import load_model
 from sb3_sparse.zoo.command_line import main
@@ -107,6 +116,75 @@ def test_exported_policy_acts_as_the_model(tmp_path: Path, format: str, algorith
     assert [file.name for file in tmp_path.iterdir()] == ["policy.out"], "nothing else is left"
     assert all(map(th.equal, before.values(), model.policy.state_dict().values()))
     assert any("values" in name for name in before), "the model itself stays sparse"
+
+
+class OtherActions(Env):
+    """Random observations, and other actions."""
+
+    def __init__(self, action_space: spaces.Space, observation_space: spaces.Space = VECTORS):
+        super().__init__(observation_space)
+        self.action_space = action_space
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        assert self.action_space.contains(action)
+        return self.observation_space.sample(), float(np.sum(action)), False, bool(self.np_random.random() < 0.2), {}
+
+
+BOX, FOUR = Env.action_space, spaces.Discrete(4)
+PIXELS = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+LAYERS = {"net_arch": [16, 12]}
+SIMBA = {"net_arch": [], "features_extractor_class": SparseSimBaExtractor, "features_extractor_kwargs": SMALL}
+OFF = {"learning_starts": 20, "buffer_size": 200, "batch_size": 16}
+ON = {"n_steps": 20}
+# Algorithm, action space, arguments, formats; ONNX takes seconds.
+OTHERS = {
+    "PPO": (PPO, BOX, {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "sparse onnx"),
+    "PPO, extractor": (PPO, FOUR, {**ON, "batch_size": 10, "policy_kwargs": SIMBA}, "sparse onnx"),
+    "PPO, several": (PPO, spaces.MultiDiscrete([2, 3]), {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "onnx"),
+    "PPO, binary": (PPO, spaces.MultiBinary(3), {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "onnx"),
+    "A2C": (A2C, FOUR, {**ON, "policy_kwargs": LAYERS}, "sparse"),
+    "TRPO": (TRPO, BOX, {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "sparse"),
+    "DQN": (DQN, FOUR, {**OFF, "policy_kwargs": LAYERS}, "sparse onnx"),
+    "QRDQN": (QRDQN, FOUR, {**OFF, "policy_kwargs": LAYERS}, "onnx"),
+    "CrossQ": (CrossQ, BOX, {**OFF, "policy_kwargs": LAYERS}, "onnx"),
+    "DER": (DER, FOUR, {**OFF, "policy_kwargs": {"net_arch": [16], "sparsity": 0.5}}, "onnx"),
+    "StreamAC": (StreamAC, BOX, {"policy_kwargs": {"width": 16, "sparsity": 0.5}}, "sparse onnx"),
+    "StreamAC, discrete": (StreamAC, FOUR, {"policy_kwargs": {"width": 16}}, "sparse onnx"),
+    "DrQv2": (DrQv2, BOX, {**OFF, "policy_kwargs": {"hidden_dim": 16}, "frame_stack": 1}, "onnx"),
+}
+
+
+QUICK = ("PPO, several", "DER", "StreamAC, discrete", "DrQv2")
+
+
+@pytest.mark.filterwarnings("ignore:Your observation  has an unconventional shape")
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        *((name, "sparse") for name, case in OTHERS.items() if "sparse" in case[-1]),
+        *(
+            pytest.param(name, "onnx", marks=[needs_onnx] if name in QUICK else [needs_onnx, pytest.mark.slow])
+            for name, case in OTHERS.items()
+            if "onnx" in case[-1]
+        ),
+    ],
+)
+def test_other_algorithms_act_as_the_model(tmp_path: Path, name: str, format: str) -> None:
+    algorithm, action_space, arguments, _ = OTHERS[name]
+    env = OtherActions(action_space, PIXELS if name == "DrQv2" else VECTORS)
+    policy = "CnnPolicy" if name == "DrQv2" else "MlpPolicy"
+    model = algorithm(policy, env, seed=0, device="cpu", **arguments).learn(40)
+    model.save(tmp_path / "model.zip")
+    export(load_model(tmp_path / "model.zip"), tmp_path / "policy", format)
+    env.observation_space.seed(1)
+    observations = np.stack([model.observation_space.sample() for _ in range(40)])
+    expected = model.predict(observations, deterministic=True)[0]
+    actions = run(tmp_path / "policy", format, observations)
+    assert actions.shape == expected.shape and actions.dtype.kind == (expected.dtype.kind if name != "PPO, binary" else "f")
+    assert np.abs(actions - expected).max() <= 1e-5
+    assert np.ptp(expected, axis=0).max() > 1e-4, "actions that are all the same would prove nothing"
+    if format == "sparse":
+        assert np.allclose(load_policy(tmp_path / "policy")(observations[0]), actions[0], atol=1e-6)
 
 
 @pytest.fixture(params=["compiled", "numpy"])
@@ -239,8 +317,13 @@ def test_loaded_policy_refuses_other_observations(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="SAC, TD3, DDPG and TQC can be exported, not of PPO"):
-        export(PPO("MlpPolicy", Env(), device="cpu"), tmp_path / "policy")
+    with pytest.raises(ValueError, match="policy of RecurrentPPO cannot be exported; those of these can: A2C, CrossQ"):
+        export(RecurrentPPO("MlpLstmPolicy", Env(), device="cpu"), tmp_path / "policy")
+    gsde = dict(use_sde=True, policy_kwargs={"squash_output": True})
+    with pytest.raises(ValueError, match="gSDE that squashes its actions"):
+        export(PPO("MlpPolicy", Env(), device="cpu", **gsde), tmp_path / "policy")
+    with pytest.raises(ValueError, match=r'expectations of distributions\. It cannot be exported in the format "sparse"'):
+        export(DER("MlpPolicy", "CartPole-v1", buffer_size=10), tmp_path / "policy", "sparse")
     model = SAC("MlpPolicy", Env(spaces.MultiBinary(3)), buffer_size=10)
     with pytest.raises(ValueError, match=r"the observation space is MultiBinary\(3\)"):
         export(model, tmp_path / "policy")
@@ -324,11 +407,11 @@ def test_command_line(tmp_path: Path, format: str, capsys: pytest.CaptureFixture
 
 def test_command_line_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text").write_text("no model")
-    PPO("MlpPolicy", Env(), device="cpu").save(tmp_path / "ppo.zip")
+    ARS("MlpPolicy", Env(), device="cpu").save(tmp_path / "ars.zip")
     for name, message in {
         "missing.zip": "There is no file",
         "text": "is no model saved by Stable-Baselines3",
-        "ppo.zip": "a model with a ActorCriticPolicy; policies of SAC, TD3, DDPG and TQC",
+        "ars.zip": "a model with a ARSPolicy, of an unknown algorithm: known are SAC",
     }.items():
         assert main(["export", str(tmp_path / name), "-o", str(tmp_path / "policy")]) == 1
         assert message in capsys.readouterr().err
@@ -347,7 +430,7 @@ def test_model_is_loaded_without_environment_and_buffer(tmp_path: Path) -> None:
     sparsify(model, 0.5).learn(30)
     model.save(tmp_path / "model")
     loaded = load_model(tmp_path / "model.zip")
-    assert loaded.replay_buffer.buffer_size == 1
+    assert loaded.replay_buffer is None and loaded.replay_buffer_class is HerReplayBuffer and loaded.buffer_size == 1_000
     observation = {key: np.zeros(4, np.float32) for key in env.observation_space.spaces}
     assert np.array_equal(
         loaded.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0]

@@ -13,7 +13,8 @@ FLOORS = [
     {"sparsity"},
     {"networks", "diagnostics"},
     {"common"},
-    {"callbacks", "checkpoints", "envs", "sac", "td3", "tqc", "stream_ac", "drqv2", "der", "deployment"},
+    {"callbacks", "checkpoints", "envs", "sac", "td3", "tqc", "stream_ac", "drqv2", "der"},
+    {"deployment"},
     {"experiments"},
     {"zoo"},
 ]

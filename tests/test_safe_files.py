@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
-from sb3_sparse import SAC, SparseSimBaExtractor, SparseSimBaPolicy, SparseTopologyCallback, sparsify
-from sb3_sparse.deployment import export, read_model, write_model
+from sb3_sparse import SAC, SparseSimBaExtractor, SparseSimBaPolicy, SparseTopologyCallback, StreamAC, sparsify
+from sb3_sparse.deployment import export, known_classes, read_model, write_model
 from sb3_sparse.deployment.loading import load_model, load_vec_normalize
+from sb3_sparse.deployment.model_settings import setting_names
 from sb3_sparse.deployment.plain_data import from_plain, space_from_plain, space_to_plain, to_plain
 from sb3_sparse.experiments.model_files import policy_arguments, policy_tensors
 from sb3_sparse.experiments.run_folders import RunFolder
@@ -81,6 +87,15 @@ def test_training_goes_on(name: str, tmp_path: Path) -> None:
     assert read.num_timesteps == 130 and read._n_updates > model._n_updates
 
 
+def test_statistics_of_rewards_are_kept(tmp_path: Path) -> None:
+    model = trained("StreamAC")
+    write_model(model, tmp_path / "model.safetensors")
+    read = read_model(tmp_path / "model.safetensors", env=make_env(TortureRun("StreamAC"), None))
+    assert model.reward_scaling.count == 70 and read.reward_scaling == model.reward_scaling
+    read.learn(5, reset_num_timesteps=False)
+    assert read.reward_scaling.count == 75
+
+
 def test_reading_works_where_unpickling_is_blocked(tmp_path: Path) -> None:
     model = trained("SAC")
     path = tmp_path / "model.safetensors"
@@ -129,10 +144,87 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_same(SAC.load(back).get_parameters(), model.get_parameters())
     # What acts is made of it like of a zip.
     assert main(["export", str(safe), "--format", "sparse", "-o", str(tmp_path / "policy.npz")]) == 0
-    assert load_model(safe).replay_buffer.buffer_size == 1
+    assert load_model(safe).replay_buffer is None and load_model(safe).buffer_size == model.buffer_size
     assert main(["import", str(tmp_path / "model.zip"), "-o", str(back)]) == 1
     assert "was not written by export --format safetensors" in capsys.readouterr().err
     assert main(["export", str(safe), "--format", "safetensors", "-o", str(tmp_path / "model.bin")]) == 1
+
+
+def small_model(name: str) -> BaseAlgorithm:
+    """A model of each algorithm that has a name in files."""
+    algorithm = known_classes.ALGORITHMS[name]
+    if name in ("SAC", "SB3 SAC"):
+        return algorithm(SparseSimBaPolicy, "Pendulum-v1", policy_kwargs=dict(sparsity=0.5, width_scale=0.125))
+    if name == "DrQv2":
+        run = TortureRun(name, buffer_size=200, env=IMAGES)
+        return make_model(run, make_env(run, None))
+    policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
+    is_continuous = issubclass(algorithm, OffPolicyAlgorithm | StreamAC) and name not in ("SB3 DQN", "QRDQN", "DER")
+    env = MaskedActions() if name == "MaskablePPO" else "Pendulum-v1" if is_continuous else "CartPole-v1"
+    return algorithm(policy, env, **({} if name == "StreamAC" else {"policy_kwargs": {"net_arch": [8]}}))
+
+
+class MaskedActions(gym.Wrapper):
+    def __init__(self) -> None:
+        super().__init__(gym.make("CartPole-v1"))
+
+    def action_masks(self) -> np.ndarray:
+        return np.ones(2, dtype=bool)
+
+
+def another(name: str, value: Any) -> Any:
+    """Another value of a setting, which has an effect or not, but must not get lost."""
+    if name in ("use_sde", "optimize_memory_usage", "frame_stack"):  # these go with other things
+        return value
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return value * 0.5 if isinstance(value, float) else value
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size", "ignore:.*n_steps=")
+@pytest.mark.parametrize("name", known_classes.ALGORITHMS)
+def test_no_argument_gets_lost(name: str, tmp_path: Path) -> None:
+    model = small_model(name)
+    names = {"stats_window_size": "_stats_window_size"}
+    settings = {names.get(n, n) for n in setting_names(type(model))} & set(vars(model))
+    for setting in settings:
+        setattr(model, setting, another(setting, getattr(model, setting)))
+    model.learning_rate = LinearSchedule(0.5, 0.1, 0.7)
+    model.save(tmp_path / "model.zip")
+    assert main(["export", str(tmp_path / "model.zip"), "--format", "safetensors", "-o", str(tmp_path / "m.safetensors")]) == 0
+    assert main(["import", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "back.zip")]) == 0
+    read = load_model(tmp_path / "back.zip")
+    assert type(read) is type(model)
+    for setting in settings:
+        assert str(getattr(read, setting)) == str(getattr(model, setting)), setting
+    assert_same(read.get_parameters(), model.get_parameters())
+
+
+def test_noise_and_buffers_of_ones_own_are_written(tmp_path: Path) -> None:
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(4), np.full(4, 0.2), theta=0.3)
+    goals = BitFlippingEnv(n_bits=4, continuous=True, max_steps=4)
+    strategy = dict(n_sampled_goal=2, goal_selection_strategy=GoalSelectionStrategy.FINAL)
+    arguments = dict(replay_buffer_class=HerReplayBuffer, replay_buffer_kwargs=strategy, action_noise=noise)
+    model = SAC(SparseSimBaPolicy, goals, policy_kwargs=dict(width_scale=0.125), buffer_size=100, **arguments)
+    write_model(model, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="needs the environment"):
+        read_model(tmp_path / "model.safetensors")
+    assert read_model(tmp_path / "model.safetensors", has_buffer=False).replay_buffer is None
+    read = read_model(tmp_path / "model.safetensors", env=goals)
+    assert repr(read.action_noise) == repr(noise) and read.action_noise._theta == 0.3
+    assert isinstance(read.replay_buffer, HerReplayBuffer) and read.replay_buffer.n_sampled_goal == 2
+    assert read.replay_buffer.goal_selection_strategy is GoalSelectionStrategy.FINAL
+    read.learn(20)
+
+
+def test_functions_are_written_as_they_are_now_with_a_warning(tmp_path: Path) -> None:
+    model = SAC(SparseSimBaPolicy, "Pendulum-v1", lambda progress: progress / 10, policy_kwargs=dict(width_scale=0.125))
+    model._current_progress_remaining = 0.5
+    with pytest.warns(UserWarning, match=r"learning_rate is a function, .* 0\.05"):
+        write_model(model, tmp_path / "model.safetensors")
+    assert read_model(tmp_path / "model.safetensors", has_buffer=False).learning_rate == 0.05
 
 
 @pytest.mark.parametrize(

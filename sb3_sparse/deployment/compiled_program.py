@@ -5,11 +5,13 @@ import math
 import numpy as np
 from numba import carray, njit
 
-from sb3_sparse.deployment.steps import ARGUMENTS, Step
+from sb3_sparse.deployment.steps import ARGUMENTS, Step, size_after
 from sb3_sparse.sparsity.kernels import compiled, multiply_samples, pointer
 
 CODES = {name: code for code, name in enumerate(ARGUMENTS)}
-STANDARDIZE, CLIP, AFFINE, LAYER_NORM, SPARSE, DENSE, RELU, TANH, SIGMOID, SILU, SAVE, ADD = range(len(CODES))
+STANDARDIZE, CLIP, AFFINE, LAYER_NORM, SPARSE, DENSE, RELU, TANH, SIGMOID, SILU, SAVE, ADD, LEAKY_RELU, ARGMAX = range(
+    len(CODES)
+)
 _ZERO = np.float32(0.0)
 
 
@@ -25,8 +27,8 @@ class CompiledProgram:
         # They are referred to by address from here on.
         self._arrays = [self._prepare(*step) for step in steps]
         size, sizes, saved, most_saved, program = input_size, [input_size], 0, 0, []
-        for (name, _), arrays in zip(steps, self._arrays, strict=True):
-            width, size = size, len(arrays[-1]) if name in ("sparse", "dense") else size
+        for (name, given), arrays in zip(steps, self._arrays, strict=True):
+            width, size = size, size_after(name, given, size)
             saved += (name == "save") - (name == "add")
             most_saved = max(most_saved, saved)
             sizes.append(size)
@@ -136,6 +138,13 @@ def run(zero, program, inputs, outputs, buffers, width):  # type: ignore[no-unty
             elif code == ADD:
                 saved -= width
                 x += buffers[saved : saved + n]
+            elif code == LEAKY_RELU:
+                slope = _array(first, 1)[0]
+                for i in range(n):
+                    x[i] = x[i] if x[i] > zero else slope * x[i]
+            elif code == ARGMAX:
+                buffers[there] = np.argmax(x)
+                here, there = there, here
             elif code <= AFFINE:
                 _apply(code, x, _array(first, n), _array(second, n))
             else:

@@ -1,31 +1,28 @@
 """What every export is made of: observation in, deterministic action out, as one torch module."""
 
-import copy
 import math
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import TQC
-from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_sparse.sparsity import to_dense
+from sb3_sparse.deployment.acting_networks import acting_network, choice_of
 
 
 class DeterministicPolicy(nn.Module):
     """
-    The actor of SAC, TD3, DDPG or TQC, from the observation that the environment returns to the action that it takes: what
+    What acts in a model, from the observation that the environment returns to the action that it takes: what
     ``predict(observation, deterministic=True)`` returns.
 
     Dictionaries of vectors are taken as one vector, their entries in the space's order as ``gymnasium.spaces.flatten`` puts
     them; other observations in their own shape.
 
-    :param model: Model of one of these algorithms, with a policy of this package or any other, pruned or not
+    :param model: Model of an algorithm of this package or SB3, with a policy of this package or any other, pruned or not
     :param vec_normalize: What normalised the observations that the model was trained on, if anything did
     :raises ValueError: for other algorithms, observations that are neither a Box nor a Dict of vectors, and statistics that do
         not fit.
@@ -33,31 +30,22 @@ class DeterministicPolicy(nn.Module):
 
     def __init__(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None = None):
         super().__init__()
-        if not isinstance(model, SAC | TD3 | TQC):
-            raise ValueError(f"Policies of SAC, TD3, DDPG and TQC can be exported, not of {type(model).__name__}.")
+        self.network = acting_network(model)
         space = model.observation_space
         check_observation_space(space)
-        self.squashes = not isinstance(model, TD3)  # TD3's actor has its tanh inside
         self.entries = shapes_of(space) if isinstance(space, spaces.Dict) else {}
-        self.actor = to_dense(copy.deepcopy(model.actor)).cpu().eval()
-        self.actor.optimizer = None  # type: ignore[assignment]
-        assert isinstance(model.action_space, spaces.Box)
-        self.low, self.high = (nn.Buffer(th.as_tensor(bound)) for bound in (model.action_space.low, model.action_space.high))
+        self.choice = choice_of(model.action_space, self.network.is_squashed)
+        self.action_space = model.action_space
         self.normalization = None if vec_normalize is None else FixedNormalization(vec_normalize, space)
 
     def forward(self, observation: th.Tensor) -> th.Tensor:
         """
         :param observation: (batch, *shape) observations, (batch, dim) of a Dict
-        :return: (batch, *action_shape) actions within the bounds of the action space
+        :return: (batch, *action_shape) actions of the action space
         """
         if self.normalization is not None:
             observation = self.normalization(observation)
-        inputs = self._split(observation) if self.entries else observation
-        if self.squashes:
-            squashed = th.tanh(self.actor.get_action_dist_params(inputs)[0])  # type: ignore[operator]
-        else:
-            squashed = self.actor(inputs)
-        return self.low + 0.5 * (squashed.reshape(-1, *self.low.shape) + 1.0) * (self.high - self.low)
+        return self.choice(self.network(self._split(observation) if self.entries else observation))
 
     def _split(self, flat: th.Tensor) -> dict[str, th.Tensor]:
         parts = flat.split([math.prod(shape) for shape in self.entries.values()], dim=1)

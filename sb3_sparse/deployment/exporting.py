@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch as th
@@ -39,7 +38,7 @@ class Export:
 
     :param path: The file
     :param bytes: Its size
-    :param largest_error: Largest deviation from the model's actions, as a fraction of half their range
+    :param largest_error: Largest deviation from the model's actions, as a fraction of half their range; 0 of discrete ones
     """
 
     path: Path
@@ -52,7 +51,7 @@ def export(model: BaseAlgorithm, path: str | Path, format: str = "onnx", vec_nor
     Write the deterministic policy of a model: observation as the environment returns it in, action as ``predict`` returns it
     out, normalisation and scaling included. The file is checked against the model before it appears under its name.
 
-    :param model: Model of SAC, TD3, DDPG or TQC
+    :param model: Model of an algorithm of this package, or of SB3 or sb3-contrib but for those with memory or masked actions
     :param path: File to write
     :param format: "onnx", a dense graph with zeros for what was pruned, input "observation" (one vector for a Dict, in the
         order of ``gymnasium.spaces.flatten``), output "action", any batch size; or "sparse", the active weights, for
@@ -89,8 +88,7 @@ def _export_model(model: BaseAlgorithm, path: Path, vec_normalize: VecNormalize 
     unfinished = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         write_model(model, unfinished, vec_normalize)
-        changes: dict[str, Any] = {"buffer_size": 1} if hasattr(model, "buffer_size") else {}
-        _check_same(model, read_model(unfinished, device=model.device, **changes))
+        _check_same(model, read_model(unfinished, device=model.device, has_buffer=False))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -140,7 +138,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_sparse(policy: DeterministicPolicy, space: spaces.Space, path: Path) -> Policy:
-    SparsePolicy(shapes_of(space), tuple(policy.low.shape), step_list(policy)).save(path)
+    SparsePolicy(shapes_of(space), tuple(policy.action_space.shape or ()), step_list(policy)).save(path)
     loaded = load_policy(path)
     return lambda observations: loaded(_entries(observations, space))
 
@@ -178,9 +176,14 @@ def _largest_error(policy: Policy, model: BaseAlgorithm, vec_normalize: VecNorma
     if vec_normalize is not None:
         inputs = vec_normalize.normalize_obs(inputs)
     expected = model.predict(inputs, deterministic=True)[0]  # type: ignore[arg-type]
-    assert isinstance(model.action_space, spaces.Box)
-    half_range = 0.5 * (model.action_space.high - model.action_space.low)
     actual = np.concatenate([policy(observations[:1]), policy(observations[1:3]), policy(observations[3:])])
+    return _deviation(actual, expected, model.action_space)
+
+
+def _deviation(actual: np.ndarray, expected: np.ndarray, space: spaces.Space) -> float:
+    if not isinstance(space, spaces.Box):
+        return float((actual != expected).any())
+    half_range = 0.5 * (space.high - space.low)
     return float(np.abs((actual - expected) / np.where(half_range > 0.0, half_range, 1.0)).max())
 
 

@@ -1,29 +1,48 @@
 """Loading a saved model without being told its algorithm."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from sb3_contrib import TQC
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.crossq.policies import CrossQPolicy
+from sb3_contrib.qrdqn.policies import QRDQNPolicy
 from sb3_contrib.tqc.policies import TQCPolicy
-from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
+from sb3_sparse.der.policies import DERPolicy
+from sb3_sparse.deployment.known_classes import ALGORITHMS
+from sb3_sparse.deployment.no_buffer import place_holder, remove_place_holder
 from sb3_sparse.deployment.safe_file import SUFFIX, read_model, read_vec_normalize
+from sb3_sparse.drqv2.policies import DrQv2Policy
+from sb3_sparse.stream_ac.policies import StreamACPolicy
 
-_ALGORITHMS: dict[type, type[BaseAlgorithm]] = {SACPolicy: SAC, TD3Policy: TD3, TQCPolicy: TQC}
-# What training needs and acting does not: a replay buffer takes gigabytes, and one of HER an environment.
-_NO_BUFFER: dict[str, Any] = {
-    "buffer_size": 1,
-    "replay_buffer_class": None,
-    "replay_buffer_kwargs": {},
-    "optimize_memory_usage": False,
+# Policy -> algorithms it may be of, each told by an attribute that it alone keeps; "" is any other. Subclasses come first.
+_ALGORITHMS: dict[type[BasePolicy], dict[str, str]] = {
+    StreamACPolicy: {"": "StreamAC"},
+    DrQv2Policy: {"": "DrQv2"},
+    DERPolicy: {"": "DER"},
+    SACPolicy: {"update_rule": "SAC", "": "SB3 SAC"},
+    TD3Policy: {"update_rule": "TD3", "": "SB3 TD3"},
+    TQCPolicy: {"": "TQC"},
+    CrossQPolicy: {"": "CrossQ"},
+    QRDQNPolicy: {"": "QRDQN"},
+    DQNPolicy: {"": "SB3 DQN"},
+    MaskableActorCriticPolicy: {"": "MaskablePPO"},
+    RecurrentActorCriticPolicy: {"": "RecurrentPPO"},
+    ActorCriticPolicy: {"clip_range": "SB3 PPO", "cg_max_steps": "TRPO", "": "SB3 A2C"},
 }
+# TD3's constructor leaves that to the policy, DDPG's writes it down.
+_OF_ONE_CRITIC = {"TD3": "DDPG", "SB3 TD3": "SB3 DDPG"}
 
 
 def load_model(path: str | Path) -> BaseAlgorithm:
@@ -31,25 +50,32 @@ def load_model(path: str | Path) -> BaseAlgorithm:
     Load what ``model.save(path)`` wrote, or ``export --format safetensors``, on the CPU, to act: without a replay buffer.
 
     :param path: The file; one of ``model.save`` can run any code, so load only what you trust
-    :raises ValueError: if there is no such file, it is no saved model, or one of another algorithm.
+    :raises ValueError: if there is no such file, it is no saved model, or one of an unknown algorithm.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     if path.suffix == SUFFIX:
-        return read_model(path, device="cpu", **_NO_BUFFER)
+        return read_model(path, device="cpu", has_buffer=False)
     try:
         data, _, _ = load_from_zip_file(path, device="cpu")
     except (BadZipFile, ValueError) as error:
         raise ValueError(f"{path} is no model saved by Stable-Baselines3: {error}") from error
-    policy_class = None if data is None else data.get("policy_class")
-    for known, algorithm in _ALGORITHMS.items():
-        if data is not None and isinstance(policy_class, type) and issubclass(policy_class, known):
-            if algorithm is TD3 and data["policy_kwargs"].get("n_critics") == 1:
-                algorithm = DDPG  # which writes that down; policies of this package would warn of a TD3 like it
-            return algorithm.load(path, device="cpu", custom_objects=_NO_BUFFER)
-    name = getattr(policy_class, "__name__", policy_class)
-    raise ValueError(f"{path} is a model with a {name}; policies of SAC, TD3, DDPG and TQC can be exported.")
+    algorithm = ALGORITHMS[_algorithm_of(path, data or {})]
+    model = algorithm.load(path, device="cpu", **place_holder(algorithm))
+    remove_place_holder(model, data or {})
+    return model
+
+
+def _algorithm_of(path: Path, data: Mapping[str, Any]) -> str:
+    """Name of the algorithm: a saved model does not tell."""
+    policy_class = data.get("policy_class")
+    for known, candidates in _ALGORITHMS.items():
+        if isinstance(policy_class, type) and issubclass(policy_class, known):
+            name = next(name for mark, name in candidates.items() if mark in data or not mark)
+            return _OF_ONE_CRITIC.get(name, name) if data["policy_kwargs"].get("n_critics") == 1 else name
+    found = getattr(policy_class, "__name__", policy_class)
+    raise ValueError(f"{path} is a model with a {found}, of an unknown algorithm: known are {', '.join(ALGORITHMS)}.")
 
 
 def load_vec_normalize(path: str | Path) -> VecNormalize:

@@ -1,22 +1,29 @@
 """Spaces, classes and settings as JSON, and back: nothing in it is executed."""
 
+import enum
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
-from stable_baselines3.common import torch_layers
-from torch import nn
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-from sb3_sparse.common.extractor import SparseSimBaExtractor
+from sb3_sparse.deployment.known_classes import argument_class, argument_name
 
-_CLASS, _NUMBER = ":class:", ":number:"
-_OWN = {f"sb3_sparse.{kind.__name__}": kind for kind in (SparseSimBaExtractor,)}
-_SB3 = {
-    f"stable_baselines3.{kind.__name__}": kind
-    for kind in (torch_layers.FlattenExtractor, torch_layers.NatureCNN, torch_layers.CombinedExtractor)
+_CLASS, _NUMBER, _SCHEDULE, _NOISE = ":class:", ":number:", ":linear schedule:", ":noise:"
+_SCHEDULE_ARGUMENTS = ("start", "end", "end_fraction")
+# Arguments of their constructors, by the attributes that keep them.
+_NOISES: dict[type[ActionNoise], dict[str, str]] = {
+    NormalActionNoise: {"_mu": "mean", "_sigma": "sigma"},
+    OrnsteinUhlenbeckActionNoise: {
+        "_mu": "mean",
+        "_sigma": "sigma",
+        "_theta": "theta",
+        "_dt": "dt",
+        "initial_noise": "initial_noise",
+    },
 }
 
 
@@ -24,7 +31,8 @@ def to_plain(value: Any, name: str) -> Any:
     """
     Make JSON of a setting.
 
-    :param value: Numbers, strings, containers, and classes of torch (activations, optimizers) and features extractors
+    :param value: Numbers, strings, containers, classes of torch (activations, optimizers), features extractors and buffers,
+        and SB3's schedules and action noise
     :param name: What errors call it
     :raises ValueError: if it is something else.
     """
@@ -42,7 +50,18 @@ def to_plain(value: Any, name: str) -> Any:
     if isinstance(value, np.ndarray):
         return to_plain(value.tolist(), name)
     if isinstance(value, type):
-        return {_CLASS: _name_of(value, name)}
+        return {_CLASS: argument_name(value, name)}
+    if isinstance(value, enum.Enum):
+        return value.name.lower()  # as SB3 takes it, too
+    if isinstance(value, FloatSchedule):
+        return to_plain(value.value_schedule, name)
+    if isinstance(value, ConstantSchedule):
+        return to_plain(value.val, name)
+    if isinstance(value, LinearSchedule):
+        return {_SCHEDULE: [to_plain(getattr(value, argument), name) for argument in _SCHEDULE_ARGUMENTS]}
+    if type(value) in _NOISES:
+        arguments = {argument: getattr(value, key) for key, argument in _NOISES[type(value)].items()}
+        return {_NOISE: type(value).__name__, "arguments": to_plain(arguments, name)}
     raise ValueError(f"{name} is a {type(value).__name__}, which cannot be written without pickling it: {value!r}.")
 
 
@@ -60,7 +79,11 @@ def from_plain(value: Any) -> Any:
     if _NUMBER in value:
         return float(value[_NUMBER])
     if _CLASS in value:
-        return _class_of(value[_CLASS])
+        return argument_class(value[_CLASS])
+    if _SCHEDULE in value:
+        return LinearSchedule(*map(float, value[_SCHEDULE]))
+    if _NOISE in value:
+        return _noise(value)
     return {key: from_plain(entry) for key, entry in value.items()}
 
 
@@ -111,22 +134,19 @@ def space_from_plain(plain: Mapping[str, Any]) -> spaces.Space:
     raise ValueError(f"A space of the kind {kind!r} is unknown.")
 
 
-def _name_of(kind: type, name: str) -> str:
-    for package, known in (("torch.nn", nn), ("torch.optim", th.optim)):
-        if getattr(known, kind.__name__, None) is kind:
-            return f"{package}.{kind.__name__}"
-    for key, other in {**_OWN, **_SB3}.items():
-        if other is kind:
-            return key
-    raise ValueError(f"{name} is the class {kind.__name__}, which cannot be written: only torch's and SB3's own can.")
+def is_plain_schedule(value: Any) -> bool:
+    """
+    :param value: A number, or a function
+    :return: Whether it is one of SB3's schedules, which are written as they are
+    """
+    if isinstance(value, FloatSchedule):
+        return is_plain_schedule(value.value_schedule)
+    return isinstance(value, ConstantSchedule | LinearSchedule)
 
 
-def _class_of(name: str) -> type:
-    if name in {**_OWN, **_SB3}:
-        return {**_OWN, **_SB3}[name]
-    package, _, kind = name.rpartition(".")
-    module, base = {"torch.nn": (nn, nn.Module), "torch.optim": (th.optim, th.optim.Optimizer)}.get(package, (None, None))
-    found = getattr(module, kind, None)
-    if not isinstance(found, type) or base is None or not issubclass(found, base):
-        raise ValueError(f"The class {name!r} is unknown.")
-    return found
+def _noise(plain: Mapping[str, Any]) -> ActionNoise:
+    for kind in _NOISES:
+        if kind.__name__ == plain[_NOISE]:
+            arguments = from_plain(plain["arguments"])
+            return kind(**{k: np.array(v, np.float32) if isinstance(v, list) else v for k, v in arguments.items()})
+    raise ValueError(f"The action noise {plain[_NOISE]!r} is unknown.")

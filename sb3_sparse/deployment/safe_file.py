@@ -1,100 +1,46 @@
 """A model, with what it needs to go on training, in a file that executes nothing when it is read: safetensors and JSON."""
 
-import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import recursive_getattr
-from stable_baselines3.common.type_aliases import GymEnv, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.common.sparsify import SparsifiedPolicy, pruned_policy_class
+from sb3_sparse.deployment.known_classes import ALGORITHMS, POLICIES, name_in, named
+from sb3_sparse.deployment.model_settings import read_settings, settings_of
+from sb3_sparse.deployment.no_buffer import place_holder, remove_place_holder
 from sb3_sparse.deployment.plain_data import from_plain, space_from_plain, space_to_plain, to_plain
+from sb3_sparse.stream_ac import StreamAC
+from sb3_sparse.stream_ac.stream_wrapper import RewardScaling
 
 FORMAT = "sb3-sparse model"
 VERSION = 1
 SUFFIX = ".safetensors"
-# Name in the file -> module and class; nothing else is ever imported for a file.
-ALGORITHMS = {
-    "SAC": ("sb3_sparse.sac", "SAC"),
-    "DDPG": ("sb3_sparse.td3", "DDPG"),
-    "TD3": ("sb3_sparse.td3", "TD3"),
-    "StreamAC": ("sb3_sparse.stream_ac", "StreamAC"),
-    "DrQv2": ("sb3_sparse.drqv2", "DrQv2"),
-    "DER": ("sb3_sparse.der", "DER"),
-    "SB3 SAC": ("stable_baselines3", "SAC"),
-    "SB3 DDPG": ("stable_baselines3", "DDPG"),
-    "SB3 TD3": ("stable_baselines3", "TD3"),
-    "SB3 DQN": ("stable_baselines3", "DQN"),
-    "SB3 PPO": ("stable_baselines3", "PPO"),
-    "SB3 A2C": ("stable_baselines3", "A2C"),
-    "TQC": ("sb3_contrib", "TQC"),
-}
-POLICIES = {
-    "SparseSimBaPolicy": ("sb3_sparse.sac", "SparseSimBaPolicy"),
-    "SparseSimBaTD3Policy": ("sb3_sparse.td3", "SparseSimBaTD3Policy"),
-    "SparseSimBaTQCPolicy": ("sb3_sparse.tqc", "SparseSimBaTQCPolicy"),
-    "StreamACPolicy": ("sb3_sparse.stream_ac", "MlpPolicy"),
-    "DrQv2Policy": ("sb3_sparse.drqv2", "DrQv2Policy"),
-}
-# Settings that an algorithm's constructor takes, by the attribute that keeps them.
-_SETTINGS = (
-    "gamma",
-    "tau",
-    "batch_size",
-    "buffer_size",
-    "learning_starts",
-    "gradient_steps",
-    "n_steps",
-    "seed",
-    "use_sde",
-    "sde_sample_freq",
-    "ent_coef",
-    "target_entropy",
-    "target_update_interval",
-    "policy_delay",
-    "target_policy_noise",
-    "target_noise_clip",
-    "top_quantiles_to_drop_per_net",
-    "update_rule",
-    "matmul_precision",
-    "exploration_fraction",
-    "exploration_initial_eps",
-    "exploration_final_eps",
-    "max_grad_norm",
-    "n_epochs",
-    "gae_lambda",
-    "vf_coef",
-    "target_kl",
-    "trace_lambda",
-    "kappa_actor",
-    "kappa_critic",
-    "optimizer",
-    "bootstrap_truncated",
+_COUNTERS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_n_calls",
+    "_current_progress_remaining",
+    "_total_timesteps",
+    "exploration_rate",
     "time_feature",
-    "double_q",
-    "prioritized",
-    "priority_exponent",
-    "priority_beta",
-    "priority_beta_final",
-    "stddev_schedule",
-    "stddev_clip",
-    "shift_pixels",
-    "frame_stack",
-    "autocast",
 )
-_COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_n_calls", "_current_progress_remaining")
 _STATISTICS = ("mean", "var")
 # Before the name of a stock policy that sparsify() has pruned.
 _SPARSIFIED = "sparsified "
@@ -102,8 +48,9 @@ _SPARSIFIED = "sparsified "
 
 def write_model(model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
     """
-    Write networks, masks, optimizers, settings and counters. The replay buffer, random streams and schedules (a learning rate
-    that changes is written as it is now) are not part of it: for these there are checkpoints.
+    Write networks, masks, optimizers, settings and counters. The replay buffer, random streams and functions (of a learning
+    rate that is one, the present value, with a warning; SB3's schedules are written) are not part of it: for these there are
+    checkpoints.
 
     :param model: Model of one of ``ALGORITHMS``, with a policy of this package, or one that its algorithm knows by a name
     :param path: File to write, as a whole or not at all
@@ -128,20 +75,27 @@ def write_model(model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormal
         unfinished.unlink(missing_ok=True)
 
 
-def read_model(path: str | Path, env: GymEnv | None = None, device: th.device | str = "auto", **changes: Any) -> BaseAlgorithm:
+def read_model(
+    path: str | Path,
+    env: GymEnv | None = None,
+    device: th.device | str = "auto",
+    has_buffer: bool = True,
+    **changes: Any,
+) -> BaseAlgorithm:
     """
     Read what :func:`write_model` wrote, without unpickling anything: a file from a stranger can be wrong, but not run code.
 
     :param path: The file
     :param env: Environment to go on training in
     :param device: Device
+    :param has_buffer: Whether to make the replay buffer that training needs; acting does not, and it can take gigabytes
     :param changes: Attributes to change, as in ``load``
     :return: The model, as ``load`` of its class would return it
     :raises ValueError: if it is no such file, or it does not fit the environment.
     """
     header, tensors = _read(path)
     try:
-        algorithm = _named(ALGORITHMS, header["algorithm"])
+        algorithm = named(ALGORITHMS, header["algorithm"])
         observation_space, action_space = (space_from_plain(header[f"{name}_space"]) for name in ("observation", "action"))
         if env is not None:
             env = algorithm._wrap_env(env)
@@ -152,7 +106,7 @@ def read_model(path: str | Path, env: GymEnv | None = None, device: th.device | 
         vars(model).update(changes)
         if env is None:
             model.n_envs = 1
-        model._setup_model()
+        _set_up(model, has_buffer)
         _fill(model, header, tensors)
     except (KeyError, TypeError, RuntimeError, AttributeError, AssertionError) as error:
         raise ValueError(f"{path} does not hold a whole model: {type(error).__name__}: {error}") from error
@@ -193,24 +147,24 @@ def read_policy_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, th.
 
 
 def _header(model: BaseAlgorithm) -> dict[str, Any]:
-    settings = {name: getattr(model, name) for name in _SETTINGS if hasattr(model, name)}
-    frequency = getattr(model, "train_freq", None)
-    if isinstance(frequency, TrainFreq):
-        settings["train_freq"] = [frequency.frequency, frequency.unit.value]
-    progress = model._current_progress_remaining
-    rate = model.learning_rate if isinstance(model.learning_rate, int | float) else model.lr_schedule(progress)
     return {
         "version": VERSION,
-        "algorithm": _name_in(ALGORITHMS, type(model), "algorithm"),
+        "algorithm": name_in(ALGORITHMS, type(model), "algorithm"),
         "policy": _policy_name(model),
         "policy_kwargs": {k: to_plain(v, f"policy_kwargs[{k!r}]") for k, v in _policy_kwargs(model).items()},
         "observation_space": space_to_plain(model.observation_space),
         "action_space": space_to_plain(model.action_space),
-        "settings": {**to_plain(settings, "The algorithm's arguments"), "learning_rate": float(rate)},
+        "settings": settings_of(model),
         "counters": {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)},
         "groups": {name: _groups(state) for name, state in model.get_parameters().items() if "param_groups" in state},
         "variables": model._get_torch_save_params()[1],
+        **_reward_scaling(model),
     }
+
+
+def _reward_scaling(model: BaseAlgorithm) -> dict[str, Any]:
+    scaling = model.reward_scaling if isinstance(model, StreamAC) else None
+    return {} if scaling is None else {"reward_scaling": to_plain(asdict(scaling), "reward_scaling")}
 
 
 def _policy_kwargs(model: BaseAlgorithm) -> dict[str, Any]:
@@ -227,12 +181,12 @@ def _policy_name(model: BaseAlgorithm) -> str:
     for name, alias in model.policy_aliases.items():
         if alias is kind:
             return prefix + name
-    return _name_in(POLICIES, kind, "policy")
+    return name_in(POLICIES, kind, "policy")
 
 
 def _policy_class(algorithm: type[BaseAlgorithm], name: str) -> Any:
     if name in POLICIES:
-        return _named(POLICIES, name)
+        return named(POLICIES, name)
     stock = name.removeprefix(_SPARSIFIED)
     if stock not in algorithm.policy_aliases:
         raise ValueError(f"The policy {name!r} is unknown.")
@@ -255,14 +209,21 @@ def _tensors(model: BaseAlgorithm) -> Iterator[tuple[str, th.Tensor]]:
 
 
 def _set_attributes(model: Any, header: Mapping[str, Any], known: Mapping[str, spaces.Space]) -> None:
-    settings = from_plain(header["settings"])
-    unknown = settings.keys() - {*_SETTINGS, "train_freq", "learning_rate"} | header["counters"].keys() - set(_COUNTERS)
+    settings = read_settings(type(model), header["settings"])
+    unknown = header["counters"].keys() - set(_COUNTERS)
     if unknown:
-        raise ValueError(f"The file has settings that are not known: {', '.join(sorted(unknown))}.")
-    if "train_freq" in settings:
-        frequency, unit = settings["train_freq"]
-        settings["train_freq"] = TrainFreq(int(frequency), TrainFrequencyUnit(unit))
+        raise ValueError(f"The file has counters that are not known: {', '.join(sorted(unknown))}.")
     vars(model).update({**settings, **header["counters"], **known, "policy_kwargs": from_plain(header["policy_kwargs"])})
+
+
+def _set_up(model: Any, has_buffer: bool) -> None:
+    kind = getattr(model, "replay_buffer_class", None)
+    if has_buffer and model.env is None and kind is not None and issubclass(kind, HerReplayBuffer):
+        raise ValueError("A replay buffer of HER needs the environment: give env=..., or has_buffer=False to act only.")
+    settings = dict(vars(model))
+    vars(model).update({} if has_buffer else place_holder(type(model)))
+    model._setup_model()
+    remove_place_holder(model, settings)
 
 
 def _fill(model: BaseAlgorithm, header: Mapping[str, Any], tensors: Mapping[str, th.Tensor]) -> None:
@@ -276,9 +237,9 @@ def _fill(model: BaseAlgorithm, header: Mapping[str, Any], tensors: Mapping[str,
         for name in header["variables"]:
             if name in model._get_torch_save_params()[1]:
                 recursive_getattr(model, name).copy_(tensors[f"variables/{name}"])
-    for name in _COUNTERS:
-        if name in header["counters"]:
-            setattr(model, name, header["counters"][name])
+    vars(model).update(header["counters"])
+    if isinstance(model, StreamAC) and "reward_scaling" in header:
+        model.reward_scaling = RewardScaling(**from_plain(header["reward_scaling"]))
 
 
 def _optimizer_state(own: Mapping[str, th.Tensor], groups: Any) -> dict[str, Any]:
@@ -329,17 +290,3 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
             return header, {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was not written by export --format safetensors, or it is damaged: {error}") from error
-
-
-def _name_in(table: Mapping[str, tuple[str, str]], kind: type, role: str) -> str:
-    for name in table:
-        if _named(table, name) is kind:
-            return name
-    raise ValueError(f"The {role} {kind.__module__}.{kind.__qualname__} cannot be written: known are {', '.join(table)}.")
-
-
-def _named(table: Mapping[str, tuple[str, str]], name: str) -> Any:
-    if name not in table:
-        raise ValueError(f"{name!r} is unknown: known are {', '.join(table)}.")
-    module, kind = table[name]
-    return getattr(importlib.import_module(module), kind)

@@ -39,11 +39,13 @@ class SparsePolicy:
     def __call__(self, observation: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray:
         """
         :param observation: An observation as the environment returns it, or a batch of them
-        :return: The action, or a batch of them, within the bounds of the action space
+        :return: The action, or a batch of them, within the bounds of the action space; of discrete actions, the number
         :raises ValueError: if it is no observation of the environment that the policy was trained on.
         """
         flat, is_batch = self._flatten(observation)
         actions = run_steps(self.steps, flat) if self._compiled is None else self._compiled(flat)
+        if self.steps and self.steps[-1].name == "argmax":
+            actions = actions.astype(np.int64)
         actions = actions.reshape(-1, *self.action)
         return actions if is_batch else actions[0]
 

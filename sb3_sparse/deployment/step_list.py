@@ -9,10 +9,13 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import nn
 
 from sb3_sparse.common import SparseSimBaExtractor
+from sb3_sparse.deployment.acting_networks import BestAction, Clipped, Rescaled
 from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy
 from sb3_sparse.deployment.steps import Step
 from sb3_sparse.networks import DeferredNormalizer, RunningNormalizer, SimBaEncoder
 from sb3_sparse.networks.simba import SimBaBlock
+from sb3_sparse.stream_ac.observation_statistics import EPS as STATISTICS_EPS
+from sb3_sparse.stream_ac.observation_statistics import ObservationStatistics
 
 # A weight of lower density is stored as compressed rows: 4 bytes of value and 2 of column against 4.
 MAX_DENSITY = 0.6
@@ -32,16 +35,19 @@ def step_list(policy: DeterministicPolicy) -> list[Step]:
     :param policy: Policy whose networks are linear layers, layer normalisations and activations
     :raises ValueError: if it has anything else.
     """
-    actor: Any = policy.actor
-    steps = []
-    if policy.normalization is not None:
-        steps += _fixed_normalization(policy.normalization)
-    if hasattr(actor, "normalizer"):
-        steps += steps_of(actor.normalizer)
-    steps += steps_of(actor.features_extractor)
-    steps += [*steps_of(actor.latent_pi), *steps_of(actor.mu), Step("tanh", {})] if policy.squashes else steps_of(actor.mu)
-    half_range = 0.5 * (policy.high - policy.low)
-    return [*steps, Step("affine", {"scale": _array(half_range).ravel(), "offset": _array(policy.low + half_range).ravel()})]
+    steps = [] if policy.normalization is None else _fixed_normalization(policy.normalization)
+    return [*steps, *_chain(*policy.network.parts()), *_choice(policy.choice)]
+
+
+def _choice(choice: nn.Module) -> list[Step]:
+    if isinstance(choice, Clipped):
+        return [Step("clip", {"low": _array(choice.low).ravel(), "high": _array(choice.high).ravel()})]
+    if isinstance(choice, Rescaled):
+        half_range = 0.5 * (choice.high - choice.low)
+        return [Step("affine", {"scale": _array(half_range).ravel(), "offset": _array(choice.low + half_range).ravel()})]
+    if isinstance(choice, BestAction):
+        return [Step("argmax", {})]
+    raise ValueError('Several discrete actions at once cannot be exported in the format "sparse"; use "onnx".')
 
 
 def steps_of(module: nn.Module) -> list[Step]:
@@ -93,6 +99,13 @@ def _deferred(normalizer: DeferredNormalizer) -> list[Step]:
     return [Step("standardize", {"mean": _array(normalizer.running_mean), "scale": _array(scale)})]
 
 
+def _statistics(normalizer: ObservationStatistics) -> list[Step]:
+    rest = normalizer.dim - normalizer.normalized_dim
+    mean, scale = normalizer.mean, th.sqrt(normalizer.var + STATISTICS_EPS)
+    padded = [th.cat([part, part.new_full((rest,), value)]) for part, value in ((mean, 0.0), (scale, 1.0))]
+    return [Step("standardize", {"mean": _array(padded[0]), "scale": _array(padded[1])})]
+
+
 def _fixed_normalization(normalization: Any) -> list[Step]:
     flat = {name: _array(getattr(normalization, name)).ravel() for name in ("mean", "var", "normalized")}
     is_normalized = flat["normalized"] > 0
@@ -119,6 +132,8 @@ _RULES: dict[type[nn.Module], Callable[[Any], list[Step]]] = {
     SparseSimBaExtractor: lambda module: _chain(module.normalizer, module.encoder),
     DeferredNormalizer: _deferred,
     RunningNormalizer: _running,
+    ObservationStatistics: _statistics,
+    nn.LeakyReLU: lambda module: [Step("leaky_relu", {"slope": np.array([module.negative_slope], np.float32)})],
     SimBaEncoder: lambda module: _chain(module.projection, module.blocks, module.norm),
     SimBaBlock: lambda module: [
         Step("save", {}),

@@ -19,6 +19,8 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "silu": (),
     "save": (),  # keep the vector, until
     "add": (),  # it is added
+    "leaky_relu": ("slope",),
+    "argmax": (),  # the number of the largest entry; the last step
 }
 _TYPES = {"columns": np.uint16, "starts": np.int32}
 
@@ -53,8 +55,19 @@ def check_steps(steps: list[Step], input_size: int) -> None:
             saved.append(size)
         elif not (_fits_sparse if name == "sparse" else _fits)(name, arrays, size, saved):
             raise ValueError(f"step {number}, {name!r}, does not take a vector of {size}")
-        if name in ("sparse", "dense"):
-            size = len(arrays["bias"])
+        size = size_after(name, arrays, size)
+
+
+def size_after(name: str, arrays: dict[str, np.ndarray], size: int) -> int:
+    """
+    :param name: Name of a step
+    :param arrays: Its arrays
+    :param size: Size of the vector before it
+    :return: Size of the vector after it
+    """
+    if name in ("sparse", "dense"):
+        return len(arrays["bias"])
+    return 1 if name == "argmax" else size
 
 
 def _fits(name: str, arrays: dict[str, np.ndarray], size: int, saved: list[int]) -> bool:
@@ -63,8 +76,8 @@ def _fits(name: str, arrays: dict[str, np.ndarray], size: int, saved: list[int])
     shapes = {key: (size,) for key in arrays}
     if name == "dense":
         shapes = {"weight": (len(arrays["bias"]), size), "bias": (len(arrays["bias"]),)}  # type: ignore[dict-item]
-    elif name == "layer_norm":
-        shapes["eps"] = (1,)
+    elif name in ("layer_norm", "leaky_relu"):
+        shapes["eps" if name == "layer_norm" else "slope"] = (1,)
     return {key: array.shape for key, array in arrays.items()} == shapes
 
 
@@ -125,4 +138,6 @@ _NUMPY_STEPS: dict[str, Callable[..., np.ndarray]] = {
     "tanh": np.tanh,
     "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
     "silu": lambda x: x / (1.0 + np.exp(-x)),
+    "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
+    "argmax": lambda x: x.argmax(axis=1, keepdims=True).astype(np.float32),
 }

@@ -27,6 +27,7 @@ from sb3_sparse.stream_ac.environment import Transition, stepper, with_stream_wr
 from sb3_sparse.stream_ac.learner import Learner
 from sb3_sparse.stream_ac.obgd import OPTIMIZERS
 from sb3_sparse.stream_ac.policies import StreamACPolicy
+from sb3_sparse.stream_ac.stream_wrapper import RewardScaling
 from sb3_sparse.stream_ac.torch_learner import TorchLearner
 
 SelfStreamAC = TypeVar("SelfStreamAC", bound="StreamAC")
@@ -216,6 +217,18 @@ class StreamAC(BaseAlgorithm):
             state = self._env_state or self.env.env_method("training_state")[0]
             self._env_state = {**state, "episode": None}
         super().set_env(env, force_reset)
+
+    @property
+    def reward_scaling(self) -> RewardScaling | None:
+        """Statistics that rewards are scaled by; None without an environment. Setting them ends the episode."""
+        if self._env_state is None and self.env is None:
+            return None
+        state = self._env_state or self.env.env_method("training_state")[0]  # type: ignore[union-attr]
+        return state["reward_scaling"]
+
+    @reward_scaling.setter
+    def reward_scaling(self, scaling: RewardScaling) -> None:
+        self._env_state = {"reward_scaling": scaling, "episode": None}
 
     def recapture(self) -> None:
         """Take note of parameters, masks or traces that were replaced, rather than written in place, since learning began."""

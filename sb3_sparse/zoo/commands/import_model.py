@@ -18,6 +18,6 @@ def run(options: argparse.Namespace) -> None:
     """Read the file, and save the model."""
     if not options.output.parent.is_dir():
         raise ValueError(f"Cannot write {options.output}: there is no folder {options.output.parent}.")
-    model = read_model(options.file, device="cpu")
+    model = read_model(options.file, device="cpu", has_buffer=False)
     model.save(options.output)
     print(f"{options.output}: {type(model).__name__} after {model.num_timesteps} agent steps")

@@ -1,0 +1,146 @@
+"""The classes that a file may name. Nothing else is ever looked up for one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sb3_contrib
+import stable_baselines3
+import torch as th
+from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
+from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
+from stable_baselines3.common import buffers, torch_layers
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from torch import nn
+
+from sb3_sparse.common.device_replay_buffer import DeviceReplayBuffer
+from sb3_sparse.common.extractor import SparseSimBaExtractor
+from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.der import DER
+from sb3_sparse.der.networks import ImageExtractor
+from sb3_sparse.der.prioritized_frame_replay_buffer import PrioritizedFrameReplayBuffer
+from sb3_sparse.drqv2 import DrQv2
+from sb3_sparse.drqv2.networks import PixelExtractor
+from sb3_sparse.drqv2.policies import DrQv2Policy
+from sb3_sparse.sac import SAC, SparseSimBaPolicy
+from sb3_sparse.stream_ac import StreamAC
+from sb3_sparse.stream_ac.policies import StreamACPolicy
+from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
+from sb3_sparse.tqc import SparseSimBaTQCPolicy
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
+    "SAC": SAC,
+    "DDPG": DDPG,
+    "TD3": TD3,
+    "StreamAC": StreamAC,
+    "DrQv2": DrQv2,
+    "DER": DER,
+    "SB3 SAC": stable_baselines3.SAC,
+    "SB3 DDPG": stable_baselines3.DDPG,
+    "SB3 TD3": stable_baselines3.TD3,
+    "SB3 DQN": stable_baselines3.DQN,
+    "SB3 PPO": stable_baselines3.PPO,
+    "SB3 A2C": stable_baselines3.A2C,
+    "TQC": sb3_contrib.TQC,
+    "CrossQ": sb3_contrib.CrossQ,
+    "QRDQN": sb3_contrib.QRDQN,
+    "TRPO": sb3_contrib.TRPO,
+    "MaskablePPO": sb3_contrib.MaskablePPO,
+    "RecurrentPPO": sb3_contrib.RecurrentPPO,
+}
+# Those that their algorithms do not know by a name.
+POLICIES: dict[str, type[BasePolicy]] = {
+    "SparseSimBaPolicy": SparseSimBaPolicy,
+    "SparseSimBaTD3Policy": SparseSimBaTD3Policy,
+    "SparseSimBaTQCPolicy": SparseSimBaTQCPolicy,
+    "StreamACPolicy": StreamACPolicy,
+    "DrQv2Policy": DrQv2Policy,
+}
+_ARGUMENTS: dict[str, tuple[type, ...]] = {
+    "sb3_sparse": (
+        SparseSimBaExtractor,
+        PixelExtractor,
+        ImageExtractor,
+        DeviceReplayBuffer,
+        FrameReplayBuffer,
+        PrioritizedFrameReplayBuffer,
+    ),
+    "stable_baselines3": (
+        torch_layers.FlattenExtractor,
+        torch_layers.NatureCNN,
+        torch_layers.CombinedExtractor,
+        buffers.ReplayBuffer,
+        buffers.DictReplayBuffer,
+        buffers.NStepReplayBuffer,
+        stable_baselines3.HerReplayBuffer,
+        buffers.RolloutBuffer,
+        buffers.DictRolloutBuffer,
+        RMSpropTFLike,
+    ),
+    "sb3_contrib": (
+        MaskableRolloutBuffer,
+        MaskableDictRolloutBuffer,
+        RecurrentRolloutBuffer,
+        RecurrentDictRolloutBuffer,
+    ),
+}
+_CLASSES: dict[str, type] = {f"{package}.{kind.__name__}": kind for package, kinds in _ARGUMENTS.items() for kind in kinds}
+# Package -> all its classes of this kind.
+_FAMILIES: dict[str, tuple[Any, type]] = {"torch.nn": (nn, nn.Module), "torch.optim": (th.optim, th.optim.Optimizer)}
+
+
+def name_in(table: Mapping[str, type], kind: type, role: str) -> str:
+    """
+    :param table: ``ALGORITHMS`` or ``POLICIES``
+    :param kind: Class to find
+    :param role: What errors call it
+    :raises ValueError: if it is not in the table.
+    """
+    for name, known in table.items():
+        if known is kind:
+            return name
+    raise ValueError(f"The {role} {kind.__module__}.{kind.__qualname__} cannot be written: known are {', '.join(table)}.")
+
+
+def named(table: Mapping[str, Any], name: str) -> Any:
+    """
+    :param table: ``ALGORITHMS`` or ``POLICIES``
+    :param name: A name in it
+    :raises ValueError: if it is not in the table.
+    """
+    if name not in table:
+        raise ValueError(f"{name!r} is unknown: known are {', '.join(table)}.")
+    return table[name]
+
+
+def argument_name(kind: type, name: str) -> str:
+    """
+    :param kind: Class that is an argument: an activation, optimizer, features extractor or buffer
+    :param name: What errors call it
+    :raises ValueError: if it is not torch's, SB3's or ours.
+    """
+    for package, (module, _) in _FAMILIES.items():
+        if getattr(module, kind.__name__, None) is kind:
+            return f"{package}.{kind.__name__}"
+    for key, known in _CLASSES.items():
+        if known is kind:
+            return key
+    raise ValueError(
+        f"{name} is the class {kind.__name__}, which cannot be written: only torch's, SB3's and this package's can."
+    )
+
+
+def argument_class(name: str) -> type:
+    """
+    :param name: What :func:`argument_name` returned
+    :raises ValueError: if it is unknown.
+    """
+    if name in _CLASSES:
+        return _CLASSES[name]
+    package, _, kind = name.rpartition(".")
+    module, base = _FAMILIES.get(package, (None, None))
+    found = getattr(module, kind, None)
+    if not isinstance(found, type) or base is None or not issubclass(found, base):
+        raise ValueError(f"The class {name!r} is unknown.")
+    return found
