@@ -1,3 +1,5 @@
+"""The discount factor that goes with an episode's length."""
+
 import math
 
 

@@ -1,3 +1,5 @@
+"""How long the episodes of an environment are."""
+
 from typing import Any
 
 import gymnasium as gym

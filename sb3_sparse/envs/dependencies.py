@@ -1,3 +1,5 @@
+"""What the DeepMind Control Suite needs to be there: dm_control, a MuJoCo that fits, something to draw with."""
+
 import ctypes
 import importlib
 import os

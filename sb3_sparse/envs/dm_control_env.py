@@ -1,3 +1,5 @@
+"""Tasks of the DeepMind Control Suite with states as observations."""
+
 import dataclasses
 import math
 from typing import Any, ClassVar

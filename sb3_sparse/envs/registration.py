@@ -1,3 +1,5 @@
+"""Registering the DeepMind Control Suite with gymnasium."""
+
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
