@@ -60,8 +60,25 @@ def from_plain(value: Any) -> Any:
     if _NUMBER in value:
         return float(value[_NUMBER])
     if _CLASS in value:
-        return _class_of(value[_CLASS])
+        return class_of(value[_CLASS])
     return {key: from_plain(entry) for key, entry in value.items()}
+
+
+def class_of(name: str) -> type:
+    """
+    Find a class without importing anything for it.
+
+    :param name: "torch.nn.ReLU", "torch.optim.Adam", or a features extractor of SB3 or this package
+    :raises ValueError: if it is none of these.
+    """
+    if name in {**_OWN, **_SB3}:
+        return {**_OWN, **_SB3}[name]
+    package, _, kind = name.rpartition(".")
+    module, base = {"torch.nn": (nn, nn.Module), "torch.optim": (th.optim, th.optim.Optimizer)}.get(package, (None, None))
+    found = getattr(module, kind, None)
+    if not isinstance(found, type) or base is None or not issubclass(found, base):
+        raise ValueError(f"The class {name!r} is unknown.")
+    return found
 
 
 def space_to_plain(space: spaces.Space) -> dict[str, Any]:
@@ -119,14 +136,3 @@ def _name_of(kind: type, name: str) -> str:
         if other is kind:
             return key
     raise ValueError(f"{name} is the class {kind.__name__}, which cannot be written: only torch's and SB3's own can.")
-
-
-def _class_of(name: str) -> type:
-    if name in {**_OWN, **_SB3}:
-        return {**_OWN, **_SB3}[name]
-    package, _, kind = name.rpartition(".")
-    module, base = {"torch.nn": (nn, nn.Module), "torch.optim": (th.optim, th.optim.Optimizer)}.get(package, (None, None))
-    found = getattr(module, kind, None)
-    if not isinstance(found, type) or base is None or not issubclass(found, base):
-        raise ValueError(f"The class {name!r} is unknown.")
-    return found
