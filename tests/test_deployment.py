@@ -2,6 +2,9 @@
 
 import importlib.util
 import re
+import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,24 @@ def trained(algorithm: str, policy: str = "ours", env: gym.Env | None = None, **
         model = algorithm_class(policy, env, policy_kwargs={"net_arch": [32, 40]}, **settings)
         sparsify(model, 0.7)
     return model.learn(40)
+
+
+@pytest.fixture
+def unpickling(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """While the list holds something, an object of a pickle raises, whoever reads it but numba, which caches kernels."""
+    blocked: list[str] = []
+
+    def guard(event: str, arguments: tuple[Any, ...]) -> None:
+        if (
+            event == "pickle.find_class"
+            and blocked
+            and not any("numba" in frame.filename for frame in traceback.extract_stack())
+        ):
+            raise PermissionError(f"unpickling is blocked, and {'.'.join(map(str, arguments))} was asked for")
+
+    sys.addaudithook(guard)  # for good, hence the list
+    yield blocked
+    blocked.clear()
 
 
 def run(path: Path, format: str, observations: np.ndarray) -> np.ndarray:
@@ -435,3 +456,30 @@ def test_model_is_loaded_without_environment_and_buffer(tmp_path: Path) -> None:
     assert np.array_equal(
         loaded.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0]
     )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_safe_to_read_is_exported_without_unpickling(
+    algorithm: str, format: str, tmp_path: Path, unpickling: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("safetensors")
+    model = trained(algorithm)
+    model.save(tmp_path / "model.zip")
+    export(model, tmp_path / "model.safetensors", "safetensors")
+    unpickling.append("from now on")
+    command = ["export", "--format", format, "-o", str(tmp_path / "policy.npz")]
+    assert main([*command, str(tmp_path / "model.safetensors")]) == 0
+    observations = np.stack([model.observation_space.sample() for _ in range(5)])
+    expected = model.predict(observations, deterministic=True)[0]
+    assert np.allclose(run(tmp_path / "policy.npz", format, observations), expected, atol=1e-5)
+    with pytest.raises(PermissionError, match="unpickling is blocked"):
+        main([*command, str(tmp_path / "model.zip")])
+
+
+def test_other_algorithms_in_safe_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("safetensors")
+    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=16, batch_size=8, device="cpu")
+    export(model, tmp_path / "model.safetensors", "safetensors")
+    assert main(["export", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "policy.onnx")]) == 1
+    assert "Policies of SAC, TD3, DDPG and TQC can be exported, not of PPO" in capsys.readouterr().err

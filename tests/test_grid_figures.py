@@ -1,8 +1,10 @@
 """The paper's figures and the report, from made-up results whose numbers are known."""
 
 import math
+import pickle
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,51 @@ def test_the_report_holds_figures_tables_commands_and_provenance(tmp_path: Path)
     assert "&lt;b&gt;1&lt;/b&gt;" in page and "<b>1</b>" not in page  # what comes from elsewhere is no markup
     assert "http" not in page.replace("https://arxiv.org", "")  # nothing is fetched
     assert "2.13.0" in page and "P(better than dense)" in page
+
+
+def test_figures_and_reports_are_made_where_unpickling_is_blocked(tmp_path: Path) -> None:
+    """Of a folder of results with a model, a checkpoint and a replay buffer that would run code."""
+    pytest.importorskip("rl_zoo3")
+    output = tmp_path / "results"
+    for number in (9, 13):
+        write_results(output, number)
+    with_matrices(figure_grid(9, "smoke"), output / "runs")
+    bomb = pickle.dumps(Bomb(tmp_path / "ran"))
+    for file in [*output.glob("runs/*/*/*/plasticity.csv")]:
+        for name in ("best_model.zip", "replay_buffer.pkl", "../../checkpoint/state-000001.pkl"):
+            (file.parent / name).resolve().parent.mkdir(exist_ok=True)
+            (file.parent / name).write_bytes(bomb)
+    code = f"""
+import sys
+from sb3_sparse.zoo.command_line import main
+
+def guard(event, arguments):
+    if event == "pickle.find_class":
+        raise PermissionError(arguments)
+
+sys.addaudithook(guard)
+for words in (["figure", "9", "13", "--budget", "smoke", "--local"], ["report", {str(output)!r}]):
+    assert main([*words, "--output", {str(output)!r} + ("/page.html" if words[0] == "report" else "")]) == 0
+import pickle
+try:
+    pickle.loads({bomb!r})
+except PermissionError:
+    print("blocked")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.endswith("blocked\n"), done.stderr
+    assert (output / "figures" / "figure-9-smoke.png").exists() and (output / "page.html").exists()
+    assert not (tmp_path / "ran").exists()
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
 
 
 @pytest.mark.slow

@@ -16,13 +16,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from dot_env import DotEnv
 
+from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.experiments import results_folder
 from sb3_sparse.experiments import sweep as sweep_module
 from sb3_sparse.experiments.grid import Grid
 from sb3_sparse.experiments.grid_run import Evaluation, GridRun
 from sb3_sparse.experiments.grid_table import PROVENANCE, read_table
+from sb3_sparse.experiments.model_files import policy_tensors
 from sb3_sparse.experiments.places import RayCluster, ThisProcess
 from sb3_sparse.experiments.results_folder import BusyError, ResultsFolder
 from sb3_sparse.experiments.run_folders import RunFolder
@@ -45,20 +48,20 @@ POLICY = {"sac": "sb3_sparse.SparseSimBaPolicy", "ddpg": "sb3_sparse.SparseSimBa
 
 
 def run_of(algorithm: str, **changes: Any) -> GridRun:
-    """A run of 600 steps in episodes of 200, with two places to go on from."""
-    settings: dict[str, Any] = {"agent_steps": 600, "checkpoints": 3, "windows": 6}
+    """A run of 600 steps in episodes of 200, with two places to go on from, neither of them the end of an episode."""
+    settings: dict[str, Any] = {"agent_steps": 610, "checkpoints": 3, "windows": 6}
     if algorithm in POLICY:
         settings["policy"] = {"width_scale": 0.0625, "sparsity": 0.5}
         settings["hyperparameters"] = {"policy": POLICY[algorithm], "update_rule": "paper", **SIMBA}
         settings["evaluation"] = Evaluation(150, 2)
-        settings["plasticity"] = {"log_freq": 150, "batch_size": 32}
+        settings["plasticity"] = {"log_freq": 150, "batch_size": 32, "covariance_freq": 300}
     if algorithm == "stream_ac":
         settings["policy"] = {"width": 8, "init": "dense", "sparsity": 0.5}
-    if algorithm == "ppo":
-        settings["hyperparameters"] = {"n_envs": 2, "n_steps": 50, "batch_size": 50, "n_epochs": 2, "normalize": True}
-        settings["agent_steps"] = 1_200  # three episodes in each environment
+    if algorithm == "tqc":
+        settings["hyperparameters"] = {"policy": "MlpPolicy", "n_envs": 2, "normalize": True, "learning_starts": 60}
+        settings["agent_steps"] = 1_220  # three episodes in each environment
     task = "Pendulum-v1"
-    if algorithm == "drqv2":  # pixels, in episodes of 20 steps; the first frames are those of a new episode after a resume
+    if algorithm == "drqv2":  # pixels, in episodes of 20 steps
         task = DOT
         settings["agent_steps"], settings["evaluation"] = 180, Evaluation(45, 2)
         settings["policy"] = {"width_scale": 0.0625, "sparsity": 0.5}
@@ -93,8 +96,8 @@ def results(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("algorithm", "changes"),
-    [("sac", {}), ("ddpg", {"reset_freq": 250}), ("stream_ac", {}), ("drqv2", {}), ("ppo", {})],
-    ids=["sac", "ddpg-reset", "stream_ac", "drqv2", "ppo-two-envs-normalized"],
+    [("sac", {}), ("ddpg", {"reset_freq": 250}), ("stream_ac", {}), ("drqv2", {}), ("tqc", {})],
+    ids=["sac", "ddpg-reset", "stream_ac", "drqv2", "tqc-two-envs-normalized"],
 )
 def test_an_interrupted_run_cannot_be_told_from_one_that_was_not(
     algorithm: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,20 +113,61 @@ def test_an_interrupted_run_cannot_be_told_from_one_that_was_not(
             train_run(run, tmp_path / "interrupted", "cpu")
     interrupted = folders["interrupted"].run(run)
     assert not interrupted.is_finished
-    (checkpoint,) = interrupted.checkpoint.glob("[0-9]*")
-    assert 0 < int(checkpoint.name) <= run.agent_steps - 50
+    checkpoint = CheckpointFolder(interrupted.checkpoint).newest()
+    assert checkpoint is not None and 0 < checkpoint.num_timesteps <= run.agent_steps - 50
     steps: list[int] = []
     monkeypatch.setattr(grid_training.ProgressFile, "_on_step", lambda self: steps.append(self.num_timesteps) or True)
     train_run(run, tmp_path / "interrupted", "cpu")
-    assert steps[0] == int(checkpoint.name) + (2 if algorithm == "ppo" else 1)  # nothing before it was done again
+    assert steps[0] == checkpoint.num_timesteps + (2 if algorithm == "tqc" else 1)  # nothing before it was done again
     lines = [results(folder.collect()) for folder in folders.values()]
     assert len(lines[0]) >= 3 and lines[0] == lines[1]
     assert not interrupted.checkpoint.exists()
     files = [next(folder.run(run).folder.glob("*/*/0.monitor.csv")).parent for folder in folders.values()]
+    assert {path.name for path in files[0].iterdir()} == {path.name for path in files[1].iterdir()}
     for name in ("0.monitor.csv", "plasticity.csv"):
-        pair = [(file / name).read_text().splitlines()[2:] for file in files if (file / name).exists()]
+        pair = [(file / name).read_text().splitlines()[1:] for file in files if (file / name).exists()]
         cut = [[line.rpartition(",")[0] if name == "0.monitor.csv" else line for line in text] for text in pair]
         assert cut[:1] == cut[1:]
+    assert_same_models(*(next(folder.glob(f"{run.task}.zip")) for folder in files))
+
+
+def assert_same_models(*files: Path) -> None:
+    tensors = [policy_tensors(file) for file in files]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(th.equal(value, tensors[1][name]) for name, value in tensors[0].items())
+
+
+def test_how_often_a_run_is_saved_changes_nothing(tmp_path: Path) -> None:
+    runs = [run_of("sac", agent_steps=300, checkpoints=pieces) for pieces in (1, 4)]
+    assert runs[0].id == runs[1].id
+    tables = []
+    for run in runs:
+        folder = sweep(grid_of(run), tmp_path / f"{run.checkpoints}", ThisProcess("cpu"), train_run)
+        tables.append(results(folder.collect()))
+    assert tables[0] == tables[1] and len(tables[0]) == 2
+
+
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_stops_a_grid_after_a_checkpoint(
+    number: int, ends: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of("stream_ac")
+    original = grid_training.ProgressFile._on_step
+
+    def on_step(self: Any) -> bool:
+        if self.num_timesteps == 123:
+            os.kill(os.getpid(), number)
+        return original(self)
+
+    monkeypatch.setattr(grid_training.ProgressFile, "_on_step", on_step)
+    with pytest.raises(ends):
+        sweep(grid_of(run), tmp_path, ThisProcess("cpu"), train_run)
+    paths = ResultsFolder(tmp_path).run(run)
+    checkpoint = CheckpointFolder(paths.checkpoint).newest()
+    assert checkpoint is not None and checkpoint.num_timesteps == 123 and not paths.is_finished
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    folder = sweep(grid_of(run), tmp_path, ThisProcess("cpu"), train_run)
+    assert folder.run(run).is_finished
 
 
 def test_a_finished_run_leaves_what_the_zoo_leaves_and_its_provenance(tmp_path: Path) -> None:
@@ -326,6 +370,8 @@ def test_sweep_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("Pendulum-v1", "Pendulum-v0"), [], "Pendulum-v0"),
         (("width_scale: 0.0625", "width: 8"), [], "has no argument 'width'"),
         (("batch_size", "batchsize"), [], "has no argument 'batchsize'"),
+        (("batch_size: 16", "normalize: 'dict(gamma=print(1))'"), [], "print(1) would have to be executed"),
+        (("batch_size: 16", "policy_kwargs: 'dict(f=lambda: 1)'"), [], "lambda: 1 would have to be executed"),
         (("", ""), ["--budget", "huge"], "no budget 'huge'"),
         (("", ""), ["--local", "--workers", "2"], "--local runs in this process"),
         (("", ""), ["--workers", "0"], "--workers must be at least 1"),
@@ -354,7 +400,7 @@ def test_a_killed_driver_goes_on(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "sb3_sparse", "sweep", str(grid), "--output", str(tmp_path / "results"), "--local"]
     driver = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list((tmp_path / "results").glob("runs/*/checkpoint/[0-9]*")) and time.monotonic() < deadline:
+    while not list((tmp_path / "results").glob("runs/*/checkpoint/checkpoint-*.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
     driver.send_signal(signal.SIGKILL)
     driver.wait()

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,21 @@ class MeasurementFile:
         """
         name = f"{self.path.stem}-covariance-{network}-{agent_steps}.npz"
         np.savez_compressed(self.path.with_name(name), agent_steps=agent_steps, **arrays)
+
+    def state(self) -> dict[str, bytes]:
+        """Name -> content of the file and the matrices beside it, for checkpoints."""
+        return {path.name: path.read_bytes() for path in (self.path, *(found[0] for found in saved_matrices(self.path)))}
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """
+        Bring the files to what they were.
+
+        :param state: What :meth:`state` returned
+        """
+        for matrix, *_ in saved_matrices(self.path):
+            matrix.unlink()
+        for name, content in state.items():
+            self.path.with_name(name).write_bytes(content)
 
 
 def saved_matrices(path: Path) -> list[tuple[Path, str, int]]:

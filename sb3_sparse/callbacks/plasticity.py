@@ -122,11 +122,6 @@ class PlasticityCallback(BaseCallback):
             if self.verbose:
                 print(f"Plasticity is written to {path}")
 
-    @property
-    def is_measuring(self) -> bool:
-        """Whether a measurement still waits for the gradients of the next update."""
-        return self._pending is not None
-
     def _on_rollout_start(self) -> None:
         # After the update and before anything else, so that who saves the run at this moment finds the measurement written.
         if self._pending is not None and self._pending.is_complete:
@@ -290,8 +285,8 @@ class PlasticityCallback(BaseCallback):
     def checkpoint_state(self) -> dict[str, Any]:
         """What a run that goes on needs: when it was measured last, what waits for its gradients, and the file so far."""
         pending = None if self._pending is None else self._pending.state()
-        text = None if self._file is None else self._file.path.read_text()
-        return {"steps": (self.last_step, self.last_covariance_step), "said": self.said, "pending": pending, "file": text}
+        file = None if self._file is None else self._file.state()
+        return {"steps": (self.last_step, self.last_covariance_step), "said": self.said, "pending": pending, "file": file}
 
     def restore_checkpoint_state(self, state: dict[str, Any]) -> None:
         """
@@ -308,7 +303,7 @@ class PlasticityCallback(BaseCallback):
             if norms is not None and self._pending.watch is not None:
                 self._pending.watch.norms = norms
         if self._file is not None and state["file"] is not None:
-            self._file.path.write_text(state["file"])
+            self._file.restore(state["file"])
 
     def _say(self, message: str) -> None:
         if message not in self.said:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 # What an arm of a grid may set of the policy, and how it is called in legends and file names.
@@ -50,12 +50,11 @@ class GridRun:
     :param windows: Points of a curve of training episodes
     :param plasticity: Arguments of ``PlasticityCallback``, None to measure nothing
     :param reset_freq: Agent steps between two resets of the whole agent, None for never
-    :param checkpoints: Places to go on from after a crash, evenly spread. An episode ends at each, and random streams begin
-        anew from the seed, so that a run that was interrupted cannot be told from one that was not
     :param simplicity_networks: Networks to score the simplicity bias of, at initialisation; 0 for none
     :param hyperparameters: Changes to what the zoo's hyperparameter file says
+    :param checkpoints: Pieces of the run, between which it can go on after a crash; what comes out does not depend on them
     :param is_solved: Whether the sparsity was solved for, so that it differs a little between tasks in the same arm; decides
-        nothing about the run
+        nothing about the run either
     """
 
     algorithm: str
@@ -67,14 +66,15 @@ class GridRun:
     windows: int = 40
     plasticity: Mapping[str, Any] | None = None
     reset_freq: int | None = None
-    checkpoints: int = 10
     simplicity_networks: int = 0
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    checkpoints: int = field(default=10, compare=False)
     is_solved: bool = field(default=False, compare=False)
 
     def settings(self) -> dict[str, Any]:
         """All that decides what comes out, as plain data."""
-        return {key: value for key, value in json.loads(json.dumps(asdict(self))).items() if key != "is_solved"}
+        deciding = [entry.name for entry in fields(self) if entry.compare]
+        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name in deciding}))
 
     @property
     def id(self) -> str:

@@ -4,11 +4,14 @@ import argparse
 import contextlib
 import importlib
 import inspect
+import itertools
+import math
 import shutil
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +20,20 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile
+from sb3_sparse.checkpoints import ExactCheckpointCallback
+from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.experiments.grid_run import POLICY_AXES, GridRun
 from sb3_sparse.experiments.initial_simplicity import initial_simplicity
 from sb3_sparse.experiments.results_folder import ResultsFolder, RunPaths
 from sb3_sparse.experiments.run_record import count_parameters, provenance, table_lines
+from sb3_sparse.experiments.zoo_files import read_value
 from sb3_sparse.zoo.compiled_algorithms import registered
 from sb3_sparse.zoo.registration import register
-from sb3_sparse.zoo.run_checkpoints import Checkpoint, CheckpointKeeper, latest_checkpoint
 
 _MOST_EVAL_ENVS = 5
+# Hyperparameters whose text the zoo evaluates.
+_EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
 _PROGRESS_SECONDS = 1.0
-Spent = Callable[[], tuple[float, float]]
 
 
 def train_run(run: GridRun, results: Path, device: str = "auto", command: Sequence[str] = ()) -> None:
@@ -39,6 +45,8 @@ def train_run(run: GridRun, results: Path, device: str = "auto", command: Sequen
     :param device: Device
     :param command: Command line that asked for it, to be put on record
     :raises BusyError: if another process is training it.
+    :raises KeyboardInterrupt: after SIGINT, when a checkpoint is written.
+    :raises SystemExit: after SIGTERM, in the same way.
     """
     folder = ResultsFolder(results)
     paths = folder.run(run)
@@ -55,35 +63,23 @@ def train_run(run: GridRun, results: Path, device: str = "auto", command: Sequen
 
 
 def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], Path]:
-    checkpoint = latest_checkpoint(paths.checkpoint)
-    spent = _stopwatch(checkpoint)
     manager = _manager(run, paths, device)
-    run_files = Path(manager.save_path)
-    shutil.rmtree(run_files, ignore_errors=True)
-    if checkpoint is not None:
-        _continue_from(checkpoint, manager, run_files)
+    run_files, checkpoints = Path(manager.save_path), CheckpointFolder(paths.checkpoint)
+    if not checkpoints.manifests():
+        shutil.rmtree(run_files, ignore_errors=True)
     with registered(run.algorithm):
         model, _ = manager.setup_experiment()
-    model.seed = run.seed
-    parameters = count_parameters(model)
-    callbacks = list(manager.callbacks)
+    parameters, stopwatch = count_parameters(model), Stopwatch()
+    callbacks = [*manager.callbacks, stopwatch, ProgressFile(paths.progress)]
     callbacks += [TrainingMeans(run, run_files)] if hasattr(model, "take_training_means") else []
-    if checkpoint is not None:
-        checkpoint.restore_callbacks(callbacks, run_files)
-    own: list[BaseCallback] = [
-        ProgressFile(paths.progress),
-        CheckpointKeeper(_steps(run), paths.checkpoint, run_files, run.seed, str(manager.env_name), callbacks, spent),
-    ]
+    saver = _checkpoints(run, paths)
     try:
-        model.learn(
-            run.agent_steps - model.num_timesteps,
-            callback=[*callbacks, *own],
-            log_interval=None,
-            reset_num_timesteps=checkpoint is None,
-        )
+        model.learn(run.agent_steps, callback=[*callbacks, *saver], log_interval=None)
+        _obey_signals(saver)
         manager.save_trained_model(model)
         action_repeat = _action_repeat(model.get_env())
     finally:
+        _let_go(saver, checkpoints)
         _close(model, callbacks)
     record = {
         "settings": run.settings(),
@@ -91,9 +87,32 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
         **parameters,
         **_simplicity(run),
         "command": list(sys.orig_argv),
-        **provenance(model.device, *spent()),
+        **provenance(model.device, *stopwatch.spent),
     }
     return record, run_files
+
+
+def _checkpoints(run: GridRun, paths: RunPaths) -> list[ExactCheckpointCallback]:
+    """The callback that a run goes on by, none if it is trained in one piece."""
+    freq = math.ceil(run.agent_steps / run.checkpoints)
+    return [ExactCheckpointCallback(paths.checkpoint, freq, verbose=1)] if run.checkpoints > 1 else []
+
+
+def _let_go(saver: Sequence[ExactCheckpointCallback], folder: CheckpointFolder) -> None:
+    """Of signals and of the folder, also after an error, where learn() does not."""
+    for callback in saver:
+        if callback.locals:  # training has begun
+            callback.on_training_end()
+    folder.release()
+
+
+def _obey_signals(saver: Sequence[ExactCheckpointCallback]) -> None:
+    """End as the signal would have ended the program, now that a checkpoint is written."""
+    for callback in saver:
+        if callback.stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        if callback.stopped_by is not None:
+            raise SystemExit(128 + callback.stopped_by)
 
 
 def _manager(run: GridRun, paths: RunPaths, device: str) -> Any:
@@ -139,24 +158,28 @@ def base_hyperparameters(run: GridRun) -> dict[str, Any]:
     What the zoo's hyperparameter files, ours before others, say for a run's environment.
 
     :param run: Run
-    :raises ValueError: if they say nothing.
+    :raises ValueError: if they say nothing, or these or the run's own hold text that is code.
     """
     manager_class = importlib.import_module("rl_zoo3.exp_manager").ExperimentManager
     with contextlib.redirect_stdout(None):  # it prints all of them
-        return manager_class(argparse.Namespace(), run.algorithm, run.task, "", verbose=0).read_hyperparameters()[0]
+        base = manager_class(argparse.Namespace(), run.algorithm, run.task, "", verbose=0).read_hyperparameters()[0]
+    # The zoo evaluates these, so they are read here first, which refuses what would have to be executed.
+    for given, key in itertools.product((base, run.hyperparameters), _EVALUATED):
+        if isinstance(given.get(key), str):
+            read_value(given[key])
+    return base
 
 
 def _changes(run: GridRun, base: Mapping[str, Any]) -> dict[str, Any]:
     """What the run changes of the hyperparameter file: the networks are the grid's, and not those that the file recommends."""
-    given = base.get("policy_kwargs", {})
-    recommended = eval(given) if isinstance(given, str) else dict(given)  # as the zoo itself reads it
     is_other = run.hyperparameters.get("policy", base.get("policy")) != base.get("policy")
-    kept = {key: value for key, value in recommended.items() if key not in POLICY_AXES and not is_other}
+    recommended = {} if is_other else _arguments(base.get("policy_kwargs", {}))
+    kept = {key: value for key, value in recommended.items() if key not in POLICY_AXES}
     changes: dict[str, Any] = {**run.hyperparameters}
-    if kept or run.policy:
-        changes["policy_kwargs"] = {**kept, **run.policy, **changes.get("policy_kwargs", {})}
+    if "policy_kwargs" in base or run.policy:
+        changes["policy_kwargs"] = {**kept, **run.policy, **_arguments(changes.get("policy_kwargs", {}))}
     buffer_size = changes.get("buffer_size", base.get("buffer_size", _default_buffer_size(run.algorithm)))
-    if buffer_size is not None:  # what is never filled need not be allocated, and saved at every checkpoint
+    if buffer_size is not None:  # what is never filled need not be allocated
         changes["buffer_size"] = min(int(buffer_size), run.agent_steps)
     callbacks = list(changes.get("callback", []))
     if run.plasticity is not None:
@@ -168,6 +191,10 @@ def _changes(run: GridRun, base: Mapping[str, Any]) -> dict[str, Any]:
     return changes
 
 
+def _arguments(given: str | Mapping[str, Any]) -> dict[str, Any]:
+    return dict(read_value(given) if isinstance(given, str) else given)
+
+
 def _default_buffer_size(algorithm: str) -> int | None:
     """Transitions, None if there is no replay buffer."""
     for kind in importlib.import_module("rl_zoo3").ALGOS[algorithm].__mro__:  # ours pass arguments on
@@ -175,24 +202,6 @@ def _default_buffer_size(algorithm: str) -> int | None:
         if "buffer_size" in parameters:
             return parameters["buffer_size"].default
     return None
-
-
-def _continue_from(checkpoint: Checkpoint, manager: Any, run_files: Path) -> None:
-    checkpoint.restore_files(run_files)
-    manager.trained_agent = str(checkpoint.model)
-    manager.continue_training = True
-    manager.seed = None  # given a seed, Stream AC would not go on where it was; others begin anew at checkpoints in any case
-    manager.monitor_kwargs = {"override_existing": False}
-
-
-def _steps(run: GridRun) -> list[int]:
-    return [run.agent_steps * piece // run.checkpoints for piece in range(1, run.checkpoints)]
-
-
-def _stopwatch(checkpoint: Checkpoint | None) -> Spent:
-    before = (0.0, 0.0) if checkpoint is None else (checkpoint.state["seconds"], checkpoint.state["cpu_seconds"])
-    begun = (time.monotonic(), time.process_time())
-    return lambda: (before[0] + time.monotonic() - begun[0], before[1] + time.process_time() - begun[1])
 
 
 def _simplicity(run: GridRun) -> dict[str, float]:
@@ -231,6 +240,36 @@ def _command_line(command: Sequence[str]) -> Iterator[None]:
         sys.argv, sys.orig_argv = given
 
 
+class Stopwatch(BaseCallback):
+    """Seconds and process time that a run takes, those before it was interrupted included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begin((0.0, 0.0))
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """Seconds, and seconds of process time."""
+        seconds, cpu_seconds = self._before
+        return seconds + time.monotonic() - self._begun[0], cpu_seconds + time.process_time() - self._begun[1]
+
+    def _begin(self, before: tuple[float, float]) -> None:
+        self._before, self._begun = before, (time.monotonic(), time.process_time())
+
+    def _on_step(self) -> bool:
+        return True
+
+    def checkpoint_state(self) -> tuple[float, float]:
+        """Time so far."""
+        return self.spent
+
+    def restore_checkpoint_state(self, state: tuple[float, float]) -> None:
+        """
+        :param state: What :meth:`checkpoint_state` returned
+        """
+        self._begin(state)
+
+
 class ProgressFile(BaseCallback):
     """
     Writes down how far a run is, for displays in other processes, at most once a second.
@@ -245,7 +284,8 @@ class ProgressFile(BaseCallback):
 
     def _on_step(self) -> bool:
         now = time.monotonic()
-        if now - self._last >= _PROGRESS_SECONDS:
+        # In a run that goes on, the last time may be that of another machine's clock.
+        if not 0.0 <= now - self._last < _PROGRESS_SECONDS:
             self._last = now
             self.path.write_text(str(self.num_timesteps))
         return True
@@ -266,7 +306,7 @@ class TrainingMeans(BaseCallback):
         self.ends = {run.agent_steps * (i + 1) // run.windows for i in range(run.windows)}
 
     def _on_training_start(self) -> None:
-        self._file = MeasurementFile(self.path, resume_from=self.num_timesteps)
+        self._file = MeasurementFile(self.path)
         self._repeat = _action_repeat(self.training_env)
 
     def _on_step(self) -> bool:
@@ -278,6 +318,16 @@ class TrainingMeans(BaseCallback):
                 for network, metric, value in _by_network(means)
             )
         return True
+
+    def checkpoint_state(self) -> dict[str, bytes]:
+        """The file so far."""
+        return self._file.state()
+
+    def restore_checkpoint_state(self, state: dict[str, bytes]) -> None:
+        """
+        :param state: What :meth:`checkpoint_state` returned
+        """
+        self._file.restore(state)
 
 
 def _by_network(means: Mapping[str, float]) -> Iterator[tuple[str, str, float]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
@@ -19,6 +18,7 @@ from sb3_sparse.common.simba_policy import SimBaPolicy
 from sb3_sparse.der import CnnPolicy
 from sb3_sparse.drqv2 import DrQv2Policy
 from sb3_sparse.experiments.provenance import versions
+from sb3_sparse.experiments.zoo_files import read_yaml
 from sb3_sparse.sparsity import summary
 from sb3_sparse.zoo import provenance
 
@@ -52,8 +52,7 @@ class SharedModel:
     @property
     def args(self) -> Mapping[str, Any]:
         """Arguments of the training command, and our record among them."""
-        # The zoo writes Python objects; it is the user's own file.
-        return yaml.unsafe_load((self.folder / "args.yml").read_text())
+        return dict(read_yaml(self.folder / "args.yml"))
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -63,12 +62,12 @@ class SharedModel:
     @property
     def hyperparameters(self) -> Mapping[str, Any]:
         """Hyperparameters of the run."""
-        return dict(yaml.unsafe_load((self.folder / "config.yml").read_text()))
+        return dict(read_yaml(self.folder / "config.yml"))
 
     @property
     def env_kwargs(self) -> dict[str, Any]:
         """Arguments of the environment, other than how it draws."""
-        loaded = yaml.unsafe_load((self.folder / "env_kwargs.yml").read_text())
+        loaded = dict(read_yaml(self.folder / "env_kwargs.yml"))
         return {name: value for name, value in loaded.items() if name != "render_mode"}
 
     @property

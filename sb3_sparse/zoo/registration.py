@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_sparse.der import DER
 from sb3_sparse.drqv2 import DrQv2
+from sb3_sparse.experiments.zoo_files import read_value
 from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters
 from sb3_sparse.zoo.compiled_algorithms import train_compiled
@@ -109,7 +110,7 @@ def _keep_our_policy_kwargs(load_trial: Callable) -> Callable:
         params = load_trial(self, *args, **kwargs)
         ours = our_hyperparameters(self.algo, self.env_name.gym_id)
         if ours is not None and self.config == str(hyperparameter_file(self.algo)) and "policy_kwargs" in params:
-            params["policy_kwargs"] = {**eval(ours.get("policy_kwargs", "{}")), **params["policy_kwargs"]}
+            params["policy_kwargs"] = {**read_value(ours.get("policy_kwargs", "{}")), **params["policy_kwargs"]}
         return params
 
     return wrapped
