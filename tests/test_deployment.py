@@ -479,7 +479,7 @@ def test_what_is_safe_to_read_is_exported_without_unpickling(
 
 def test_other_algorithms_in_safe_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("safetensors")
-    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=16, batch_size=8, device="cpu")
+    model = RecurrentPPO("MlpLstmPolicy", "Pendulum-v1", n_steps=16, batch_size=8, device="cpu")
     export(model, tmp_path / "model.safetensors", "safetensors")
     assert main(["export", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "policy.onnx")]) == 1
-    assert "Policies of SAC, TD3, DDPG and TQC can be exported, not of PPO" in capsys.readouterr().err
+    assert "A policy of RecurrentPPO cannot be exported" in capsys.readouterr().err
