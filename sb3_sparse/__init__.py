@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from sb3_sparse import diagnostics, networks, sparsity
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
-from sb3_sparse.checkpoints import ExactCheckpointCallback
+from sb3_sparse.checkpoints import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
 from sb3_sparse.der import DER
 from sb3_sparse.drqv2 import DrQv2
@@ -25,6 +25,7 @@ __all__ = [
     "PlasticityCallback",
     "ReDoCallback",
     "ResetCallback",
+    "ResumableEnv",
     "SparseSimBaExtractor",
     "SparseSimBaPolicy",
     "SparseSimBaTD3Policy",

@@ -18,32 +18,31 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import PPO
+from sb3_contrib import ARS
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
 
-from sb3_sparse import ExactCheckpointCallback
+from sb3_sparse import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.checkpoints import replay_rows
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.checkpoints.environment_state import EnvironmentState
 from sb3_sparse.common.compiled_training import DivergenceError
 from sb3_sparse.experiments.torture_damage import damaged_checkpoints
 from sb3_sparse.experiments.torture_kills import kill_points
-from sb3_sparse.experiments.torture_runs import (
-    CHECKPOINTS,
-    OPAQUE,
-    TortureRun,
-    differences,
-    make_env,
-    make_model,
-    outcome,
-    register_environments,
-    train,
-)
+from sb3_sparse.experiments.torture_envs import OPAQUE
+from sb3_sparse.experiments.torture_models import TortureRun, make_model
+from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences, make_env, outcome, train
 
-register_environments()
 RUN = TortureRun("SAC", steps=120, save_freq=30)
+
+
+# Processes that start at once.
+FORKED = {"start_method": "fork"}
+
+
+def outside_resumable(env: gym.Env) -> gym.Env:
+    return gym.wrappers.TimeAwareObservation(ResumableEnv(env))
 
 
 class Every(BaseCallback):
@@ -326,14 +325,8 @@ def test_models_can_be_saved_and_used_after_all(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="PPO cannot be resumed exactly"):
-        PPO("MlpPolicy", "Pendulum-v1").learn(10, callback=ExactCheckpointCallback(tmp_path))
-    env = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv)
-    try:
-        with pytest.raises(ValueError, match="use DummyVecEnv"):
-            make_model(RUN, env).learn(10, callback=ExactCheckpointCallback(tmp_path))
-    finally:
-        env.close()
+    with pytest.raises(ValueError, match="ARS cannot be resumed exactly"):
+        ARS("LinearPolicy", "Pendulum-v1").learn(10, callback=ExactCheckpointCallback(tmp_path))
     with pytest.raises(ValueError, match="save_freq must be a positive integer, got 0"):
         ExactCheckpointCallback(tmp_path, save_freq=0)
     train(RUN, tmp_path)
@@ -341,6 +334,62 @@ def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
         make_model(RUN, make_env(RUN, None)).learn(
             RUN.steps, callback=ExactCheckpointCallback(tmp_path / CHECKPOINTS, resume=False)
         )
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "named"), [(None, "wrapper_class=ResumableEnv"), (outside_resumable, "has TimeAwareObservation around")]
+)
+def test_processes_that_cannot_be_resumed_are_refused(wrapper: Any, named: str, tmp_path: Path) -> None:
+    env = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv, wrapper_class=wrapper, vec_env_kwargs=FORKED)
+    try:
+        with pytest.raises(ValueError, match=named):
+            make_model(RUN, env).learn(10, callback=ExactCheckpointCallback(tmp_path))
+    finally:
+        env.close()
+
+
+def test_processes_of_environments_outlive_signals(tmp_path: Path) -> None:
+    # Terminals and clusters send them to all processes of a program.
+    def interrupt(callback: BaseCallback) -> None:
+        for process in callback.training_env.processes:
+            os.kill(process.pid, signal.SIGINT)
+            os.kill(process.pid, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def learn(at: dict[int, Callable]) -> Any:
+        env = make_vec_env(
+            "Pendulum-v1", 2, vec_env_cls=SubprocVecEnv, wrapper_class=ResumableEnv, vec_env_kwargs=FORKED, seed=0
+        )
+        try:
+            return make_model(RUN, env).learn(RUN.steps, callback=[Every(at), ExactCheckpointCallback(tmp_path)])
+        finally:
+            env.close()
+
+    assert learn({70: interrupt}).num_timesteps == 72 and learn({}).num_timesteps == RUN.steps
+
+
+def test_processes_of_environments_end_with_the_program(tmp_path: Path) -> None:
+    program = f"""
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv
+from sb3_sparse import ExactCheckpointCallback, ResumableEnv
+
+class Fail(BaseCallback):
+    def _on_step(self):
+        print(*(process.pid for process in self.training_env.processes), flush=True)
+        raise RuntimeError
+
+if __name__ == "__main__":
+    env = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv, wrapper_class=ResumableEnv, vec_env_kwargs={FORKED})
+    A2C("MlpPolicy", env).learn(100, callback=[Fail(), ExactCheckpointCallback({str(tmp_path / "run")!r})])
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "RuntimeError" in ended.stderr and len(ended.stdout.split()) == 2
+    for number in ended.stdout.split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(number), 0)
 
 
 def test_callbacks_of_other_kinds_are_told_of(tmp_path: Path) -> None:

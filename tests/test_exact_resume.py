@@ -5,21 +5,10 @@ from pathlib import Path
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_sparse.experiments.torture_envs import DISCRETE, GOALS, IMAGES, MASKS, OPAQUE
 from sb3_sparse.experiments.torture_kills import describe
-from sb3_sparse.experiments.torture_runs import (
-    ALGORITHMS,
-    CHECKPOINTS,
-    DISCRETE,
-    IMAGES,
-    OPAQUE,
-    TortureRun,
-    differences,
-    outcome,
-    register_environments,
-    train,
-)
-
-register_environments()
+from sb3_sparse.experiments.torture_models import ALGORITHMS, OUTPUTS, TortureRun
+from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences, outcome, train
 
 
 class Crash(Exception):
@@ -34,7 +23,7 @@ class CrashAt(BaseCallback):
         self.step = step
 
     def _on_step(self) -> bool:
-        if self.num_timesteps == self.step:
+        if 0 <= self.num_timesteps - self.step < self.training_env.num_envs:
             raise Crash
         return True
 
@@ -43,6 +32,7 @@ class NoCrash(CrashAt):
     """Takes its place in a run that goes on."""
 
 
+OF_OTHER_ENVIRONMENTS = ("DrQv2", "DER", "DQN", "QR-DQN", "MaskablePPO")
 VARIED = [
     TortureRun("SB3 TD3", callbacks=("plasticity", "eval"), normalize=True),
     TortureRun("SAC", callbacks=("eval", "plasticity", "reset", "redo")),
@@ -52,9 +42,16 @@ VARIED = [
     TortureRun("DrQv2", env=IMAGES, sparsity=0.6, buffer_size=100),
     TortureRun("DER", env=DISCRETE, buffer_size=100, callbacks=("plasticity",)),
     TortureRun("SAC", env=OPAQUE),
+    TortureRun("SAC", env=GOALS, buffer_size=100),
+    TortureRun("SB3 SAC, MlpPolicy", use_sde=True, outputs=OUTPUTS),
+    TortureRun("QR-DQN", env=DISCRETE),
+    TortureRun("PPO", n_envs=2, subprocesses=True, normalize=True, callbacks=("eval",)),
+    TortureRun("A2C", n_envs=2, log_interval=3),
+    TortureRun("RecurrentPPO", env=DISCRETE, n_envs=2),
+    TortureRun("MaskablePPO", env=MASKS),
 ]
 LONG = [
-    *(TortureRun(algorithm) for algorithm in ALGORITHMS if algorithm not in ("DrQv2", "DER")),
+    *(TortureRun(algorithm) for algorithm in ALGORITHMS if algorithm not in OF_OTHER_ENVIRONMENTS),
     TortureRun("DrQv2", env=IMAGES, n_envs=2, topology="set", callbacks=("plasticity", "eval")),
     TortureRun("DER", env=DISCRETE, n_envs=2, topology="set", callbacks=("eval", "reset")),
     TortureRun("SAC", topology="set"),
@@ -62,6 +59,14 @@ LONG = [
     TortureRun("TD3", topology="pruning"),
     TortureRun("TD3", noise="normal", n_steps=3, buffer_size=60),
     TortureRun("StreamAC", env=OPAQUE),
+    TortureRun("DQN", env=DISCRETE, n_envs=2),
+    TortureRun("SB3 SAC, MlpPolicy", env=GOALS, n_envs=2),
+    TortureRun("PPO", use_sde=True, n_envs=2, normalize=True, outputs=OUTPUTS),
+    TortureRun("PPO", env=OPAQUE),
+    TortureRun("A2C", env=OPAQUE, subprocesses=True),
+    TortureRun("TRPO", env=DISCRETE, subprocesses=True, n_envs=2),
+    TortureRun("StreamAC", subprocesses=True),
+    TortureRun("SB3 TD3", noise="ou", subprocesses=True, n_envs=2),
 ]
 RUNS = [*(pytest.param(run, marks=pytest.mark.slow) for run in LONG), *VARIED]
 
@@ -70,7 +75,7 @@ RUNS = [*(pytest.param(run, marks=pytest.mark.slow) for run in LONG), *VARIED]
 @pytest.mark.filterwarnings("ignore:Checkpoints are written at the start of episodes only")
 def test_stopped_runs_end_like_others(run: TortureRun, tmp_path: Path) -> None:
     train(run, tmp_path / "whole", [NoCrash(-1)])
-    for step in (34, 136):
+    for step in (33, 135):
         with pytest.raises(Crash):
             train(run, tmp_path / "stopped", [NoCrash(step)])
     train(run, tmp_path / "stopped", [NoCrash(-1)])

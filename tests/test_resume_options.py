@@ -51,10 +51,9 @@ def test_the_newest_run_that_fits_goes_on(tmp_path: Path) -> None:
     assert parse_options([*words, "--checkpoint-freq", "7"]) == (Checkpointing(7, None), words)
 
 
-@pytest.mark.parametrize("words", [["--vec-env", "subproc"], ["-optimize"]])
-def test_options_that_do_not_fit(words: list[str]) -> None:
-    with pytest.raises(OptionError):
-        parse_options(["--resume", *words])
+def test_searches_have_no_checkpoints() -> None:
+    with pytest.raises(OptionError, match="a search goes on by --storage"):
+        parse_options(["--resume", "-optimize"])
 
 
 def test_errors_are_no_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,13 +62,15 @@ def test_errors_are_no_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_asked_to_stop_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", ["dummy", "subproc"])
+def test_a_run_that_was_asked_to_stop_goes_on(processes: str, tmp_path: Path) -> None:
     (tmp_path / "own.yml").write_text(
         "Pendulum-v1:\n  policy: sb3_sparse.SparseSimBaPolicy\n  policy_kwargs: dict(sparsity=0.5, width_scale=0.125)\n"
         "  n_timesteps: 600\n  learning_starts: 100\n  buffer_size: 1000\n  normalize: true\n"
     )
     command = [sys.executable, "-m", "sb3_sparse", "train", "--algo", "sac", "--env", "Pendulum-v1", "-conf", "own.yml"]
-    command += ["--seed", "3", "--eval-freq", "250", "--eval-episodes", "1", "--checkpoint-freq", "50", "--resume", "-f"]
+    command += ["--seed", "3", "--eval-freq", "250", "--eval-episodes", "1", "--checkpoint-freq", "50", "--resume"]
+    command += ["--vec-env", processes, "-f"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "whole"], cwd=tmp_path, env=env, check=True, capture_output=True)
     stopped = subprocess.Popen([*command, "cut"], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, Pr
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.checkpoints.environment_state import EnvironmentState, EnvironmentStateError
+from sb3_sparse.checkpoints.remote_environment_state import environment_state
 
 # What SB3 gives to every callback.
 _OF_THE_RUN = {"model", "parent", "locals", "globals", "training_env", "_training_env", "logger", "_logger"}
@@ -88,7 +89,7 @@ class CallbackStates:
             for name, value in vars(callback).items():
                 if isinstance(value, VecEnv) and name not in _OF_THE_RUN:
                     try:
-                        state = EnvironmentState(value, f"{type(callback).__name__}'s {name}", is_reset_first=True)
+                        state = environment_state(value, f"{type(callback).__name__}'s {name}", is_reset_first=True)
                         found[f"{path}.{name}"] = state
                     except EnvironmentStateError as error:
                         warnings.warn(f"{error} Evaluations after resuming may begin in other states.", stacklevel=2)

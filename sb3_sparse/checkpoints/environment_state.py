@@ -13,7 +13,13 @@ from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_sparse.checkpoints.live_pickle import dump, load
-from sb3_sparse.checkpoints.random_streams import restore_space_streams, space_streams, untouched_randomness
+from sb3_sparse.checkpoints.random_streams import (
+    random_streams,
+    restore_random_streams,
+    restore_space_streams,
+    space_streams,
+    untouched_randomness,
+)
 
 # What an environment keeps of these does not change while it is stepped, or is a window, or an open file.
 _STAYS = (EnvSpec, ResultsWriter, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
@@ -34,14 +40,13 @@ class EnvironmentState:
     arguments only. Files, functions, specs and windows stay what they are in the process. That a pickled environment steps
     like the original is tried out on copies.
 
-    Where it does not, or cannot be pickled (``is_exact`` is False), only the start of an episode can be stored: by the random
-    generator as it was before the reset, which is made again. Of an environment that is reset before it is used, the generator
-    is enough at any time.
+    Where it does not, or cannot be pickled (``is_exact`` is False), only the start of an episode can be stored: by all random
+    streams as they were before the reset, which is made again. Of an environment that is reset before it is used, its random
+    generator is enough at any time.
 
     :param env: ``DummyVecEnv``, wrapped or not
     :param name: What errors call it
     :param is_reset_first: Whether it is reset before it is used again, as evaluation environments are
-    :raises EnvironmentStateError: if the environments run in other processes.
     """
 
     def __init__(self, env: VecEnv, name: str = "training environment", is_reset_first: bool = False):
@@ -88,7 +93,7 @@ class EnvironmentState:
         return {
             "attributes": dump(attributes, {**self.live, **(live or {})}),
             "staying": self._staying,
-            "spaces": {key: space_streams(space) for key, space in self.spaces.items()},
+            "spaces": self._space_streams(),
             "resets": [record.capture() for record in self._resets],
         }
 
@@ -109,13 +114,12 @@ class EnvironmentState:
                 elif not record.repeat(reset):
                     raise EnvironmentStateError(
                         f"Repeating the last reset of the {self.name} leads to another observation than when the checkpoint "
-                        "was written: it has randomness outside of np_random, so it cannot be resumed exactly."
+                        "was written: it has randomness of its own, so it cannot be resumed exactly."
                     )
         attributes = load(state["attributes"], {**self.live, **(live or {})})
         for key, values in attributes.items():
             self._assign(key, values, state["staying"][key] | self._staying[key])
-        for key, space in self.spaces.items():
-            restore_space_streams(space, state["spaces"][key])
+        self._restore_space_streams(state["spaces"])
 
     def _assign(self, key: str, values: dict[str, Any], staying: set[str]) -> None:
         own = vars(self.parts[key])
@@ -145,15 +149,21 @@ class EnvironmentState:
                     dump(value, self.live)
                 except Exception as error:  # whatever an environment's parts raise
                     return f"{type(part).__name__}.{name} cannot be pickled ({type(error).__name__}: {error})."
-        streams = {key: space_streams(space) for key, space in self.spaces.items()}
+        streams = self._space_streams()
         try:
             with untouched_randomness():
                 return self._difference_of_copies()
         except Exception as error:  # whatever a copy of a foreign environment raises
             return f"a copy of it does not work ({type(error).__name__}: {error})."
         finally:
-            for key, space in self.spaces.items():
-                restore_space_streams(space, streams[key])
+            self._restore_space_streams(streams)
+
+    def _space_streams(self) -> dict[Any, Any]:
+        return {key: space_streams(space) for key, space in self.spaces.items()}
+
+    def _restore_space_streams(self, streams: Mapping[Any, Any]) -> None:
+        for key, space in self.spaces.items():
+            restore_space_streams(space, streams[key])
 
     def _difference_of_copies(self) -> str | None:
         """Step a copy, copy that in the middle of its episode, and compare how both go on, past a reset."""
@@ -165,7 +175,11 @@ class EnvironmentState:
             outer.step(_random_actions(outer, generator))
         second = self._copy(first)
         seed = int(generator.integers(2**32))
-        histories = [_history(next(iter(copy.values())), seed) for copy in (first, second)]
+        streams = self._space_streams()
+        histories = []
+        for copy in (first, second):
+            self._restore_space_streams(streams)  # which the copies share
+            histories.append(_history(next(iter(copy.values())), seed))
         return None if _equal(*histories) else "a pickled copy of it steps otherwise than the original."
 
     def _copy(self, parts: dict[Any, Any]) -> dict[Any, Any]:
@@ -195,6 +209,8 @@ class _ResetRecord:
     def __init__(self, vec_env: DummyVecEnv, index: int):
         self._vec_env, self._index = vec_env, index
         self._env = vec_env.envs[index]
+        layers = {str(depth): layer for depth, layer in enumerate(_layers(self._env))}
+        self._spaces = list(_spaces(layers).values())
         self._reset, self._step = self._env.reset, self._env.step
         self._before: Any = None
         self._arguments: dict[str, Any] = {}
@@ -211,7 +227,7 @@ class _ResetRecord:
             vars(self._env).pop(name, None)
 
     def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        self._before = self.generator.state
+        self._before = self._streams()
         self._arguments = arguments
         observation, info = self._reset(**arguments)
         self._observation, self.is_fresh = observation, True
@@ -226,9 +242,17 @@ class _ResetRecord:
         return {**started, "now": self.generator.state}
 
     def repeat(self, state: Mapping[str, Any]) -> bool:
-        self.generator.state = state["before"]
+        self.generator.state = state["before"]["own"]
+        restore_random_streams(state["before"]["shared"])
+        for space, streams in zip(self._spaces, state["before"]["spaces"], strict=True):
+            restore_space_streams(space, streams)
         observation, _ = self.reset(**state["arguments"])
         return _equal(observation, state["observation"])
+
+    def _streams(self) -> dict[str, Any]:
+        """All that a reset may draw from."""
+        spaces = [space_streams(space) for space in self._spaces]
+        return {"own": self.generator.state, "shared": random_streams(), "spaces": spaces}
 
 
 def _parts(env: VecEnv, name: str) -> dict[Any, Any]:
@@ -237,13 +261,8 @@ def _parts(env: VecEnv, name: str) -> dict[Any, Any]:
     while isinstance(env, VecEnvWrapper):
         parts[f"{name}/vec{len(parts)}"] = env
         env = env.venv
-    if not isinstance(env, DummyVecEnv):
-        raise EnvironmentStateError(
-            f"The {name} is a {type(env).__name__}, whose environments run elsewhere, where their state cannot be stored: use "
-            "DummyVecEnv (make_vec_env without vec_env_cls; the RL Zoo's --vec-env dummy)."
-        )
     parts[f"{name}/vec{len(parts)}"] = env
-    for index, single in enumerate(env.envs):
+    for index, single in enumerate(env.envs if isinstance(env, DummyVecEnv) else ()):
         for depth, layer in enumerate(_layers(single)):
             parts[f"{name}/{index}.{depth}"] = layer
     return parts

@@ -9,16 +9,26 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_sparse.checkpoints.callback_states import CallbackStates
 from sb3_sparse.checkpoints.checkpoint_folder import STATE, WEIGHTS, CheckpointFolder, Manifest
 from sb3_sparse.checkpoints.divergence import broken_losses, broken_tensors
-from sb3_sparse.checkpoints.environment_state import EnvironmentState, refuse_inexact
+from sb3_sparse.checkpoints.environment_state import refuse_inexact
 from sb3_sparse.checkpoints.fingerprint import compare, fingerprint
+from sb3_sparse.checkpoints.iterations import Iterations
 from sb3_sparse.checkpoints.live_pickle import dump, load
 from sb3_sparse.checkpoints.log_files import LogFiles
-from sb3_sparse.checkpoints.model_state import BufferData, ModelData, restore_weights, weights_of
+from sb3_sparse.checkpoints.model_state import (
+    BufferData,
+    ModelData,
+    exploration_noise,
+    restore_exploration_noise,
+    restore_weights,
+    weights_of,
+)
 from sb3_sparse.checkpoints.random_streams import random_streams, restore_random_streams
+from sb3_sparse.checkpoints.remote_environment_state import environment_state
 from sb3_sparse.checkpoints.replay_rows import ReplayRows
 from sb3_sparse.checkpoints.signals import StopSignals
 from sb3_sparse.common.compiled_training import DivergenceError
@@ -93,12 +103,12 @@ class ExactCheckpointCallback(BaseCallback):
         return None if self._signals is None else self._signals.received
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model, OffPolicyAlgorithm) and not hasattr(self.model, "between_steps"):
+        if not isinstance(self.model, OffPolicyAlgorithm | OnPolicyAlgorithm) and not hasattr(self.model, "between_steps"):
             raise ValueError(
-                f"{type(self.model).__name__} cannot be resumed exactly: checkpoints are for off-policy algorithms (SAC, "
-                "DDPG, TD3, TQC, DQN, ...) and this package's own."
+                f"{type(self.model).__name__} cannot be resumed exactly: checkpoints are for algorithms that collect "
+                "rollouts as SB3's do (SAC, TD3, TQC, DQN, PPO, A2C, ...) and this package's own."
             )
-        self._environment = EnvironmentState(self.training_env)
+        self._environment = environment_state(self.training_env)
         refuse_inexact(self._environment)
         self._store.acquire()
 
@@ -110,6 +120,7 @@ class ExactCheckpointCallback(BaseCallback):
             self._rows = ReplayRows(buffer)
             self._buffer_data = BufferData(buffer, self._rows.small_attributes())
         self._signals = StopSignals(self.model)
+        self._iterations = Iterations(self.model, self.locals.get("log_interval"))
         # Agent steps of the last checkpoint, and whether training is between a rollout and the next.
         self._last_step, self._is_complete, self._has_begun = self.num_timesteps, True, False
         # Agent steps at the last attempt to write one: a full disk is not tried again at every step.
@@ -161,6 +172,9 @@ class ExactCheckpointCallback(BaseCallback):
             self._environment.restore(state["environment"])
             self._logs.restore(state["logs"])
             self._callbacks.restore(state["callbacks"])
+            self._iterations.restore(state["iterations"])
+            # The noise of gSDE was drawn anew for the rollout that begins.
+            restore_exploration_noise(self.model, state["exploration"])
             restore_random_streams(state["streams"])
 
     def _files(self) -> tuple[list[ResultsWriter], list[Path]]:
@@ -178,6 +192,7 @@ class ExactCheckpointCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self._is_complete = True
+        self._iterations.here += 1
 
     def _on_step(self) -> bool:
         self._is_complete = False
@@ -189,11 +204,15 @@ class ExactCheckpointCallback(BaseCallback):
         self._refuse_losses()
         is_due = self.model.num_timesteps // self.save_freq > self._last_attempt // self.save_freq
         is_asked_to_end = self.stopped_by is not None
-        if not (is_due or is_asked_to_end) or not self._environment.can_be_stored:
+        if not (is_due or is_asked_to_end) or not self._can_go_on_from_here:
             return
         is_written = self.save()
         if is_asked_to_end:
             self._end(is_written)
+
+    @property
+    def _can_go_on_from_here(self) -> bool:
+        return self._iterations.is_line_logged and self._environment.can_be_stored
 
     def _end(self, is_written: bool) -> None:
         if not is_written:
@@ -217,6 +236,7 @@ class ExactCheckpointCallback(BaseCallback):
         if self._signals is not None:
             self._signals.remove()
         self._store.release()
+        self._iterations.close()
         for environment in [self._environment, *(self._callbacks.environments.values() if self._has_begun else [])]:
             environment.close()
         if hasattr(self.model, "between_steps"):
@@ -277,6 +297,8 @@ class ExactCheckpointCallback(BaseCallback):
             "buffer": None if self._rows is None else self._buffer_data.capture(live),
             "callbacks": self._callbacks.capture(),
             "logs": self._logs.capture(),
+            "iterations": self._iterations.total,
+            "exploration": exploration_noise(self.model),
             "streams": random_streams(),
         }
 

@@ -140,10 +140,18 @@ def _layers(env: VecEnv) -> list[str]:
         env = env.venv
     names.append(f"{type(env).__name__} of {env.num_envs}")
     if isinstance(env, DummyVecEnv):
-        names += [type(layer).__name__ for layer in _wrappers(env.envs[0])]
-        spec = env.envs[0].spec
-        names.append("no id" if spec is None else f"{spec.id} {_describe(spec.kwargs)}")
-    return names
+        return names + environment_layers(env.envs[0])
+    return names + env.env_method("describe_layers", indices=0)[0]  # of ResumableEnv
+
+
+def environment_layers(env: gym.Env[Any, Any]) -> list[str]:
+    """
+    Name an environment and its wrappers, and what it was made with.
+
+    :param env: Environment
+    """
+    made = "no id" if env.spec is None else f"{env.spec.id} {_describe(env.spec.kwargs)}"
+    return [*(type(layer).__name__ for layer in _wrappers(env)), made]
 
 
 def _wrappers(env: gym.Env) -> list[gym.Env]:

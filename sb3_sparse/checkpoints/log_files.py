@@ -31,7 +31,7 @@ class LogFiles:
         return {
             "pending": (dict(logger.name_to_value), dict(logger.name_to_count), dict(logger.name_to_excluded)),
             "outputs": [_capture_output(output) for output in logger.output_formats],
-            "monitors": [_content(writer.file_handler) for writer in self.monitors],
+            "monitors": [file_content(writer.file_handler) for writer in self.monitors],
             "files": [path.read_bytes() if path.exists() else None for path in self.files],
         }
 
@@ -56,7 +56,7 @@ class LogFiles:
         for output, entry in zip(logger.output_formats, state["outputs"], strict=True):
             _restore_output(output, entry, logger)
         for writer, content in zip(self.monitors, state["monitors"], strict=True):
-            _rewrite(writer.file_handler, content)
+            rewrite_file(writer.file_handler, content)
         for path, content in zip(self.files, state["files"], strict=True):
             if content is not None:
                 path.write_bytes(content)
@@ -65,7 +65,7 @@ class LogFiles:
 def _capture_output(output: KVWriter) -> dict[str, Any]:
     entry: dict[str, Any] = {"kind": type(output).__name__}
     if _has_own_file(output):
-        entry["content"] = _content(output.file)  # type: ignore[attr-defined]
+        entry["content"] = file_content(output.file)  # type: ignore[attr-defined]
     if isinstance(output, CSVOutputFormat):
         entry["keys"] = list(output.keys)
     if type(output).__name__ == "TensorBoardOutputFormat":
@@ -77,7 +77,7 @@ def _capture_output(output: KVWriter) -> dict[str, Any]:
 
 def _restore_output(output: Any, entry: Mapping[str, Any], logger: Logger) -> None:
     if "content" in entry:
-        _rewrite(output.file, entry["content"])
+        rewrite_file(output.file, entry["content"])
     if "keys" in entry:
         output.keys = list(entry["keys"])
     if "folder" in entry:
@@ -90,12 +90,12 @@ def _has_own_file(output: KVWriter) -> bool:
     )
 
 
-def _content(file: Any) -> str:
+def file_content(file: Any) -> str:
     file.flush()
     return Path(file.name).read_text()
 
 
-def _rewrite(file: Any, content: str) -> None:
+def rewrite_file(file: Any, content: str) -> None:
     file.seek(0)
     file.truncate()
     file.write(content)

@@ -31,6 +31,8 @@ _OF_THE_PROCESS = {
     "policy_kwargs",
     "replay_buffer_kwargs",
 }
+# Not in SB3's zip files, though training depends on it.
+_OF_THE_RUN = {"_last_lstm_states"}
 # Attributes of models that are networks with gradients of their own.
 _NETWORKS = ("encoder", "actor", "critic", "q_net")
 # Noise of gSDE, which is no buffer of the module.
@@ -50,7 +52,6 @@ def weights_of(model: Any) -> bytes:
         "variables": {name: recursive_getattr(model, name).detach() for name in variables},
         "gradients": {name: model.gradients(name) for name in _trained(model)},
         "sparsity": policy.sparsity if isinstance(policy, PrunedPolicy) else None,
-        "exploration": {name: getattr(part, key) for name, part, key in _exploration(model)},
     }
     file = io.BytesIO()
     th.save(content, file)
@@ -73,8 +74,6 @@ def restore_weights(model: Any, content: bytes) -> None:
     model.set_parameters(state["parameters"], exact_match=True, device=model.device)
     for name, value in state["variables"].items():
         recursive_getattr(model, name).copy_(value)
-    for name, part, key in _exploration(model):
-        setattr(part, key, state["exploration"][name])
     if hasattr(model, "recapture"):
         model.recapture()
     if hasattr(model, "restore_gradients"):
@@ -88,7 +87,27 @@ def _trained(model: Any) -> list[str]:
     return [name for name in _NETWORKS if isinstance(getattr(model, name, None), th.nn.Module)]
 
 
-def _exploration(model: BaseAlgorithm) -> list[tuple[str, Any, str]]:
+def exploration_noise(model: BaseAlgorithm) -> dict[str, th.Tensor]:
+    """
+    The noise of state-dependent exploration, which is drawn for each rollout; empty without.
+
+    :param model: Model
+    """
+    return {name: getattr(part, key).detach() for name, part, key in _noise(model)}
+
+
+def restore_exploration_noise(model: BaseAlgorithm, noise: Mapping[str, th.Tensor]) -> None:
+    """
+    Explore as before.
+
+    :param model: Model
+    :param noise: What :func:`exploration_noise` returned
+    """
+    for name, part, key in _noise(model):
+        setattr(part, key, noise[name].to(model.device))
+
+
+def _noise(model: BaseAlgorithm) -> list[tuple[str, Any, str]]:
     if not getattr(model, "use_sde", False):
         return []
     modules = {name: module for name, module in model.policy.named_modules() if hasattr(module, "action_dist")}
@@ -134,7 +153,7 @@ class ModelData:
         skipped = {name.split(".")[0] for name in [*self.model._excluded_save_params(), *names, *variables]}
         found = {}
         for name, value in vars(self.model).items():
-            if name in skipped | _OF_THE_PROCESS | self._unpicklable or _is_part_of_networks(value):
+            if name in (skipped - _OF_THE_RUN) | _OF_THE_PROCESS | self._unpicklable or _is_part_of_networks(value):
                 continue
             if callable(value) and not isinstance(value, ActionNoise):  # classes and schedules
                 continue

@@ -1,4 +1,4 @@
-"""What a checkpoint costs: bytes, milliseconds, and the share of training time."""
+"""What a checkpoint costs: bytes and milliseconds."""
 
 import tempfile
 import time
@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.checkpoints import ExactCheckpointCallback
@@ -138,22 +137,6 @@ def checkpoint_cost(transitions: Sequence[int], width_scale: float, sparsity: fl
         middle = [float(np.median(column)) for column in zip(*others, strict=True)]
         found.append(CheckpointCost(number, first[0], first[1], int(middle[0]), middle[1], middle[2]))
     return found
-
-
-def share_of_training(model: BaseAlgorithm, steps: int) -> float:
-    """
-    Train with checkpoints every 10,000 agent steps, and compare with the same run less the time that they took.
-
-    :param model: Model
-    :param steps: Agent steps
-    :return: Throughput with checkpoints divided by throughput without
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        timed = _Timed(Path(folder))
-        start = time.perf_counter()
-        model.learn(steps, callback=timed)
-        total = time.perf_counter() - start
-    return 1.0 - sum(wall for _, wall, _ in timed.costs) / 1e3 / total
 
 
 def format_checkpoints(costs: Sequence[CheckpointCost]) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from sb3_sparse.experiments.torture_damage import damaged_checkpoints, format_damages
 from sb3_sparse.experiments.torture_fuzz import format_trials, invalid_trials, valid_trials
 from sb3_sparse.experiments.torture_kills import REFUSED, RUNS, finish, format_kills, kill_points, start
-from sb3_sparse.experiments.torture_runs import CHECKPOINTS, TortureRun, differences, outcome
+from sb3_sparse.experiments.torture_models import TortureRun
+from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences, outcome
 
 RUN = TortureRun("SAC", steps=200, save_freq=20)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sb3_sparse.experiments.torture_runs import CHECKPOINTS, TortureRun, differences, outcome, train
+from sb3_sparse.experiments.torture_models import TortureRun
+from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences, outcome, train
 
 RUN = TortureRun("SAC", steps=150, save_freq=40)
 

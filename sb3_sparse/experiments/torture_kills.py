@@ -14,15 +14,9 @@ from typing import Any
 
 import torch as th
 
-from sb3_sparse.experiments.torture_runs import (
-    DISCRETE,
-    IMAGES,
-    TortureRun,
-    differences,
-    outcome,
-    register_environments,
-    train,
-)
+from sb3_sparse.experiments.torture_envs import DISCRETE, GOALS, IMAGES, MASKS
+from sb3_sparse.experiments.torture_models import OUTPUTS, TortureRun
+from sb3_sparse.experiments.torture_runs import differences, outcome, preload, train
 
 RUNS = [
     *(TortureRun(a) for a in ("SB3 SAC", "SB3 DDPG", "SB3 TD3", "TQC", "SAC", "DDPG", "TD3", "StreamAC")),
@@ -35,6 +29,19 @@ RUNS = [
     TortureRun("DDPG", noise="ou", n_envs=2),
     TortureRun("DrQv2", env=IMAGES, buffer_size=150),
     TortureRun("DER", env=DISCRETE, buffer_size=150),
+    TortureRun("DrQv2", env=IMAGES, n_envs=2, topology="set", callbacks=("plasticity", "eval")),
+    TortureRun("DER", env=DISCRETE, topology="rigl", callbacks=("reset", "eval")),
+    TortureRun("SAC", env=GOALS),
+    TortureRun("SB3 SAC", n_envs=2, subprocesses=True, normalize=True),
+    TortureRun("SB3 SAC, MlpPolicy", use_sde=True, outputs=OUTPUTS),
+    *(TortureRun(a, env=DISCRETE) for a in ("DQN", "QR-DQN")),
+    TortureRun("CrossQ"),
+    TortureRun("PPO", n_envs=2, subprocesses=True, callbacks=("eval",)),
+    TortureRun("PPO, sparsify", normalize=True, outputs=OUTPUTS),
+    TortureRun("A2C", n_envs=2, log_interval=3),
+    TortureRun("TRPO"),
+    TortureRun("RecurrentPPO", env=DISCRETE, n_envs=2),
+    TortureRun("MaskablePPO", env=MASKS),
     TortureRun("StreamAC", callbacks=("eval",), steps=3_000, save_freq=200),
 ]
 
@@ -117,9 +124,8 @@ def describe(run: TortureRun) -> str:
 
 def context() -> Any:
     """Processes that are forked from one that has imported everything, so that they start at once."""
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["sb3_sparse.experiments.torture_runs"])
-    return found
+    preload()
+    return multiprocessing.get_context("forkserver")
 
 
 def start(run: TortureRun, folder: Path, limit: int | None = None) -> BaseProcess:
@@ -154,7 +160,6 @@ def _train_quietly(run: TortureRun, folder: Path, limit: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     th.set_num_threads(1)
     warnings.simplefilter("ignore")
-    register_environments()
     try:
         train(run, folder)
     except ValueError as error:  # what the user is to read, without a traceback

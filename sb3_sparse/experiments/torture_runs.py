@@ -3,84 +3,31 @@
 import csv
 import hashlib
 import json
+import multiprocessing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import stable_baselines3
 import torch as th
-from sb3_contrib import TQC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
-from sb3_sparse.checkpoints import ExactCheckpointCallback
-from sb3_sparse.der import DER
-from sb3_sparse.drqv2 import DrQv2
-from sb3_sparse.sac import SAC, SparseSimBaPolicy
-from sb3_sparse.stream_ac import StreamAC, StreamWrapper
-from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
-from sb3_sparse.tqc import SparseSimBaTQCPolicy
+from sb3_sparse.checkpoints import ExactCheckpointCallback, ResumableEnv
+from sb3_sparse.experiments.torture_envs import make
+from sb3_sparse.experiments.torture_models import TortureRun, make_model
+from sb3_sparse.stream_ac import StreamWrapper
 
-ALGORITHMS: dict[str, tuple[type[BaseAlgorithm], Any]] = {
-    "SB3 SAC": (stable_baselines3.SAC, SparseSimBaPolicy),
-    "SB3 DDPG": (stable_baselines3.DDPG, SparseSimBaTD3Policy),
-    "SB3 TD3": (stable_baselines3.TD3, SparseSimBaTD3Policy),
-    "TQC": (TQC, SparseSimBaTQCPolicy),
-    "SAC": (SAC, SparseSimBaPolicy),
-    "DDPG": (DDPG, SparseSimBaTD3Policy),
-    "TD3": (TD3, SparseSimBaTD3Policy),
-    "StreamAC": (StreamAC, "MlpPolicy"),
-    "DrQv2": (DrQv2, "CnnPolicy"),
-    "DER": (DER, "MlpPolicy"),
-    "SB3 SAC, MlpPolicy": (stable_baselines3.SAC, "MlpPolicy"),
-}
 CHECKPOINTS = "checkpoints"
 _RESULT = "result.json"
 # Columns of logs that tell the time.
 _TIMES = {"time/fps", "time/time_elapsed", "t"}
-
-
-@dataclass(frozen=True)
-class TortureRun:
-    """
-    A run.
-
-    :param algorithm: Key of ``ALGORITHMS``
-    :param sparsity: Of the policy
-    :param topology: Method of ``SparseTopologyCallback``, None for static masks
-    :param env: Id of the environment
-    :param n_envs: Number of environments
-    :param normalize: Whether there is a ``VecNormalize``
-    :param noise: Action noise: "normal", "ou", or None
-    :param n_steps: Of n-step returns
-    :param callbacks: Further ones: "eval", "plasticity", "reset", "redo"
-    :param steps: Agent steps
-    :param save_freq: Agent steps between two checkpoints
-    :param buffer_size: Transitions that are kept
-    :param seed: Seed of everything
-    """
-
-    algorithm: str
-    sparsity: float = 0.5
-    topology: str | None = None
-    env: str = "Pendulum-v1"
-    n_envs: int = 1
-    normalize: bool = False
-    noise: str | None = None
-    n_steps: int = 1
-    callbacks: tuple[str, ...] = ()
-    steps: int = 180
-    save_freq: int = 40
-    buffer_size: int = 1_000
-    seed: int = 0
 
 
 def train(run: TortureRun, folder: Path, further: Iterable[BaseCallback] = ()) -> BaseAlgorithm:
@@ -91,13 +38,16 @@ def train(run: TortureRun, folder: Path, further: Iterable[BaseCallback] = ()) -
     :param folder: Folder for checkpoints, logs and result
     :param further: Callbacks that come first
     """
-    env = make_env(run, folder / "train")
+    env, callbacks = make_env(run, folder / "train"), make_callbacks(run, folder)
     model = make_model(run, env)
-    model.set_logger(configure(str(folder), ["csv", "log", "json"]))
+    model.set_logger(configure(str(folder), list(run.outputs)))
     checkpoint = ExactCheckpointCallback(folder / CHECKPOINTS, save_freq=run.save_freq)
-    model.learn(run.steps, callback=[*further, *make_callbacks(run, folder), checkpoint], log_interval=1)
-    (folder / _RESULT).write_text(json.dumps(digests(model), indent=1))
-    env.close()
+    try:
+        model.learn(run.steps, callback=[*further, *callbacks, checkpoint], log_interval=run.log_interval)
+        (folder / _RESULT).write_text(json.dumps(digests(model), indent=1))
+    finally:
+        for opened in (env, *(callback.eval_env for callback in callbacks if isinstance(callback, EvalCallback))):
+            opened.close()
     return model
 
 
@@ -106,47 +56,27 @@ def make_env(run: TortureRun, monitors: Path | None) -> VecEnv:
     :param run: What to train
     :param monitors: Folder for the files of Monitors
     """
-    wrapper = StreamWrapper if run.algorithm == "StreamAC" else None
-    files = None if monitors is None else str(monitors)
-    env: VecEnv = make_vec_env(run.env, run.n_envs, seed=run.seed, monitor_dir=files, wrapper_class=wrapper)
+    if run.subprocesses:
+        preload()
+    env: VecEnv = make_vec_env(
+        partial(make, run.env),
+        run.n_envs,
+        seed=run.seed,
+        monitor_dir=None if monitors is None else str(monitors),
+        wrapper_class=partial(_wrap, run),
+        vec_env_cls=SubprocVecEnv if run.subprocesses else DummyVecEnv,
+    )
     return VecNormalize(env) if run.normalize else env
 
 
-def make_model(run: TortureRun, env: VecEnv) -> BaseAlgorithm:
-    """
-    :param run: What to train
-    :param env: Environment to train in
-    """
-    algorithm, policy = ALGORITHMS[run.algorithm]
-    kwargs: dict[str, Any] = {"seed": run.seed, "device": "cpu"}
-    if algorithm is StreamAC:
-        return algorithm(policy, env, policy_kwargs={"sparsity": run.sparsity, "width": 32}, **kwargs)  # type: ignore[call-arg]
-    if algorithm is DrQv2:
-        network = {"hidden_dim": 16, "feature_dim": 8, "features_extractor_kwargs": {"channels": 4}, "sparsity": run.sparsity}
-        return DrQv2(
-            policy, env, policy_kwargs=network, learning_starts=50, batch_size=8, buffer_size=run.buffer_size, **kwargs
-        )
-    if algorithm is DER:
-        network = {"net_arch": [32], "n_atoms": 11, "v_max": 100.0, "sparsity": run.sparsity}
-        return DER(policy, env, policy_kwargs=network, learning_starts=50, batch_size=8, buffer_size=run.buffer_size, **kwargs)
-    size = {"net_arch": [32, 32]} if policy == "MlpPolicy" else {"sparsity": run.sparsity, "width_scale": 0.125}
-    mean = np.zeros(env.action_space.shape or ())
-    noises = {
-        None: None,
-        "normal": NormalActionNoise(mean, np.full_like(mean, 0.1)),
-        "ou": OrnsteinUhlenbeckActionNoise(mean, np.full_like(mean, 0.1)),
-    }
-    return algorithm(
-        policy,
-        env,
-        policy_kwargs=size,
-        learning_starts=50,
-        batch_size=16,
-        buffer_size=run.buffer_size,
-        action_noise=noises[run.noise],
-        n_steps=run.n_steps,
-        **kwargs,
-    )  # type: ignore[call-arg]
+def preload() -> None:
+    """Have processes forked from one that has imported everything, so that they start at once."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+
+
+def _wrap(run: TortureRun, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    env = StreamWrapper(env) if run.algorithm == "StreamAC" else env
+    return ResumableEnv(env) if run.subprocesses else env
 
 
 def make_callbacks(run: TortureRun, folder: Path) -> list[BaseCallback]:
@@ -182,7 +112,7 @@ def digests(model: BaseAlgorithm) -> dict[str, Any]:
     assert model.ep_info_buffer is not None and model._last_obs is not None
     return {
         "digests": found,
-        "counters": [model.num_timesteps, model._n_updates, model._episode_num],  # type: ignore[attr-defined]
+        "counters": [model.num_timesteps, model._n_updates, getattr(model, "_episode_num", None)],  # type: ignore[attr-defined]
         "returns": [info["r"] for info in model.ep_info_buffer],
         "observation": _digest(model._last_obs),
         # What would be drawn next.
@@ -206,7 +136,20 @@ def outcome(folder: Path) -> dict[str, Any]:
         "monitors": [_rows(path.read_text().split("\n", 1)[1]) for path in monitors],
         "evaluations": {k: v.tolist() for k, v in np.load(evaluations).items()} if evaluations.exists() else None,
         "plasticity": plasticity.read_text() if plasticity.exists() else None,
+        "tensorboard": _events(folder),
     }
+
+
+def _events(folder: Path) -> dict[str, Any]:
+    """Scalars of TensorBoard's files: name -> steps and values."""
+    if not any(folder.glob("events.out.tfevents.*")):
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    names = [name for name in found.Tags()["scalars"] if name not in _TIMES]
+    return {name: [[event.step, event.value] for event in found.Scalars(name)] for name in names}
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
@@ -225,81 +168,6 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
         pairs = enumerate(zip(one, other, strict=True))
         return [found for index, (a, b) in pairs for found in differences(a, b, f"{path}/{index}")]
     return [] if one == other else [f"{path}: {one!r} and {other!r}"]
-
-
-def register_environments() -> None:
-    """Register what runs need beside gymnasium's own."""
-    if IMAGES not in gym.registry:
-        gym.register(IMAGES, entry_point=f"{__name__}:ImageEnv", max_episode_steps=25)
-    if OPAQUE not in gym.registry:
-        gym.register(OPAQUE, entry_point=f"{__name__}:OpaqueEnv", max_episode_steps=40)
-
-
-OPAQUE, IMAGES, DISCRETE = "Opaque-v0", "Images-v0", "CartPole-v1"
-
-
-class ImageEnv(gym.Env[np.ndarray, np.ndarray]):
-    """Three stacked images of 17x17 noisy pixels; their brightness follows the action."""
-
-    observation_space = gym.spaces.Box(0, 255, (3, 17, 17), np.uint8)
-    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-    frame_stack = 3
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """
-        Start an episode.
-
-        :param seed: As in gymnasium
-        :param options: Not used
-        """
-        super().reset(seed=seed)
-        self._frames = np.repeat(self._draw(0.0), 3, axis=0)
-        return self._frames, {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """
-        Draw another image.
-
-        :param action: Brightness
-        """
-        self._frames = np.concatenate([self._frames[1:], self._draw(float(action[0]))])
-        return self._frames, float(action[0]), False, False, {}
-
-    def _draw(self, brightness: float) -> np.ndarray:
-        return (self.np_random.integers(0, 100, (1, 17, 17)) + 100 * (1.0 + brightness) / 2).astype(np.uint8)
-
-
-class OpaqueEnv(gym.Env[np.ndarray, np.ndarray]):
-    """An environment whose state cannot be pickled: a running generator."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """
-        Start an episode.
-
-        :param seed: As in gymnasium
-        :param options: Not used
-        """
-        super().reset(seed=seed)
-        self._walk = self._positions(self.np_random.normal(size=2))
-        return next(self._walk), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """
-        Take a step of a random walk.
-
-        :param action: Added to the first coordinate
-        """
-        observation = self._walk.send(action)
-        return observation, -float(np.abs(observation).sum()), False, False, {}
-
-    def _positions(self, position: np.ndarray) -> Any:
-        while True:
-            action = yield position.astype(np.float32)
-            position = 0.9 * position + 0.1 * self.np_random.normal(size=2)
-            position[0] += 0.1 * float(action[0])
 
 
 def _digest(value: Any) -> str:

@@ -4,13 +4,16 @@ import argparse
 import functools
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.checkpoints import ExactCheckpointCallback
+import gymnasium as gym
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_sparse.checkpoints import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.experiments.run_folders import RunFolder
 
@@ -101,6 +104,7 @@ def write_checkpoints(manager_class: Any) -> None:
     :param manager_class: The zoo's ``ExperimentManager``, changed in place
     """
     create_log_folder, create_callbacks = manager_class.create_log_folder, manager_class.create_callbacks
+    create_envs = manager_class.create_envs
 
     @functools.wraps(create_log_folder)
     def in_the_same_folder(self: Any) -> None:
@@ -118,7 +122,23 @@ def write_checkpoints(manager_class: Any) -> None:
             folder = Path(self.save_path) / FOLDER
             self.callbacks.append(ExactCheckpointCallback(folder, _active.freq, exit_on_signal=True, verbose=self.verbose))
 
+    @functools.wraps(create_envs)
+    def resumable(self: Any, *args: Any, **kwargs: Any) -> VecEnv:
+        wrapper = self.env_wrapper
+        if _active is not None and not issubclass(self.vec_env_class, DummyVecEnv):
+            self.env_wrapper = functools.partial(_wrap, wrapper)
+        try:
+            return create_envs(self, *args, **kwargs)
+        finally:
+            self.env_wrapper = wrapper
+
     manager_class.create_log_folder, manager_class.create_callbacks = in_the_same_folder, with_checkpoints
+    manager_class.create_envs = resumable
+
+
+def _wrap(wrapper: Callable[[gym.Env], gym.Env] | None, env: gym.Env) -> gym.Env:
+    """The wrapper that was asked for, and ours around it."""
+    return ResumableEnv(env if wrapper is None else wrapper(env))
 
 
 def _zoo_options(words: Sequence[str]) -> argparse.Namespace:
@@ -128,7 +148,6 @@ def _zoo_options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("-f", "--log-folder", type=Path, default=Path("logs"))
     parser.add_argument("--seed", type=int, default=-1)
-    parser.add_argument("--vec-env", default="dummy")
     parser.add_argument("-optimize", "--optimize-hyperparameters", action="store_true")
     return parser.parse_known_args(words)[0]
 
@@ -136,11 +155,6 @@ def _zoo_options(words: Sequence[str]) -> argparse.Namespace:
 def _check_fits(theirs: argparse.Namespace) -> None:
     if theirs.optimize_hyperparameters:
         raise OptionError("--checkpoint-freq and --resume are for single runs: a search goes on by --storage, --study-name.")
-    if theirs.vec_env != "dummy":
-        raise OptionError(
-            f"Checkpoints hold the state of the environments, which run in other processes with --vec-env {theirs.vec_env}: "
-            "leave that out."
-        )
 
 
 def _newest_run(theirs: argparse.Namespace) -> Path | None:
