@@ -15,11 +15,13 @@ from compatibility.environments import CHOICES, AnyEnv
 from dot_env import DotEnv
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import sb3_sparse
 from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, sparsify
+from sb3_sparse.stream_ac import StreamWrapper
 
 # Agent steps that make every model of the table learn something.
 STEPS = 16
@@ -87,6 +89,11 @@ class Model:
     def is_ours(self) -> bool:
         """Whether the algorithm itself is this package's."""
         return self.algorithm.__module__.startswith("sb3_sparse")
+
+    def evaluation_env(self) -> gym.Env:
+        """An environment to evaluate in, monitored."""
+        env = Monitor(self.make_env())
+        return StreamWrapper(env) if self.is_streaming else env
 
     def build(self, env: Any = None, **changes: Any) -> Any:
         """
@@ -200,8 +207,10 @@ def each(models: Iterable[Model], by_default: Iterable[Model] = MODELS) -> Any:
 
 
 each_model = each(MODELS)
-# What takes longer: stock classes with stock policies, of which one is like the other, are slow.
+# What takes longer is slow for stock classes with stock policies, of which one is like the other; what takes longest, for all
+# but one of each kind.
 each_model_in_time = each(MODELS, by_default=[*OURS, *KINDS])
+each_model_at_leisure = each(MODELS, by_default=KINDS)
 each_of_ours = each(OURS)
 each_kind = each(KINDS)
 

@@ -9,9 +9,6 @@ import torch as th
 from compatibility.models import MODELS, STEPS, Model, observations, predictions
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
-
-from sb3_sparse.stream_ac import StreamWrapper
 
 # Whose actions are drawn at random unless they are to be deterministic.
 DETERMINISTIC = ("TD3", "DDPG", "our TD3", "our DDPG", "sparsified TD3", "sparsified DDPG")
@@ -96,10 +93,8 @@ def test_the_policy_says_what_the_model_says(case: Model, model: Any) -> None:
 
 
 def test_evaluation(case: Model, model: Any) -> None:
-    env: Any = Monitor(case.make_env())
-    env = StreamWrapper(env) if case.is_streaming else env
     for judged in (model, model.policy):
-        rewards, lengths = evaluate_policy(judged, env, n_eval_episodes=3, return_episode_rewards=True)
+        rewards, lengths = evaluate_policy(judged, case.evaluation_env(), n_eval_episodes=3, return_episode_rewards=True)
         assert len(rewards) == len(lengths) == 3 and np.isfinite(rewards).all()
     mean, deviation = evaluate_policy(model, model.get_env(), n_eval_episodes=2, deterministic=False)
     assert np.isfinite([mean, deviation]).all()
