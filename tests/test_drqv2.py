@@ -132,6 +132,17 @@ def test_a_loaded_model_needs_no_memory_to_act_and_gets_a_buffer_to_learn(tmp_pa
     assert loaded._n_updates == model._n_updates + 3
 
 
+def test_a_run_that_goes_on_without_its_buffer_waits_for_what_it_can_learn_from(tmp_path: Path) -> None:
+    model = make().learn(30)
+    model.save(tmp_path / "model")
+    loaded = DrQv2.load(tmp_path / "model", env=DotEnv(), device="cpu").learn(30, reset_num_timesteps=False)
+    # 3-step returns: none after 2 steps, an update after 4, 6, ..., 30.
+    assert loaded._n_updates == model._n_updates + 14
+    # Episodes that are too short for them altogether are an error, not a wait without an end.
+    with pytest.raises(ValueError, match="no sequence of 3 steps within one episode yet"):
+        make(DotEnv(length=2)).learn(30)
+
+
 def test_seeds_reproduce() -> None:
     first, second, other = (make(seed=seed).learn(40) for seed in (1, 1, 2))
     assert_same(first, second)

@@ -276,12 +276,17 @@ class FrameReplayBuffer(ReplayBuffer):
         :return: (batch_size,) int64 positions, on the storage device
         :raises ValueError: if there is no start yet.
         """
-        if len(self._starts) == 0:
+        if not self.has_starts:
             raise ValueError(
                 f"The replay buffer holds no sequence of {1 if self.partial_returns else self.n_steps} steps within one "
                 f"episode yet ({self.size()} steps are stored): collect more before sampling (learning_starts)."
             )
         return self._starts.draw(batch_size, self.generator)
+
+    @property
+    def has_starts(self) -> bool:
+        """Whether there is a transition that :meth:`draw` can return."""
+        return len(self._starts) > 0
 
     def is_start(self, positions: th.Tensor) -> th.Tensor:
         """

@@ -318,15 +318,24 @@ class DrQv2(CompiledTraining):
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """
-        Update the networks, see :meth:`CompiledTraining.train`.
+        Update the networks, see :meth:`CompiledTraining.train`. A run that goes on without its replay buffer is past its
+        warm-up with a new one: until that holds ``n_steps`` steps of one episode there is no update.
 
         :param gradient_steps: Number of updates
         :param batch_size: Number of transitions in each batch
         """
         stddev = self.stddev
         self.actor.stddev.fill_(stddev)
-        super().train(gradient_steps, batch_size)
+        if not self._is_waiting_for_steps():
+            super().train(gradient_steps, batch_size)
         self.logger.record("train/stddev", stddev)
+
+    def _is_waiting_for_steps(self) -> bool:
+        buffer = self.replay_buffer
+        if not isinstance(buffer, FrameReplayBuffer) or buffer.has_starts:
+            return False
+        # After more than a batch of steps it is not that they are few: episodes are too short, and sampling says so.
+        return buffer.size() < self.batch_size
 
     def _update(self, samples: Samples, constants: Constants, variant: bool) -> list[th.Tensor]:
         features = self._encode(random_shift(samples.observations, self.shift_pixels))  # type: ignore[arg-type]
