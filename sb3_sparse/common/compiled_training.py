@@ -14,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
 from sb3_sparse.common.device_replay_buffer import DeviceReplayBuffer
+from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.live_optimizers import LiveOptimizers, obstacle_to_capture
 from sb3_sparse.common.programs import EagerProgram, GraphProgram
 from sb3_sparse.common.static_samples import Samples, StaticSamples
@@ -120,6 +121,16 @@ class CompiledTraining(OffPolicyAlgorithm):
             self.replay_buffer.seed(self.seed)
         self.recapture()
         self._warn_without_tf32()
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything random, batches that are drawn on a GPU included.
+
+        :param seed: Seed; None changes nothing
+        """
+        super().set_random_seed(seed)
+        if seed is not None and isinstance(self.replay_buffer, DeviceReplayBuffer | FrameReplayBuffer):
+            self.replay_buffer.seed(seed)
 
     def _keeps_buffer_on_device(self) -> bool:
         return (
