@@ -19,7 +19,6 @@ from torch import nn
 from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
-from sb3_sparse.common.live_optimizers import obstacle_to_capture
 from sb3_sparse.common.programs import EagerProgram
 from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
 from sb3_sparse.der.networks import RainbowNetwork
@@ -95,7 +94,7 @@ class DER(CompiledTraining):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy}
-    has_paper_rule = False
+    has_paper_rule = has_stock_update = False
     policy: DERPolicy
     q_net: RainbowNetwork
     q_net_target: RainbowNetwork
@@ -393,23 +392,6 @@ class DER(CompiledTraining):
     def _settings(self) -> list[Any]:
         own = [self.double_q, self.prioritized, self.priority_exponent, self.max_grad_norm, self.policy.q_net.noisy]
         return [*super()._settings(), *own]
-
-    def _generators_on_device(self) -> list[th.Generator]:
-        assert self.replay_buffer is not None
-        generator = self.replay_buffer.generator
-        on_device = generator is not None and generator.device == self.policy.device and self._vec_normalize_env is None
-        return [generator] if on_device else []  # type: ignore[list-item]
-
-    def _obstacle(self) -> str | None:
-        return None
-
-    def _uses_graphs(self) -> bool:
-        if not super()._uses_graphs():
-            return False
-        obstacle = obstacle_to_capture(self.policy.optimizer)
-        if obstacle is not None:
-            self._warn_once(f"DER updates kernel by kernel, which is slower, because {obstacle}.")
-        return obstacle is None
 
     def _watch(self, logged: dict[str, list[float]]) -> None:
         for clipped in logged.get("clipped_targets", []):
