@@ -276,11 +276,18 @@ class FrameReplayBuffer(ReplayBuffer):
         :raises ValueError: if there is no start yet.
         """
         if len(self._starts) == 0:
-            raise ValueError(
-                f"The replay buffer holds no sequence of {1 if self.partial_returns else self.n_steps} steps within one "
-                f"episode yet ({self.size()} steps are stored): collect more before sampling (learning_starts)."
-            )
+            raise ValueError(self._nothing_to_draw())
         return self._starts.draw(batch_size, self.generator)
+
+    def _nothing_to_draw(self) -> str:
+        steps = 1 if self.partial_returns else self.n_steps
+        problem = (
+            f"The replay buffer holds no sequence of {steps} steps within one episode yet ({self.size()} steps are stored): "
+            "collect more before sampling (learning_starts)."
+        )
+        if steps == 1:
+            return problem
+        return f"{problem} Where episodes are shorter, give a smaller n_steps, or replay_buffer_kwargs partial_returns=True."
 
     def is_start(self, positions: th.Tensor) -> th.Tensor:
         """
