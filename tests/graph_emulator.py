@@ -154,7 +154,7 @@ def emulate(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     for name, fake in fakes.items():
         monkeypatch.setattr(th.cuda, name, fake)
     monkeypatch.setattr(programs, "_side_stream", _Stream)
-    monkeypatch.setattr(CompiledTraining, "_uses_graphs", lambda model: not model._records_gradients())
+    monkeypatch.setattr(CompiledTraining, "_runs_on_gpu", lambda model: True)
     allow_capturable_on_cpu(monkeypatch)
     return log
 

@@ -424,6 +424,17 @@ def test_frames_are_stored_once_where_it_is_known_how_many_are_stacked(make: Any
     assert batch.observations.shape[1:] == model.observation_space.shape and batch.observations.dtype == th.uint8
 
 
+@pytest.mark.parametrize(
+    "given", [{"frame_stack": 2}, {"replay_buffer_kwargs": {"frame_stack": 2}}], ids=["argument", "buffer's"]
+)
+def test_frames_can_be_told(given: dict[str, Any], tmp_path: Path) -> None:
+    env = STACKS["nothing tells"][0]()
+    model = DER("CnnPolicy", env, device="cpu", policy_kwargs=PIXELS["policy_kwargs"], **SMALL, **given).learn(20)
+    model.save(tmp_path / "model")
+    for each in (model, DER.load(tmp_path / "model", env=env), DER.load(tmp_path / "model")):
+        assert each.frame_stack == each.replay_buffer.frame_stack == 2
+
+
 def test_gymnasium_s_frame_stack() -> None:
     env = FrameStackObservation(gym.make("CartPole-v1"), 4)
     model = DER("MlpPolicy", env, device="cpu", policy_kwargs=VECTORS["policy_kwargs"], **SMALL)
@@ -510,6 +521,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "by network": ({**VECTORS, "policy_kwargs": {"sparsity": {"actor": 0.5, "critic": 0.5}}}, "one network"),
     "n_steps": ({**VECTORS, "n_steps": 0}, "n_steps must be a positive integer"),
     "buffer's n_steps": ({**VECTORS, "replay_buffer_kwargs": {"n_steps": 5}}, "argument of DER"),
+    "two frame stacks": (
+        {**PIXELS, "frame_stack": 1, "replay_buffer_kwargs": {"frame_stack": 2}},
+        "frame_stack=1, but replay_buffer_kwargs has frame_stack=2",
+    ),
     "exponent": ({**VECTORS, "priority_exponent": -0.1}, r"priority_exponent must be a number in \[0, 1\]"),
     "beta": ({**VECTORS, "priority_beta_final": 1.5}, "priority_beta_final"),
     "tau": ({**VECTORS, "tau": "1"}, "tau must be a number"),

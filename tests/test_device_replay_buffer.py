@@ -114,8 +114,20 @@ def test_draws_are_uniform_and_seeded() -> None:
     assert ((counts - 1000.0).square() / 1000.0).sum() < 58.3
     buffer.seed(0)
     assert th.equal(drawn, buffer.sample(30_000).observations.flatten().long())
-    buffer.seed(None)
-    assert not th.equal(drawn, buffer.sample(30_000).observations.flatten().long())
+
+
+def test_without_a_seed_batches_follow_that_of_torch() -> None:
+    def first_draws(seed: int) -> tuple[th.Tensor, th.Tensor]:
+        th.manual_seed(seed)
+        buffer = DeviceReplayBuffer(40, spaces.Box(0, 40, (1,)), ACTIONS, "cpu")
+        untouched = th.rand(3)
+        fill([buffer], 40, 1, spaces.Box(0, 40, (1,)))
+        return buffer.sample(20).rewards, untouched
+
+    (drawn, untouched), (again, _), (others, _) = first_draws(1), first_draws(1), first_draws(2)
+    assert th.equal(drawn, again) and not th.equal(drawn, others)
+    th.manual_seed(1)
+    assert th.equal(untouched, th.rand(3))
 
 
 def test_does_not_touch_the_stream_of_numpy() -> None:

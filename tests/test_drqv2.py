@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -457,7 +458,6 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(FrameStore, "_empty", empty)
     monkeypatch.setattr(FrameReplayBuffer, "_make_generator", lambda self: th.Generator())
-    monkeypatch.setattr(DrQv2, "_generators_on_device", lambda self: [self.replay_buffer.generator])
 
 
 @pytest.mark.parametrize("buffer_on_device", [False, True])
@@ -476,6 +476,15 @@ def test_replays_update_as_single_operations_do(
     assert_same(eager, graphs, tolerance=1e-4)
     for name in ("encoder", "actor", "critic"):
         assert graphs.gradients(name).keys() == eager.gradients(name).keys() != set()
+
+
+def test_frames_on_another_device_are_fed_to_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph takes generators of its own device only."""
+    on_device(monkeypatch)
+    model = make()
+    assert model._generators_on_device() == [model.replay_buffer.generator]
+    model.replay_buffer.generator = SimpleNamespace(device=th.device("cuda:1"))
+    assert model._generators_on_device() == []
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -509,7 +518,7 @@ def test_replays_notice_changed_settings(change: str, monkeypatch: pytest.Monkey
 
 
 def test_an_optimizer_that_cannot_be_captured_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sb3_sparse.common.compiled_training.CompiledTraining, "_uses_graphs", lambda model: True)
+    monkeypatch.setattr(sb3_sparse.common.compiled_training.CompiledTraining, "_runs_on_gpu", lambda model: True)
     model = make(policy_kwargs={**NETWORK, "optimizer_class": th.optim.Adagrad})
     with pytest.warns(UserWarning, match="kernel by kernel.*Adagrad"):
         model.learn(30)

@@ -275,6 +275,19 @@ def test_copies_are_independent(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert not th.equal(parameters(twin)["critic.qf0.head.bias"], before["critic.qf0.head.bias"])
 
 
+def test_batches_on_the_device_follow_the_model_s_seed() -> None:
+    def drawn(model: Any) -> th.Tensor:
+        return model.replay_buffer.sample(20).rewards
+
+    first, again, other = (build(sb3_sparse, "SAC", seed=seed, **ON_DEVICE).learn(5) for seed in (1, 1, 2))
+    seeds = [model.replay_buffer.generator.initial_seed() for model in (first, again, other)]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert th.equal(drawn(first), drawn(again))
+    for model in (first, again):
+        model.set_random_seed(3)
+    assert th.equal(drawn(first), drawn(again))
+
+
 def test_no_updates_at_all() -> None:
     model = trained("SAC")
     before = parameters(model)

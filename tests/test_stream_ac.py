@@ -27,6 +27,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
 import sb3_sparse
@@ -91,6 +92,18 @@ def test_save_load_predict(env: str, backend: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_seeds_reproduce(backend: str) -> None:
     first, second, other = (make(backend=backend, seed=seed).learn(120) for seed in (1, 1, 2))
+    assert_same_state(first, second)
+    assert not np.array_equal(vector(first), vector(other))
+
+
+def test_a_model_without_a_seed_follows_the_global_ones() -> None:
+    def trained(seed: int) -> StreamAC:
+        set_random_seed(seed)
+        env = pendulum()
+        env.reset(seed=0)
+        return make(env, seed=None).learn(60)
+
+    first, second, other = (trained(seed) for seed in (1, 1, 2))
     assert_same_state(first, second)
     assert not np.array_equal(vector(first), vector(other))
 

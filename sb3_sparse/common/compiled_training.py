@@ -14,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
 from sb3_sparse.common.device_replay_buffer import DeviceReplayBuffer
+from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.live_optimizers import LiveOptimizers, obstacle_to_capture
 from sb3_sparse.common.programs import EagerProgram, GraphProgram
 from sb3_sparse.common.static_samples import Samples, StaticSamples
@@ -81,6 +82,7 @@ class CompiledTraining(OffPolicyAlgorithm):
     """
 
     has_paper_rule: ClassVar[bool] = True
+    has_stock_update: ClassVar[bool] = True
     actor: Any
     critic: Any
     tau: float
@@ -120,6 +122,16 @@ class CompiledTraining(OffPolicyAlgorithm):
             self.replay_buffer.seed(self.seed)
         self.recapture()
         self._warn_without_tf32()
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything random, batches that are drawn on a GPU included.
+
+        :param seed: Seed; None changes nothing
+        """
+        super().set_random_seed(seed)
+        if seed is not None and isinstance(self.replay_buffer, DeviceReplayBuffer | FrameReplayBuffer):
+            self.replay_buffer.seed(seed)
 
     def _keeps_buffer_on_device(self) -> bool:
         return (
@@ -232,11 +244,12 @@ class CompiledTraining(OffPolicyAlgorithm):
         super().train(gradient_steps, batch_size)
 
     def _obstacle(self) -> str | None:
+        """Why SB3's own update has to do; without one, what cannot be captured runs kernel by kernel."""
+        if not self.has_stock_update:
+            return None
         if self.use_sde:
             return "gSDE (use_sde) draws new noise for every update"
-        if self.device.type == "cuda":
-            return next(filter(None, map(obstacle_to_capture, self._optimizers())), None)
-        return None
+        return self._obstacle_to_capture() if self._runs_on_gpu() else None
 
     def _program(self, batch_size: int, constants: Constants, variant: bool) -> EagerProgram:
         key = (batch_size, constants, variant, self.matmul_precision)
@@ -274,12 +287,26 @@ class CompiledTraining(OffPolicyAlgorithm):
         )
 
     def _generators_on_device(self) -> list[th.Generator]:
-        """What batches are drawn with if that is part of a graph; nothing if they come from the host."""
-        on_device = isinstance(self.replay_buffer, DeviceReplayBuffer) and self._vec_normalize_env is None
-        return [self.replay_buffer.generator] if on_device else []  # type: ignore[union-attr]
+        """What batches are drawn with if that is part of a graph; nothing if they come from the host or another device."""
+        buffer = self.replay_buffer
+        if self._vec_normalize_env is not None or not isinstance(buffer, DeviceReplayBuffer | FrameReplayBuffer):
+            return []
+        generator = buffer.generator  # None for frames in the host's memory
+        return [generator] if generator is not None and generator.device == self.policy.device else []
 
     def _uses_graphs(self) -> bool:
-        return self.device.type == "cuda" and not self._records_gradients()
+        if not self._runs_on_gpu() or self._records_gradients():
+            return False
+        obstacle = self._obstacle_to_capture()
+        if obstacle is not None:
+            self._warn_once(f"{type(self).__name__} updates kernel by kernel, which is slower, because {obstacle}.")
+        return obstacle is None
+
+    def _runs_on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _obstacle_to_capture(self) -> str | None:
+        return next(filter(None, map(obstacle_to_capture, self._optimizers())), None)
 
     def _records_gradients(self) -> bool:
         """Whether a layer collects gradients of inactive weights, which it does outside of any graph."""

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.common.present_device import present_device
+from sb3_sparse.common.seeding import new_generator, seed_generator
 
 Observations = th.Tensor | dict[str, th.Tensor]
 
@@ -63,7 +64,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         self._rows = self._allocate()
         # Step at which the next transitions go, and how many transitions there are, read by captured graphs.
         self._cursor = th.zeros(2, dtype=th.int64, device=self.device)
-        self.generator = th.Generator(self.device)
+        self.generator = new_generator(self.device)
 
     @staticmethod
     def takes(observation_space: spaces.Space) -> bool:
@@ -103,12 +104,9 @@ class DeviceReplayBuffer(ReplayBuffer):
         """
         Seed the batches.
 
-        :param seed: Seed, or None for one that differs every time
+        :param seed: Seed, or None to take it from torch's default generator
         """
-        if seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(seed)
+        seed_generator(self.generator, seed)
 
     def reset(self) -> None:
         """Forget all transitions."""

@@ -18,6 +18,7 @@ from sb3_sparse.common.device_replay_buffer import normalized_reward
 from sb3_sparse.common.frame_store import ZERO_FRAME, FrameStore, torch_type
 from sb3_sparse.common.memory import check_memory
 from sb3_sparse.common.present_device import present_device
+from sb3_sparse.common.seeding import new_generator, seed_generator
 from sb3_sparse.common.start_queue import StartQueue
 
 # What is kept of a transition beside frames and action, as float32: its reward; whether the episode terminated; whether it
@@ -203,12 +204,10 @@ class FrameReplayBuffer(ReplayBuffer):
         """
         Seed the batches drawn from a GPU. Those of a buffer on the CPU come from NumPy's global generator, which SB3 seeds.
 
-        :param seed: Seed, or None for one that differs every time
+        :param seed: Seed, or None to take it from torch's default generator
         """
-        if self.generator is not None and seed is None:
-            self.generator.seed()
-        elif self.generator is not None and seed is not None:
-            self.generator.manual_seed(seed)
+        if self.generator is not None:
+            seed_generator(self.generator, seed)
 
     def reset(self) -> None:
         """Forget all transitions."""
@@ -277,16 +276,23 @@ class FrameReplayBuffer(ReplayBuffer):
         :raises ValueError: if there is no start yet.
         """
         if not self.has_starts:
-            raise ValueError(
-                f"The replay buffer holds no sequence of {1 if self.partial_returns else self.n_steps} steps within one "
-                f"episode yet ({self.size()} steps are stored): collect more before sampling (learning_starts)."
-            )
+            raise ValueError(self._nothing_to_draw())
         return self._starts.draw(batch_size, self.generator)
 
     @property
     def has_starts(self) -> bool:
         """Whether there is a transition that :meth:`draw` can return."""
         return len(self._starts) > 0
+
+    def _nothing_to_draw(self) -> str:
+        steps = 1 if self.partial_returns else self.n_steps
+        problem = (
+            f"The replay buffer holds no sequence of {steps} steps within one episode yet ({self.size()} steps are stored): "
+            "collect more before sampling (learning_starts)."
+        )
+        if steps == 1:
+            return problem
+        return f"{problem} Where episodes are shorter, give a smaller n_steps, or replay_buffer_kwargs partial_returns=True."
 
     def is_start(self, positions: th.Tensor) -> th.Tensor:
         """
@@ -514,7 +520,7 @@ class FrameReplayBuffer(ReplayBuffer):
         self._newest = th.zeros((), dtype=th.int64, device=device)
 
     def _make_generator(self) -> th.Generator | None:
-        return None if self.storage_device.type == "cpu" else th.Generator(self.storage_device)
+        return None if self.storage_device.type == "cpu" else new_generator(self.storage_device)
 
     def __getstate__(self) -> dict[str, Any]:
         rows = self.buffer_size if self.full else self.pos

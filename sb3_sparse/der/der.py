@@ -19,7 +19,6 @@ from torch import nn
 from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
-from sb3_sparse.common.live_optimizers import obstacle_to_capture
 from sb3_sparse.common.programs import EagerProgram
 from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
 from sb3_sparse.der.networks import RainbowNetwork
@@ -79,9 +78,10 @@ class DER(CompiledTraining):
     :param exploration_initial_eps: Without noisy layers: probability of a random action at the beginning
     :param exploration_final_eps: Without noisy layers: that probability from then on
     :param max_grad_norm: Bound of the gradient's norm, None for none
+    :param frame_stack: Frames that an observation consists of; None asks the environment, and stores every observation as a
+        whole where that does not tell. The replay buffer stores each frame once, and refuses a wrong number
     :param replay_buffer_kwargs: Further arguments of
-        :class:`~sb3_sparse.common.frame_replay_buffer.FrameReplayBuffer`, such as ``frame_stack`` where it cannot be found out
-        from the environment: then every observation is stored as a whole
+        :class:`~sb3_sparse.common.frame_replay_buffer.FrameReplayBuffer`
     :param stats_window_size: As in SB3
     :param tensorboard_log: As in SB3
     :param policy_kwargs: Keyword arguments of :class:`~sb3_sparse.der.DERPolicy` or :class:`~sb3_sparse.der.CnnPolicy`
@@ -95,7 +95,7 @@ class DER(CompiledTraining):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy}
-    has_paper_rule = False
+    has_paper_rule = has_stock_update = False
     policy: DERPolicy
     q_net: RainbowNetwork
     q_net_target: RainbowNetwork
@@ -128,6 +128,7 @@ class DER(CompiledTraining):
         exploration_initial_eps: float = 1.0,
         exploration_final_eps: float = 0.01,
         max_grad_norm: float | None = None,
+        frame_stack: int | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -170,8 +171,7 @@ class DER(CompiledTraining):
         self.exploration_initial_eps, self.exploration_final_eps = exploration_initial_eps, exploration_final_eps
         self.max_grad_norm = max_grad_norm
         self.exploration_rate = 0.0
-        # Of the environment that it was built with; a model is loaded without one.
-        self.frame_stack = 1
+        self.frame_stack = self._given_frame_stack(frame_stack)
         # Calls of env.step(), and how much of the targets was clipped lately.
         self._n_calls = 0
         self._clipped = 0.0
@@ -180,10 +180,8 @@ class DER(CompiledTraining):
 
     def _setup_model(self) -> None:
         self._check_options()
-        if self.env is not None:
-            frames = stacked_frames(self.env)
-            # 1 is always right, and takes more memory.
-            self.frame_stack = 1 if frames is None or self.observation_space.shape[0] % frames else frames  # type: ignore[index]
+        if self.frame_stack is None:
+            self.frame_stack = self._find_frame_stack()
         is_new = self.replay_buffer is None
         if is_new:
             self.replay_buffer = self._make_buffer()
@@ -199,6 +197,18 @@ class DER(CompiledTraining):
         self.exploration_schedule = LinearSchedule(
             self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
         )
+
+    def _given_frame_stack(self, frame_stack: int | None) -> int | None:
+        """The argument, or what was the only way to say it before there was one."""
+        among_others = self.replay_buffer_kwargs.get("frame_stack", frame_stack)
+        if frame_stack not in (None, among_others):
+            raise ValueError(f"frame_stack={frame_stack}, but replay_buffer_kwargs has frame_stack={among_others}: give one.")
+        return among_others
+
+    def _find_frame_stack(self) -> int:
+        frames = None if self.env is None else stacked_frames(self.env)
+        # 1 is always right, and takes more memory.
+        return 1 if frames is None or self.observation_space.shape[0] % frames else frames  # type: ignore[index]
 
     def _create_aliases(self) -> None:
         self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
@@ -393,23 +403,6 @@ class DER(CompiledTraining):
     def _settings(self) -> list[Any]:
         own = [self.double_q, self.prioritized, self.priority_exponent, self.max_grad_norm, self.policy.q_net.noisy]
         return [*super()._settings(), *own]
-
-    def _generators_on_device(self) -> list[th.Generator]:
-        assert self.replay_buffer is not None
-        generator = self.replay_buffer.generator
-        on_device = generator is not None and generator.device == self.policy.device and self._vec_normalize_env is None
-        return [generator] if on_device else []  # type: ignore[list-item]
-
-    def _obstacle(self) -> str | None:
-        return None
-
-    def _uses_graphs(self) -> bool:
-        if not super()._uses_graphs():
-            return False
-        obstacle = obstacle_to_capture(self.policy.optimizer)
-        if obstacle is not None:
-            self._warn_once(f"DER updates kernel by kernel, which is slower, because {obstacle}.")
-        return obstacle is None
 
     def _watch(self, logged: dict[str, list[float]]) -> None:
         for clipped in logged.get("clipped_targets", []):

@@ -19,7 +19,6 @@ from torch import nn
 from sb3_sparse.common.compiled_training import CompiledTraining, Constants, frozen, smallest, total_error
 from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
-from sb3_sparse.common.live_optimizers import obstacle_to_capture
 from sb3_sparse.common.static_samples import Samples
 from sb3_sparse.drqv2.augmentation import random_shift
 from sb3_sparse.drqv2.exploration import StddevSchedule, noisy_actions, stddev_at
@@ -97,6 +96,7 @@ class DrQv2(CompiledTraining):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": DrQv2Policy}
+    has_paper_rule = has_stock_update = False
     policy: DrQv2Policy
     encoder: Any
     critic_target: Any
@@ -407,23 +407,6 @@ class DrQv2(CompiledTraining):
 
     def _loss_names(self, variant: bool) -> Sequence[str]:
         return ("critic_loss", "actor_loss", "target_q")
-
-    def _obstacle(self) -> str | None:
-        return None
-
-    def _uses_graphs(self) -> bool:
-        if not super()._uses_graphs():
-            return False
-        obstacle = next(filter(None, map(obstacle_to_capture, self._optimizers())), None)
-        if obstacle is not None:
-            self._warn_once(f"DrQv2 updates kernel by kernel, which is slower, because {obstacle}.")
-        return obstacle is None
-
-    def _generators_on_device(self) -> list[th.Generator]:
-        buffer = self.replay_buffer
-        if not isinstance(buffer, FrameReplayBuffer) or buffer.storage_device.type == "cpu":
-            return super()._generators_on_device()
-        return [buffer.generator] if self._vec_normalize_env is None else []  # type: ignore[list-item]
 
     @classmethod
     def load(cls: type[SelfDrQv2], path: Any, env: GymEnv | None = None, *args: Any, **kwargs: Any) -> SelfDrQv2:  # type: ignore[override]

@@ -146,8 +146,8 @@ class StreamAC(BaseAlgorithm):
         self._setup_lr_schedule()
         rng = self._rng
         self.set_random_seed(self.seed)
-        # Of a loaded model, the generator goes on where it was.
-        self._rng = rng or self._rng or np.random.default_rng()
+        # Of a loaded model, the generator goes on where it was. Without a seed, what seeds NumPy makes runs reproduce.
+        self._rng = rng or self._rng or np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32))
         if self.env is not None:
             self.time_feature = self.env.get_attr("has_time_feature")[0]
         self.policy = self.policy_class(  # type: ignore[assignment]
