@@ -7,7 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.experiments.torture_envs import DISCRETE, GOALS, IMAGES, MASKS, OPAQUE
 from sb3_sparse.experiments.torture_kills import describe
-from sb3_sparse.experiments.torture_models import ALGORITHMS, OUTPUTS, TortureRun
+from sb3_sparse.experiments.torture_models import ALGORITHMS, ENVIRONMENTS, OUTPUTS, TortureRun
 from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences, outcome, train
 
 
@@ -32,7 +32,6 @@ class NoCrash(CrashAt):
     """Takes its place in a run that goes on."""
 
 
-OF_OTHER_ENVIRONMENTS = ("DrQv2", "DER", "DQN", "QR-DQN", "MaskablePPO")
 VARIED = [
     TortureRun("SB3 TD3", callbacks=("plasticity", "eval"), normalize=True),
     TortureRun("SAC", callbacks=("eval", "plasticity", "reset", "redo")),
@@ -51,7 +50,7 @@ VARIED = [
     TortureRun("MaskablePPO", env=MASKS),
 ]
 LONG = [
-    *(TortureRun(algorithm) for algorithm in ALGORITHMS if algorithm not in OF_OTHER_ENVIRONMENTS),
+    *(TortureRun(algorithm) for algorithm in ALGORITHMS if algorithm not in ENVIRONMENTS),
     TortureRun("DrQv2", env=IMAGES, n_envs=2, topology="set", callbacks=("plasticity", "eval")),
     TortureRun("DER", env=DISCRETE, n_envs=2, topology="set", callbacks=("eval", "reset")),
     TortureRun("SAC", topology="set"),

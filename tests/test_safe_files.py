@@ -28,28 +28,19 @@ from sb3_sparse.deployment.model_settings import setting_names
 from sb3_sparse.deployment.plain_data import from_plain, space_from_plain, space_to_plain, to_plain
 from sb3_sparse.experiments.model_files import policy_arguments, policy_tensors
 from sb3_sparse.experiments.run_folders import RunFolder
-from sb3_sparse.experiments.torture_runs import (
-    ALGORITHMS,
-    DISCRETE,
-    IMAGES,
-    TortureRun,
-    make_env,
-    make_model,
-    register_environments,
-)
+from sb3_sparse.experiments.torture_models import ALGORITHMS, ENVIRONMENTS, TortureRun, make_model
+from sb3_sparse.experiments.torture_runs import make_env
 from sb3_sparse.experiments.zoo_files import read_keywords, read_value, read_yaml
 from sb3_sparse.zoo.command_line import main
 
 safetensors = pytest.importorskip("safetensors.torch")
-register_environments()
 HYPERPARAMETERS = Path(__file__).parent.parent / "hyperparams"
 SLOW = ("SB3 DDPG", "SB3 TD3", "DDPG", "SAC")
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ALGORITHMS]
 
 
 def trained(name: str) -> BaseAlgorithm:
-    env = {"DrQv2": IMAGES, "DER": DISCRETE}.get(name, "Pendulum-v1")
-    run = TortureRun(name, buffer_size=200, env=env)
+    run = TortureRun(name, buffer_size=200, env=ENVIRONMENTS.get(name, "Pendulum-v1"))
     return make_model(run, make_env(run, None)).learn(70)
 
 
@@ -158,7 +149,7 @@ def small_model(name: str) -> BaseAlgorithm:
     if name in ("SAC", "SB3 SAC"):
         return algorithm(SparseSimBaPolicy, "Pendulum-v1", policy_kwargs=dict(sparsity=0.5, width_scale=0.125))
     if name == "DrQv2":
-        run = TortureRun(name, buffer_size=200, env=IMAGES)
+        run = TortureRun(name, buffer_size=200, env=ENVIRONMENTS[name])
         return make_model(run, make_env(run, None))
     policy = "MlpLstmPolicy" if name == "RecurrentPPO" else "MlpPolicy"
     is_continuous = issubclass(algorithm, OffPolicyAlgorithm | StreamAC) and name not in ("SB3 DQN", "QRDQN", "DER")

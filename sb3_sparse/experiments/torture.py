@@ -1,19 +1,16 @@
 """The torture suite: everything that can happen to runs, on purpose."""
 
 import json
-import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_sparse.experiments.torture_damage import damaged_checkpoints, format_damages
+from sb3_sparse.experiments.torture_disks import RUN, can_have_disks, full_disks, limited_files, read_only_disks
 from sb3_sparse.experiments.torture_fuzz import format_trials, invalid_trials, valid_trials
 from sb3_sparse.experiments.torture_kills import REFUSED, RUNS, finish, format_kills, kill_points, start
-from sb3_sparse.experiments.torture_models import TortureRun
-from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences, outcome
-
-RUN = TortureRun("SAC", steps=200, save_freq=20)
+from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Torture:
     :param damages: Damaged checkpoints
     :param valid: Valid configurations
     :param invalid: Invalid configurations
-    :param disks: Runs whose disk is full
+    :param disks: Runs of each kind whose disk is full or read-only
     :param pairs: Pairs of runs in one folder
     :param seed: Seed of all
     """
@@ -51,8 +48,7 @@ def torture(how: Torture, folder: Path) -> bool:
     print(f"{sum(len(result.moments) for result in kills)} kills\n{format_kills(kills)}", flush=True)
     damages = list(damaged_checkpoints(how.damages, folder / "damage", how.seed))
     print(format_damages(damages), flush=True)
-    disks = list(full_disks(how.disks, folder / "disks", how.seed))
-    print(format_faults("full disks", disks), flush=True)
+    disks = _disks(how, folder / "disks")
     pairs = list(shared_folders(how.pairs, folder / "pairs"))
     print(format_faults("pairs of runs in one folder", pairs), flush=True)
     valid = list(valid_trials(how.valid, how.seed))
@@ -63,32 +59,17 @@ def torture(how: Torture, folder: Path) -> bool:
     return not (faults or any(disks) or any(pairs) or any(trial.fault for trial in (*valid, *invalid)))
 
 
-def full_disks(number: int, folder: Path, seed: int = 0) -> Iterator[str | None]:
-    """
-    Let files of a run grow to a random size only, so that writing checkpoints fails; then run it again without that.
-
-    :param number: How many runs
-    :param folder: Folder to work in
-    :param seed: Seed of the sizes
-    :return: What was at fault, None if nothing was
-    """
-    generator = random.Random(seed)
-    whole = folder / "whole"
-    if number:
-        finish(start(RUN, whole))
-    for index in range(number):
-        full, limit = folder / str(index), generator.randrange(10_000, 1_000_000)
-        process = start(RUN, full, limit)
-        process.join()
-        if process.exitcode != 0:
-            yield f"files of at most {limit} bytes: the run ended with status {process.exitcode}"
-            continue
-        if (full / "result.json").read_text() != (whole / "result.json").read_text():
-            yield f"files of at most {limit} bytes: the run was another one"
-            continue
-        finish(start(RUN, full))
-        found = differences(outcome(whole), outcome(full))
-        yield f"files of at most {limit} bytes: {found[:3]}" if found else None
+def _disks(how: Torture, folder: Path) -> list[str | None]:
+    limited = list(limited_files(how.disks, folder / "limited", how.seed))
+    print(format_faults("runs whose files cannot grow", limited), flush=True)
+    if how.disks and not can_have_disks(folder):
+        print("no full and no read-only disks: mounting them takes root, on Linux", flush=True)
+        return limited
+    full = list(full_disks(how.disks, folder / "full", how.seed))
+    print(format_faults("full disks", full), flush=True)
+    read_only = list(read_only_disks(how.disks, folder / "read-only"))
+    print(format_faults("read-only disks", read_only), flush=True)
+    return [*limited, *full, *read_only]
 
 
 def shared_folders(number: int, folder: Path) -> Iterator[str | None]:

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_sparse.common import SparseSimBaExtractor, sparsify
 from sb3_sparse.der import DER
 from sb3_sparse.drqv2 import DrQv2
+from sb3_sparse.experiments.torture_envs import DISCRETE, IMAGES, MASKS
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
@@ -46,6 +47,8 @@ ALGORITHMS: dict[str, tuple[type[BaseAlgorithm], Any]] = {
     "MaskablePPO": (MaskablePPO, "MlpPolicy"),
     "RecurrentPPO": (RecurrentPPO, "MlpLstmPolicy"),
 }
+# Of those that cannot do with Pendulum.
+ENVIRONMENTS = {"DrQv2": IMAGES, "DER": DISCRETE, "DQN": DISCRETE, "QR-DQN": DISCRETE, "MaskablePPO": MASKS}
 # What TensorBoard writes is compared where it is installed.
 OUTPUTS = ("csv", "log", "json", *(["tensorboard"] if find_spec("tensorboard") else []))
 # Policies of SB3 without our encoder.

@@ -17,7 +17,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "damages": "damaged checkpoints",
         "valid": "valid configurations",
         "invalid": "invalid configurations",
-        "disks": "runs whose disk is full",
+        "disks": "runs of each kind whose disk is full or read-only",
         "pairs": "pairs of runs in one folder",
     }
     for name, text in numbers.items():
