@@ -90,6 +90,11 @@ class Model:
         """Whether the algorithm itself is this package's."""
         return self.algorithm.__module__.startswith("sb3_sparse")
 
+    @property
+    def is_simba(self) -> bool:
+        """Whether the policy is one of the SimBa policies."""
+        return isinstance(self.policy, type)
+
     def evaluation_env(self) -> gym.Env:
         """An environment to evaluate in, monitored."""
         env = Monitor(self.make_env())
