@@ -14,6 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import LinearSchedule, get_parameters_by_name
+from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics
@@ -209,6 +210,12 @@ class DER(CompiledTraining):
         frames = None if self.env is None else stacked_frames(self.env)
         # 1 is always right, and takes more memory.
         return 1 if frames is None or self.observation_space.shape[0] % frames else frames  # type: ignore[index]
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        # Before SB3 advises a MultiInputPolicy, which there is not.
+        _check_observations(wrapped.observation_space)
+        return wrapped
 
     def _create_aliases(self) -> None:
         self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
@@ -234,8 +241,7 @@ class DER(CompiledTraining):
 
     def _check_options(self) -> None:
         check_actions(self.action_space)
-        if not isinstance(self.observation_space, spaces.Box):
-            raise ValueError(f"DER takes vectors or images (a Box), got {self.observation_space}: flatten or select them.")
+        _check_observations(self.observation_space)
         for name in ("n_steps", "gamma"):
             if name in self.replay_buffer_kwargs and self.replay_buffer_kwargs[name] != getattr(self, name):
                 raise ValueError(f"{name} is an argument of DER, not of its buffer: take it out of replay_buffer_kwargs.")
@@ -473,6 +479,11 @@ class DER(CompiledTraining):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
+
+
+def _check_observations(space: spaces.Space) -> None:
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"DER takes vectors or images (a Box), got {space}: flatten or select them.")
 
 
 def _check_count(name: str, value: Any) -> None:

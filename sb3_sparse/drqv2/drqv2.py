@@ -8,12 +8,14 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_sparse.common.compiled_training import CompiledTraining, Constants, frozen, smallest, total_error
@@ -176,6 +178,14 @@ class DrQv2(CompiledTraining):
         self._create_aliases()
         self.recapture()
         self._warn_without_tf32()
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        # Before SB3 advises a MultiInputPolicy, which there is not.
+        if isinstance(wrapped.observation_space, spaces.Dict):
+            check_spaces(wrapped.observation_space, wrapped.action_space)
+        return wrapped
 
     def _create_aliases(self) -> None:
         self.encoder, self.actor = self.policy.encoder, self.policy.actor

@@ -413,8 +413,11 @@ class StreamAC(BaseAlgorithm):
 
     def _locals(self, action: np.ndarray, transition: Transition) -> dict[str, Any]:
         """What callbacks find in the local variables of SB3's own algorithms."""
+        space = self.action_space
+        # Learners count actions in floats.
+        actions = action.astype(space.dtype) if isinstance(space, spaces.Discrete) else action
         return {
-            "actions": action[None],
+            "actions": actions.reshape(1, *space.shape),  # type: ignore[misc]
             "new_obs": self._last_obs,
             "rewards": np.array([transition.reward], dtype=np.float32),
             "dones": np.array([transition.start is not None]),

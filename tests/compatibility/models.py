@@ -90,6 +90,11 @@ class Model:
         """Whether the algorithm itself is this package's."""
         return self.algorithm.__module__.startswith("sb3_sparse")
 
+    @property
+    def is_simba(self) -> bool:
+        """Whether the policy is one of the SimBa policies."""
+        return isinstance(self.policy, type)
+
     def evaluation_env(self) -> gym.Env:
         """An environment to evaluate in, monitored."""
         env = Monitor(self.make_env())
@@ -103,10 +108,11 @@ class Model:
         :param changes: Arguments that are different
         """
         env = self.make_env() if env is None else env
+        space = getattr(env, "observation_space", None)
         policy_kwargs = {**copy.deepcopy(self.policy_kwargs), **changes.pop("policy_kwargs", {})}
         policy = changes.pop("policy", self.policy)
-        if isinstance(getattr(env, "observation_space", None), spaces.Dict) and not self.is_streaming:
-            policy = policy.replace("Mlp", "MultiInput") if isinstance(policy, str) else policy
+        if isinstance(space, spaces.Dict) and self not in OWN_ALGORITHMS and isinstance(policy, str):
+            policy = policy.replace("Mlp", "MultiInput")
         arguments = {"seed": 0, "device": "cpu", **copy.deepcopy(self.arguments), **changes}
         model = self.algorithm(policy, env, policy_kwargs=policy_kwargs, **arguments)  # type: ignore[call-arg]
         return model if self.budget is None else sparsify(model, 0.5, budget=self.budget)

@@ -6,7 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compatibility.models import STEPS, Model, each_kind, each_model_at_leisure, each_model_in_time, each_of_ours, predictions
+from compatibility.environments import CHOICES, AnyEnv
+from compatibility.models import (
+    STEPS,
+    STREAM_AC,
+    Model,
+    each_kind,
+    each_model_at_leisure,
+    each_model_in_time,
+    each_of_ours,
+    predictions,
+)
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -45,6 +56,9 @@ class Spy(BaseCallback):
         self.seen |= set(self.locals)
         assert isinstance(self.training_env, VecEnv) and isinstance(self.logger, Logger)
         assert len(self.locals["dones"]) == len(self.locals["infos"]) == len(self.locals["rewards"]) == 1
+        space = self.training_env.action_space
+        assert np.shape(self.locals["actions"]) == (1, *space.shape)
+        assert self.locals["actions"].dtype.kind == np.dtype(space.dtype).kind
         return True
 
     def _on_rollout_end(self) -> None:
@@ -101,6 +115,13 @@ def test_when_they_are_called(case: Model) -> None:
     # In a run that goes on, it goes on counting.
     model.learn(STEPS, callback=spy, reset_num_timesteps=False)
     assert spy.steps[-1] == 2 * STEPS
+
+
+def test_actions_of_streams_are_those_of_sb3() -> None:
+    spy = Spy()
+    STREAM_AC.build(AnyEnv(action_space=CHOICES)).learn(STEPS, callback=spy)
+    STREAM_AC.build(AnyEnv(action_space=spaces.Box(-1.0, 1.0, (2, 2)))).learn(STEPS, callback=spy)
+    assert spy.n_calls == 2 * STEPS
 
 
 @each_model_in_time
