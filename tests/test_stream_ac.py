@@ -395,6 +395,23 @@ def test_the_process_that_compiles_learns_what_those_with_a_cache_do(tmp_path: P
     assert any(tmp_path.rglob("*.nbc")) and first == second != ""
 
 
+NO_CACHE = """
+from numba.core import caching
+caching.CompileResultCacheImpl._locator_classes = []  # as in a read-only container without a home
+import sb3_sparse.sparsity.kernels
+import sb3_sparse.stream_ac.kernels
+import numpy as np
+features = np.empty(3, np.float32)
+assert sb3_sparse.stream_ac.kernels.observe(np.ones(3), np.zeros(3), np.zeros(3), np.zeros(1), features)
+assert not features.any()
+"""
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="needs numba")
+def test_kernels_compile_where_nothing_can_be_kept() -> None:
+    subprocess.run([sys.executable, "-c", NO_CACHE], check=True)
+
+
 def test_recapture_after_parameters_were_replaced() -> None:
     pytest.importorskip("numba")
     model, other = make(backend="numba"), make(backend="numba", seed=5)
