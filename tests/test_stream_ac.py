@@ -395,6 +395,22 @@ def test_the_process_that_compiles_learns_what_those_with_a_cache_do(tmp_path: P
     assert any(tmp_path.rglob("*.nbc")) and first == second != ""
 
 
+class _Progress(BaseCallback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+
+    def _on_step(self) -> bool:
+        self.seen.append(self.model._current_progress_remaining)
+        return True
+
+
+def test_callbacks_are_told_how_much_of_training_is_left() -> None:
+    callback = _Progress()
+    make().learn(4, callback=callback)
+    assert callback.seen == [1.0, 0.75, 0.5, 0.25]
+
+
 NO_CACHE = """
 from numba.core import caching
 caching.CompileResultCacheImpl._locator_classes = []  # as in a read-only container without a home
