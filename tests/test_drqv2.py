@@ -370,7 +370,7 @@ def test_plasticity_is_measured_without_a_trace(tmp_path: Path) -> None:
     lines = [line for line in read_measurements(path) if not line.layer]
     found = {(line.network, line.metric) for line in lines}
     measures = ("dormant_0.1", "active", "srank", "feature_norm", "parameter_norm", "gradient_norm")
-    assert found >= {(network, measure) for network in ("actor", "critic") for measure in measures}
+    assert found >= {(network, measure) for network in ("encoder", "actor", "critic") for measure in measures}
     assert ("critic", "gradient_interference") in found
     assert all(np.isfinite(line.value) for line in lines)
 
@@ -387,6 +387,20 @@ def test_measured_units_are_those_of_trunk_and_hidden_layers(tmp_path: Path) -> 
     assert th.equal(
         record(network.module, lambda: network.forward(batch)).post["qf0.1"], model.critic.qf0[:2](joined).detach()
     )
+
+
+def test_all_units_of_the_encoder_are_measured(tmp_path: Path) -> None:
+    path = tmp_path / "plasticity.csv"
+    model = make().learn(40, callback=PlasticityCallback(log_freq=16, batch_size=16, path=path))
+    lines = [line for line in read_measurements(path) if line.network == "encoder" and line.metric == "active"]
+    assert {line.layer for line in lines} == {"", *(f"encoder.layers.{i}" for i in (1, 3, 5, 7))}
+    batch = model.replay_buffer.sample(16)
+    network = model.policy.measured_networks()["encoder"]
+    recording = record(network.module, lambda: network.forward(batch), is_encoder=True)
+    with th.no_grad():
+        features = model.policy.encode(batch.observations)
+    assert recording.output_layers == () and th.equal(recording.features["encoder.layers.7"], features)
+    assert [chain.producer for chain in recording.chains] == [f"encoder.layers.{i}" for i in (0, 2, 4)]
 
 
 @pytest.mark.parametrize("part", ["agent", "critic", "last_layers"])
@@ -418,10 +432,16 @@ def test_redo_draws_orthogonal_weights() -> None:
         for layer in (model.critic.qf0[0], model.actor.mu[0]):
             layer.weight[:3] = 0.0
             layer.bias[:3] = -1.0
+        convolution = model.encoder.encoder.layers[2]
+        convolution.weight[1] = 0.0
+        convolution.bias[1] = -1.0
     callback = ReDoCallback(redo_freq=20, tau=0.0, batch_size=16)
     callback.init_callback(model)
     counts = callback.recycle()
-    assert counts["critic"] >= 3 and counts["actor"] >= 3
+    assert counts["critic"] >= 3 and counts["actor"] >= 3 and counts["encoder"] >= 1
+    # A row of an orthogonal matrix times sqrt(2); uniform weights as torch's would have a norm of about 0.58.
+    assert float(convolution.weight[1].detach().norm()) == pytest.approx(2**0.5, rel=1e-4) and convolution.bias[1] == 0.0
+    assert not model.encoder.encoder.layers[4].weight[:, 1].any()
     weight = model.critic.qf0[0].weight
     # Rows of a (64, 10) matrix with orthonormal columns; torch's own initialisation is uniform, with norms about 0.58.
     assert 0 < float(weight[:3].detach().norm()) < 1.2 and not model.critic.qf0[0].bias[:3].any()

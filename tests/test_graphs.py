@@ -1,8 +1,11 @@
 """Compiled updates as a GPU runs them, on a machine without one: see graph_emulator."""
 
 import copy
+import gc
 import pickle
 import warnings
+import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -252,6 +255,31 @@ def test_failure_of_a_capture(error: RuntimeError, end_fails: bool, monkeypatch:
         program()
     assert th.equal(before, weight) and log.streams == [log.main]
     assert not any(group["capturable"] for _, group in program.optimizers._groups)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_garbage_is_collected_before_a_capture_and_not_within(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph of a model that is gone must not be freed while another one is captured."""
+
+    class Model:
+        def __init__(self) -> None:
+            self.program = self  # as a model's programs refer to the model
+
+    def step() -> None:
+        if gone:
+            seen.append((gone[0](), gc.isenabled()))
+            if fails:
+                raise RuntimeError("bad operation")
+
+    program, _, _ = program_of(step, monkeypatch)
+    gone: list[Any] = []
+    seen: list[tuple[Any, bool]] = []
+    for _ in range(WARM_UPS):
+        program()
+    gone.append(weakref.ref(Model()))
+    with pytest.raises(RuntimeError, match="bad operation") if fails else nullcontext():
+        program()
+    assert seen == [(None, False)] and gc.isenabled()
 
 
 def test_programs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -395,6 +395,39 @@ def test_the_process_that_compiles_learns_what_those_with_a_cache_do(tmp_path: P
     assert any(tmp_path.rglob("*.nbc")) and first == second != ""
 
 
+class _Progress(BaseCallback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+
+    def _on_step(self) -> bool:
+        self.seen.append(self.model._current_progress_remaining)
+        return True
+
+
+def test_callbacks_are_told_how_much_of_training_is_left() -> None:
+    callback = _Progress()
+    make().learn(4, callback=callback)
+    assert callback.seen == [1.0, 0.75, 0.5, 0.25]
+
+
+NO_CACHE = """
+from numba.core import caching
+caching.CompileResultCacheImpl._locator_classes = []  # as in a read-only container without a home
+import sb3_sparse.sparsity.kernels
+import sb3_sparse.stream_ac.kernels
+import numpy as np
+features = np.empty(3, np.float32)
+assert sb3_sparse.stream_ac.kernels.observe(np.ones(3), np.zeros(3), np.zeros(3), np.zeros(1), features)
+assert not features.any()
+"""
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="needs numba")
+def test_kernels_compile_where_nothing_can_be_kept() -> None:
+    subprocess.run([sys.executable, "-c", NO_CACHE], check=True)
+
+
 def test_recapture_after_parameters_were_replaced() -> None:
     pytest.importorskip("numba")
     model, other = make(backend="numba"), make(backend="numba", seed=5)

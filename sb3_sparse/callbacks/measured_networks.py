@@ -7,14 +7,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from sb3_sparse.common.measured_network import MeasuredNetwork
+from sb3_sparse.diagnostics import Recording, record
 
-__all__ = ["MeasuredNetwork", "all_optimizers", "measured_networks", "optimizers_with"]
+__all__ = ["MeasuredNetwork", "all_optimizers", "measured_networks", "optimizers_with", "run"]
 
 
 def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
     """
     Find the online networks of an off-policy model: actor, critic (all of several together), Q-network, quantile network. A
-    policy whose networks are called differently can say so itself by a method ``measured_networks()`` of the same result.
+    policy whose networks are called differently, or that has an encoder beside them, can say so itself by a method
+    ``measured_networks()`` of the same result.
 
     :param model: Model
     :return: Name -> network
@@ -37,6 +39,16 @@ def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
     if not found:
         raise ValueError(f"Don't know the networks of {type(policy).__name__}: neither actor and critic nor a Q-network.")
     return found
+
+
+def run(network: MeasuredNetwork, batch: Any) -> Recording:
+    """
+    Run a network and keep what its units did.
+
+    :param network: One of :func:`measured_networks`
+    :param batch: Batch of the replay buffer
+    """
+    return record(network.module, lambda: network.forward(batch), network.is_encoder)
 
 
 def optimizers_with(model: BaseAlgorithm, module: nn.Module) -> list[th.optim.Optimizer]:

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.callbacks.gradient_watch import GradientWatch, gradient_norms
 from sb3_sparse.callbacks.losses import sample_losses
-from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with
+from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with, run
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile, run_folder
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
 from sb3_sparse.diagnostics import (
@@ -23,7 +23,6 @@ from sb3_sparse.diagnostics import (
     gradient_covariance,
     gradient_gram,
     parameter_norm,
-    record,
     srank,
 )
 from sb3_sparse.diagnostics.recording import evaluation_mode
@@ -50,7 +49,7 @@ class PlasticityCallback(BaseCallback):
     - ``active``: :func:`~sb3_sparse.diagnostics.fraction_active_units` of all hidden units
     - ``srank``, ``feature_norm``: :func:`~sb3_sparse.diagnostics.srank` (Kumar et al.; ``srank_threshold`` is the paper's
       plain count) and :func:`~sb3_sparse.diagnostics.feature_norm` of what enters the output layer, averaged over output
-      layers with inputs of their own (several critics)
+      layers with inputs of their own (several critics); of an encoder (``DrQv2``), of what it returns
     - ``parameter_norm``, ``effective_learning_rate``: of all parameters
     - ``gradient_norm``: of the gradient with respect to the active weights, in the first update after the step, read when its
       optimizer gets it: that is the gradient at the measured parameters. A model with a method ``gradients(network)``, which
@@ -177,7 +176,7 @@ class PlasticityCallback(BaseCallback):
 
     def _measure_network(self, name: str, network: MeasuredNetwork, batch: Any) -> None:
         assert self._pending is not None
-        recording = record(network.module, lambda: network.forward(batch))
+        recording = run(network, batch)
         units = recording.pre if self.activation == "pre" else recording.post
         if not units:
             self._say(f"{name} has no activation modules, so the outputs of its layers are measured before activation.")
@@ -188,7 +187,7 @@ class PlasticityCallback(BaseCallback):
                 note(name, "", metric, measure(units))
             for layer, activations in units.items():
                 note(name, layer, metric, measure(activations))
-        self._measure_features(name, recording)
+        self._measure_features(name, network, recording)
         if "parameter_norm" in self.metrics:
             note(name, "", "parameter_norm", parameter_norm(network.module))
         if "effective_learning_rate" in self.metrics:
@@ -207,7 +206,7 @@ class PlasticityCallback(BaseCallback):
             chosen["active"] = fraction_active_units
         return chosen
 
-    def _measure_features(self, name: str, recording: Recording) -> None:
+    def _measure_features(self, name: str, network: MeasuredNetwork, recording: Recording) -> None:
         assert self._pending is not None
         kinds = {
             "srank": srank,
@@ -220,7 +219,9 @@ class PlasticityCallback(BaseCallback):
             for layer, value in values.items():
                 self._pending.note(name, layer, metric, value)
         widths = [features.shape[1] for features in recording.features.values()]
-        if "srank" in self.metrics and widths and max(widths) > self.batch_size:
+        # Nobody takes that for the rank of an encoder, whose features are many more than any batch.
+        is_wide = bool(widths) and max(widths) > self.batch_size and not network.is_encoder
+        if "srank" in self.metrics and is_wide:
             self._say(f"the Srank of {name} is bounded by the batch ({self.batch_size}), not by its {max(widths)} features.")
 
     def _watch_gradients(self, networks: dict[str, MeasuredNetwork]) -> None:

@@ -9,9 +9,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from sb3_sparse.callbacks.fresh_policy import recapture
-from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, all_optimizers, measured_networks
+from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, all_optimizers, measured_networks, run
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
-from sb3_sparse.diagnostics import dormancy_scores, record
+from sb3_sparse.diagnostics import dormancy_scores
 from sb3_sparse.diagnostics.recording import Chain
 from sb3_sparse.networks import SimBaBlock
 from sb3_sparse.networks.initializers import he_normal_linear
@@ -29,7 +29,7 @@ class ReDoCallback(BaseCallback):
 
     Recycled are units of a linear or convolutional layer that feeds one activation module, which only linear or convolutional
     layers take: in SimBa the inner units of every block, in stock policies all hidden layers. Units whose consumers are not
-    known (a features extractor's last layer before actions are joined) are left alone. Output layers have no units.
+    known (the last layer of a features extractor or encoder) are left alone. Output layers have no units.
 
     Of two published implementations, Adam's step count is kept as in the authors', where the other one
     (timoklein/redo) sets it to 0: ``reset_step_count``.
@@ -106,7 +106,7 @@ class ReDoCallback(BaseCallback):
         return counts
 
     def _dormant(self, network: MeasuredNetwork, batch: object) -> list[tuple[Chain, th.Tensor]]:
-        recording = record(network.module, lambda: network.forward(batch))
+        recording = run(network, batch)
         if not recording.chains and not self.said_nothing_to_recycle:
             self.said_nothing_to_recycle = True
             warnings.warn("ReDoCallback: a network has no units whose weights in and out are known; it is left alone.")

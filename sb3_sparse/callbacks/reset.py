@@ -9,10 +9,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from sb3_sparse.callbacks.fresh_policy import clear_moments, copy_parameters, copy_statistics, fresh_policy, recapture
-from sb3_sparse.callbacks.measured_networks import measured_networks
+from sb3_sparse.callbacks.measured_networks import measured_networks, run
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
 from sb3_sparse.common.pruned_policy import TARGETS, PrunedPolicy
-from sb3_sparse.diagnostics import record
 
 PARTS = ("agent", "critic", "last_layers")
 _CRITICS = ("critic", "q_net", "quantile_net")
@@ -109,7 +108,7 @@ class ResetCallback(BaseCallback):
         with private_randomness(self.model, self.num_timesteps):
             batch = sample_batch(self.model, 2)
             for network in measured_networks(self.model).values():
-                heads = record(network.module, lambda network=network: network.forward(batch)).output_layers  # type: ignore[misc]
+                heads = run(network, batch).output_layers
                 online = next(key for key, module in self.model.policy.named_modules() if module is network.module)
                 roots = [root for root in (online, f"{online}_target") if root in self.model.policy._modules]
                 names += [f"{root}.{head}" for root in roots or [online] for head in heads]

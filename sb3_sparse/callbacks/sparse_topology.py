@@ -11,7 +11,7 @@ from torch import nn
 
 from sb3_sparse.callbacks.fresh_policy import recapture
 from sb3_sparse.callbacks.losses import knows_sample_losses, sample_losses
-from sb3_sparse.callbacks.measured_networks import all_optimizers, measured_networks
+from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, all_optimizers, measured_networks
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
 from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
@@ -88,7 +88,7 @@ class SparseTopologyCallback(BaseCallback):
             )
         if self.method == "rigl":
             replay_buffer_of(self.model, "RigL")
-            for name in measured_networks(self.model):
+            for name in self._sparse_networks():
                 if not knows_sample_losses(self.model, name):
                     raise ValueError(f'The loss of {type(self.model).__name__}\'s {name} is not known: use method="set".')
 
@@ -204,6 +204,10 @@ class SparseTopologyCallback(BaseCallback):
                     if isinstance(value, th.Tensor) and value.shape == parameter.shape:
                         value.copy_(remap(value, sources))
 
+    def _sparse_networks(self) -> dict[str, MeasuredNetwork]:
+        networks = measured_networks(self.model).items()
+        return {name: network for name, network in networks if any(True for _ in sparse_layers(network.module))}
+
     def _gradients(self) -> dict[Topology, th.Tensor]:
         """Gradients of all weights, inactive ones included, of a batch; those of the run are left alone."""
         if not can_sample(self.model, self.batch_size):
@@ -212,7 +216,7 @@ class SparseTopologyCallback(BaseCallback):
         found: dict[Topology, th.Tensor] = {}
         with private_randomness(self.model, self.seed, self.num_timesteps), evaluation_mode(self.model.policy):
             batch = sample_batch(self.model, self.batch_size)
-            for name, network in measured_networks(self.model).items():
+            for name, network in self._sparse_networks().items():
                 losses = sample_losses(self.model, name, batch)
                 assert losses is not None
                 found.update(_dense_gradients(network.module, losses))

@@ -14,7 +14,9 @@ class MeasuredNetwork:
 
     :param module: The network
     :param forward: Runs all of it on a batch of the replay buffer
+    :param is_encoder: Whether its output is the input of other networks, so that it has hidden units only
     """
 
     module: nn.Module
     forward: Callable[[Any], Any]
+    is_encoder: bool = False

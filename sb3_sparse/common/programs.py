@@ -1,6 +1,7 @@
 """How a gradient step is run: kernel by kernel, or as one CUDA graph."""
 
 import functools
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -121,9 +122,27 @@ class GraphProgram(EagerProgram):
             graph.register_generator_state(generator)
         for parameter in self.parameters:  # gradients of other steps are no part of this one
             parameter.grad = None
-        with _explaining(graph), self.optimizers.capturing(), th.cuda.graph(graph, stream=self.stream):
-            losses = _first_error_first(self.step)
+        with _explaining(graph), self.optimizers.capturing(), _without_garbage():
+            with th.cuda.graph(graph, stream=self.stream):
+                losses = _first_error_first(self.step)
         self.graph, self._losses, self._gradients = graph, losses, super().gradients()
+
+
+@contextmanager
+def _without_garbage() -> Iterator[None]:
+    """
+    Collect garbage now and not while this is open. Graphs of a model that is gone must not be freed within a capture, which
+    would break it; and what autograd noted in another stream, alive in a cycle only, would make the capture wait for that one.
+    torch has stopped collecting before a capture (2.9).
+    """
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _CaptureError(Exception):

@@ -6,7 +6,8 @@ import numpy as np
 from numba import carray, njit
 
 from sb3_sparse.deployment.steps import ARGUMENTS, Step, size_after
-from sb3_sparse.sparsity.kernels import compiled, multiply_samples, pointer
+from sb3_sparse.sparsity.compiling import compiled
+from sb3_sparse.sparsity.kernels import multiply_samples, pointer
 
 CODES = {name: code for code, name in enumerate(ARGUMENTS)}
 STANDARDIZE, CLIP, AFFINE, LAYER_NORM, SPARSE, DENSE, RELU, TANH, SIGMOID, SILU, SAVE, ADD, LEAKY_RELU, ARGMAX = range(
@@ -105,7 +106,7 @@ def _activate(code, x):  # type: ignore[no-untyped-def]
 
 
 # Whoever changes multiply_samples removes compiled_program.*.nbi from __pycache__: numba sees changes of this file only.
-@compiled
+@compiled(nogil=True, error_model="numpy")
 def run(zero, program, inputs, outputs, buffers, width):  # type: ignore[no-untyped-def]
     """
     Run a program on every row of ``inputs``.

@@ -210,6 +210,7 @@ class DER(CompiledTraining):
         frames = None if self.env is None else stacked_frames(self.env)
         # 1 is always right, and takes more memory.
         return 1 if frames is None or self.observation_space.shape[0] % frames else frames  # type: ignore[index]
+
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)

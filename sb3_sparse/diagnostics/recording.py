@@ -56,7 +56,8 @@ class Recording:
 
     :param pre: Layer -> its output, (batch, units, ...), of all linear and convolutional layers but the output layers
     :param post: Activation module -> its output, (batch, units, ...), but without squashed outputs of the network
-    :param features: Output layer -> its input, (batch, features); output layers with the same input count once
+    :param features: Output layer -> its input, (batch, features); output layers with the same input count once. Of an encoder:
+        its last module -> what it returns
     :param output_layers: Layers that no other layer takes the output of: heads
     :param chains: Units with known weights in and out
     """
@@ -68,7 +69,7 @@ class Recording:
     chains: tuple[Chain, ...] = ()
 
 
-def record(module: nn.Module, forward: Callable[[], Any]) -> Recording:
+def record(module: nn.Module, forward: Callable[[], Any], is_encoder: bool = False) -> Recording:
     """
     Run a network and keep what its units did.
 
@@ -78,23 +79,36 @@ def record(module: nn.Module, forward: Callable[[], Any]) -> Recording:
 
     :param module: Network to watch
     :param forward: Runs it once on a batch; its result, tensors at any depth, is what the network returns
+    :param is_encoder: Whether what it returns is the input of another network: then it has no output layer, and its last units
+        are hidden ones, too
     :return: What was seen; tensors are detached, and those of a module that ran several times are joined along the batch
     """
     calls: list[_Call] = []
     with _hooked(module, calls), evaluation_mode(module), th.enable_grad():
         output = forward()
     graph = _Graph(calls, output)
-    recording = Recording(output_layers=tuple(dict.fromkeys(call.name for call in calls if graph.is_output_layer(call))))
-    for name, call_list in _by_name(call for call in calls if graph.feeds_a_layer(call)).items():
+    recording = Recording(chains=tuple(graph.chains()))
+    _note_units(recording, calls if is_encoder else [call for call in calls if graph.feeds_a_layer(call)])
+    if not is_encoder:
+        _note_output_layers(recording, [call for call in calls if graph.is_output_layer(call)])
+    elif calls:
+        recording.features[calls[-1].name] = th.cat([part.detach().flatten(1) for part in _tensors(output)], dim=1)
+    return recording
+
+
+def _note_units(recording: Recording, calls: "list[_Call]") -> None:
+    for name, call_list in _by_name(calls).items():
         joined = th.cat([call.output for call in call_list])
         (recording.post if call_list[0].is_activation else recording.pre)[name] = joined
-    inputs = {}
-    for name, call_list in _by_name(call for call in calls if graph.is_output_layer(call)).items():
-        if call_list[0].source not in inputs:
-            inputs[call_list[0].source] = name
+
+
+def _note_output_layers(recording: Recording, calls: "list[_Call]") -> None:
+    sources = set()
+    for name, call_list in _by_name(calls).items():
+        if call_list[0].source not in sources:
+            sources.add(call_list[0].source)
             recording.features[name] = th.cat([call.input.flatten(1) for call in call_list])
-    recording.chains = tuple(graph.chains())
-    return recording
+    recording.output_layers = tuple(dict.fromkeys(call.name for call in calls))
 
 
 @contextmanager

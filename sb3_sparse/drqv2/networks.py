@@ -8,7 +8,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_sparse.networks import PixelEncoder
-from sb3_sparse.networks.initializers import orthogonal_linear
+from sb3_sparse.networks.initializers import orthogonal_conv, orthogonal_linear
 
 
 class PixelExtractor(BaseFeaturesExtractor):
@@ -24,6 +24,14 @@ class PixelExtractor(BaseFeaturesExtractor):
         encoder = PixelEncoder(in_channels, height, width, channels)
         super().__init__(observation_space, encoder.features_dim)
         self.encoder = encoder
+
+    def initialize_layer(self, layer: nn.Module) -> None:
+        """
+        Draw a convolution as the reference does: orthogonal with gain sqrt(2), bias 0.
+
+        :param layer: Two-dimensional convolution, dense or sparse
+        """
+        orthogonal_conv(layer)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
         """

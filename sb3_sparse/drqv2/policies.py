@@ -166,8 +166,9 @@ class DrQv2Policy(PrunedPolicy, _DenseDrQv2Policy):
         return mean if deterministic else noisy_actions(mean, self.actor.stddev)
 
     def measured_networks(self) -> dict[str, MeasuredNetwork]:
-        """Actor and critic for diagnostics, each on the features that the encoder makes of a batch without augmentation."""
+        """For diagnostics: the encoder, on a batch without augmentation, and actor and critic on the features it makes."""
         return {
+            "encoder": MeasuredNetwork(self.encoder, lambda batch: self.encode(batch.observations), is_encoder=True),
             "actor": MeasuredNetwork(self.actor, lambda batch: self.actor(self._encoded(batch))),
             "critic": MeasuredNetwork(self.critic, lambda batch: self.critic(self._encoded(batch), batch.actions)),
         }

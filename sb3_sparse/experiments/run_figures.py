@@ -18,7 +18,7 @@ Series = Mapping[int, list[float]]  # environment steps -> value of each run
 
 FORMATS = ("png", "pdf")
 LINE_STYLES = ("-", "--", ":", "-.")
-_NETWORKS = ("critic", "q_net", "quantile_net", "actor")
+_NETWORKS = ("critic", "q_net", "quantile_net", "actor", "encoder")
 # Metric -> title of its panel, and whether its axis is logarithmic.
 _METRICS = {
     "dormant": ("dormant ratio (tau = {})", False),

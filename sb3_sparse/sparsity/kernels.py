@@ -10,16 +10,16 @@ Arguments are addresses (``tensor.data_ptr()``) and sizes: numba takes integers 
 product with a single sample would notice. The first argument, a zero, says which floating point type they point to.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
 import llvmlite.ir as ir
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from sb3_sparse.sparsity.compiling import compiled
 from sb3_sparse.sparsity.topology import BLOCK_COLUMNS
 
 # Widest vector of the processor, and what a kernel keeps in registers while it goes through a row.
@@ -192,20 +192,11 @@ def _sum(builder: Any, vector: Any) -> Any:
     return builder.extract_element(vector, _INT32(0))
 
 
-def compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """
-    Let numba compile a function at its first call, and keep the machine code for the next process.
-
-    :param function: Function of numbers and arrays
-    """
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(function, cache=True, **options)
-    except RuntimeError:  # there is no folder to keep compiled code in
-        return njit(function, **options)
+# Threads run kernels side by side.
+_kernel = compiled(nogil=True, error_model="numpy")
 
 
-@compiled
+@_kernel
 def _transpose(zero, source, source_stride, rows, columns, target, target_stride, padded):  # type: ignore[no-untyped-def]
     """Transpose (rows, columns) into (columns, padded), zeros in what is padded; strides in bytes."""
     size = _size(zero)
@@ -222,7 +213,7 @@ def _transpose(zero, source, source_stride, rows, columns, target, target_stride
         to[rows:] = zero
 
 
-@compiled
+@_kernel
 def _transpose_block(zero, inputs, width, tile, samples, number, block, stride):  # type: ignore[no-untyped-def]
     """Put block ``number`` of a tile's columns into the scratch memory."""
     size, left = _size(zero), number * BLOCK_COLUMNS
@@ -230,7 +221,7 @@ def _transpose_block(zero, inputs, width, tile, samples, number, block, stride):
     _transpose(zero, source, width * size, samples, min(BLOCK_COLUMNS, width - left), block, stride, stride // size)
 
 
-@compiled
+@_kernel
 def _accumulate_row(zero, sums, values, order, columns, start, end, block, stride):  # type: ignore[no-untyped-def]
     """Go through a row for all samples of a tile, as many at a time as fit into registers."""
     lane = 0
@@ -248,7 +239,7 @@ def _accumulate_row(zero, sums, values, order, columns, start, end, block, strid
         lane += LEAST_BYTES
 
 
-@compiled
+@_kernel
 def _add_row_gradients(zero, gradients, row, columns, start, end, block, stride):  # type: ignore[no-untyped-def]
     """The same for the gradients of a row's weights."""
     lane = 0
@@ -266,7 +257,7 @@ def _add_row_gradients(zero, gradients, row, columns, start, end, block, stride)
         lane += LEAST_BYTES
 
 
-@compiled
+@_kernel
 def multiply_samples(zero, values, columns, starts, blocks, first, last, inputs, width, batch, bias, outputs, height):  # type: ignore[no-untyped-def]
     """
     Multiply a few samples one by one: ``outputs[:, first:last] = inputs @ weight[first:last].T + bias``.
@@ -293,7 +284,7 @@ def multiply_samples(zero, values, columns, starts, blocks, first, last, inputs,
             result[row] = total + carray(pointer(bias, zero), last)[row] if bias != 0 else total
 
 
-@compiled
+@_kernel
 def multiply_tiles(
     zero, values, order, columns, starts, blocks, first, last, inputs, width, batch, bias, outputs, height, block, sums
 ):  # type: ignore[no-untyped-def]
@@ -328,7 +319,7 @@ def multiply_tiles(
             _transpose(zero, sums, stride, bottom - top, samples, target, height * size, bottom - top)
 
 
-@compiled
+@_kernel
 def add_weight_gradients(
     zero, gradients, columns, starts, blocks, first, last, inputs, width, batch, outer, height, block, rows
 ):  # type: ignore[no-untyped-def]

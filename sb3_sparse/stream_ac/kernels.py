@@ -13,6 +13,8 @@ import math
 import numpy as np
 from numba import njit
 
+from sb3_sparse.sparsity.compiling import compiled
+
 # Columns of the table of layers: where its weights and the rest begin in the vectors; ROWS is -1 for a dense layer.
 WEIGHTS, BIAS, INPUTS, OUTPUTS, ROWS, COLUMNS, FIRST_OUTPUT, TABLE_COLUMNS = range(8)
 # The workspace, each with a line per observation; pre-activations are replaced by their normalised values.
@@ -35,7 +37,7 @@ _ONE = np.uintp(1)
 _HALF_LOG_2PI_E = 0.5 + 0.5 * math.log(2.0 * math.pi)
 
 
-@njit(cache=True)
+@compiled()
 def observe(observation, mean, squares, count, features):  # type: ignore[no-untyped-def]
     """Count an observation in the statistics and write it, normalised, into ``features``; False if it is not finite."""
     for i in range(observation.size):
@@ -250,7 +252,7 @@ def _softmax_gradient(heads, action, entropy_weight, gradient):  # type: ignore[
     return entropy
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@compiled(fastmath=_FAST, error_model="numpy")
 def act(layers, params, rows, columns, features, workspace, scales, heads, noise, discrete):  # type: ignore[no-untyped-def]
     """The actor's forward pass, which :func:`learn` reuses, and an action."""
     _forward(layers, params, rows, columns, features.reshape(1, features.size), workspace, scales, heads)
@@ -268,7 +270,7 @@ def act(layers, params, rows, columns, features, workspace, scales, heads, noise
     return action
 
 
-@njit(cache=True, fastmath=_FAST, error_model="numpy")
+@compiled(fastmath=_FAST, error_model="numpy")
 def learn(  # type: ignore[no-untyped-def]
     actor_layers,
     actor_params,

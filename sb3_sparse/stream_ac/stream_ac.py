@@ -286,8 +286,8 @@ class StreamAC(BaseAlgorithm):
         features, recent = self._features, self._recent_observations()
         callback.on_rollout_start()
         while self.num_timesteps < total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             if schedule is not None:
-                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
                 learner.set_learning_rate(schedule(self._current_progress_remaining))
             self._in_step = True
             action = learner.act(features, draw())
