@@ -17,11 +17,14 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile
 from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
+from sb3_sparse.common.pruned_policy import PrunedPolicy
+from sb3_sparse.common.sparsify import sparsify
+from sb3_sparse.envs.random_actions import RandomActions
 from sb3_sparse.experiments.grid_run import POLICY_AXES, GridRun
 from sb3_sparse.experiments.initial_simplicity import initial_simplicity
 from sb3_sparse.experiments.results_folder import ResultsFolder, RunPaths
@@ -34,6 +37,8 @@ _MOST_EVAL_ENVS = 5
 # Hyperparameters whose text the zoo evaluates.
 _EVALUATED = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
 _PROGRESS_SECONDS = 1.0
+# Arguments of our policies that sparsify() takes for all others.
+_PRUNING = ("sparsity", "distribution", "budget", "mask_seed")
 
 
 def train_run(run: GridRun, results: Path, device: str = "auto", command: Sequence[str] = ()) -> None:
@@ -69,6 +74,8 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
         shutil.rmtree(run_files, ignore_errors=True)
     with registered(run.algorithm):
         model, _ = manager.setup_experiment()
+    _prune(model, run)
+    _randomize(manager.callbacks, run)
     parameters, stopwatch = count_parameters(model), Stopwatch()
     callbacks = [*manager.callbacks, stopwatch, ProgressFile(paths.progress)]
     callbacks += [TrainingMeans(run, run_files)] if hasattr(model, "take_training_means") else []
@@ -90,6 +97,34 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
         **provenance(model.device, *stopwatch.spent),
     }
     return record, run_files
+
+
+def _prune(model: BaseAlgorithm, run: GridRun) -> None:
+    """Prune the networks of a policy that does not do so itself."""
+    pruning = pruning_of_stock_policy(run, type(model.policy))
+    if pruning and any(pruning["sparsity"].values() if isinstance(pruning["sparsity"], Mapping) else [pruning["sparsity"]]):
+        sparsify(model, **pruning)
+
+
+def pruning_of_stock_policy(run: GridRun, policy: type) -> dict[str, Any]:
+    """
+    What of a run's arguments of the policy is not for the policy, but for :func:`~sb3_sparse.sparsify`.
+
+    :param run: Run
+    :param policy: Its policy's class
+    """
+    asked = {name: run.policy[name] for name in _PRUNING if name in run.policy}
+    return {} if issubclass(policy, PrunedPolicy) or "sparsity" not in asked else asked
+
+
+def _randomize(callbacks: Sequence[BaseCallback], run: GridRun) -> None:
+    """Have some actions of evaluations be random, where the run asks for it."""
+    if run.evaluation is None or run.evaluation.epsilon is None:
+        return
+    for callback in callbacks:
+        if isinstance(callback, EvalCallback):
+            envs = callback.eval_env.unwrapped.envs  # type: ignore[attr-defined]
+            envs[:] = [RandomActions(env, run.evaluation.epsilon, run.seed + i) for i, env in enumerate(envs)]
 
 
 def _checkpoints(run: GridRun, paths: RunPaths) -> list[ExactCheckpointCallback]:
@@ -177,7 +212,9 @@ def _changes(run: GridRun, base: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in recommended.items() if key not in POLICY_AXES}
     changes: dict[str, Any] = {**run.hyperparameters}
     if "policy_kwargs" in base or run.policy:
-        changes["policy_kwargs"] = {**kept, **run.policy, **_arguments(changes.get("policy_kwargs", {}))}
+        sparsified = pruning_of_stock_policy(run, policy_class(run, changes.get("policy", base["policy"])))
+        arm = {key: value for key, value in run.policy.items() if key not in sparsified}
+        changes["policy_kwargs"] = {**kept, **arm, **_arguments(changes.get("policy_kwargs", {}))}
     buffer_size = changes.get("buffer_size", base.get("buffer_size", _default_buffer_size(run.algorithm)))
     if buffer_size is not None:  # what is never filled need not be allocated
         changes["buffer_size"] = min(int(buffer_size), run.agent_steps)
@@ -189,6 +226,19 @@ def _changes(run: GridRun, base: Mapping[str, Any]) -> dict[str, Any]:
     if callbacks:
         changes["callback"] = callbacks
     return changes
+
+
+def policy_class(run: GridRun, policy: str) -> Any:
+    """
+    Find a policy as the zoo does.
+
+    :param run: Run
+    :param policy: What a hyperparameter file has: a name that the algorithm knows, or "module.Class"
+    """
+    if "." in policy:
+        module, _, name = policy.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+    return importlib.import_module("rl_zoo3").ALGOS[run.algorithm].policy_aliases[policy]
 
 
 def _arguments(given: str | Mapping[str, Any]) -> dict[str, Any]:
