@@ -153,13 +153,15 @@ class RunFolder:
     @functools.cached_property
     def policy_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy, from the zoo's configuration or from the saved model."""
-        saved = {} if self.model_file is None else policy_arguments(self.model_file)
         for file in self.path.glob("*/config.yml"):
             kwargs = dict(read_yaml(file)).get("policy_kwargs", {})
             asked = read_keywords(kwargs) if isinstance(kwargs, str) else dict(kwargs)
-            # The zoo does not know what sparsify() has pruned.
-            return {key: saved[key] for key in ("sparsity",) if key in saved} | asked
-        return saved
+            if "sparsity" in asked or self.model_file is None:
+                return asked
+            # What sparsify() has pruned, the zoo does not know.
+            saved = policy_arguments(self.model_file)
+            return {**asked, **({"sparsity": saved["sparsity"]} if "sparsity" in saved else {})}
+        return {} if self.model_file is None else policy_arguments(self.model_file)
 
     @functools.cached_property
     def zoo_arguments(self) -> dict[str, Any]:
