@@ -401,6 +401,12 @@ def test_sweep_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("Pendulum-v1", "Pendulum-v0"), [], "Pendulum-v0"),
         (("width_scale: 0.0625", "width: 8"), [], "has no argument 'width'"),
         (("batch_size", "batchsize"), [], "has no argument 'batchsize'"),
+        (("SparseSimBaPolicy", "SparsePolicy"), [], "no policy 'sb3_sparse.SparsePolicy' for sac"),
+        (
+            ("sb3_sparse.SparseSimBaPolicy", "MlpPolcy"),
+            [],
+            "no policy 'MlpPolcy' for sac: give module.Class, or one of MlpPolicy",
+        ),
         (("batch_size: 16", "normalize: 'dict(gamma=print(1))'"), [], "print(1) would have to be executed"),
         (("batch_size: 16", "policy_kwargs: 'dict(f=lambda: 1)'"), [], "lambda: 1 would have to be executed"),
         (("", ""), ["--budget", "huge"], "no budget 'huge'"),

@@ -10,7 +10,7 @@ import gymnasium as gym
 from sb3_sparse.experiments.grid import Grid, GridError
 from sb3_sparse.experiments.grid_run import GridRun
 from sb3_sparse.zoo.compiled_algorithms import registered
-from sb3_sparse.zoo.grid_training import base_hyperparameters, policy_class, pruning_of_stock_policy
+from sb3_sparse.zoo.grid_hyperparameters import base_hyperparameters, policy_class, pruning_of_stock_policy
 
 # What the zoo takes out of hyperparameters before it builds an algorithm.
 _ZOO_KEYS = {
