@@ -80,14 +80,46 @@ def test_scales() -> None:
         human_normalized("ALE/Tetris-v5", 1.0)
 
 
-def test_published_human_normalised_scores_of_der() -> None:
-    """Mean, median and interquartile mean that were published with the table; the last one over all runs, which it lacks."""
-    scores = {game: {0: human_normalized(f"ALE/{game}-v5", row["der"])} for game, row in atari_scores().items()}
-    found = aggregate(scores)
-    assert found is not None and found.tasks == 26
-    assert found.mean.value == pytest.approx(0.3503, abs=5e-4)
-    assert found.median.value == pytest.approx(0.1894, abs=5e-4)
-    assert found.iqm.value == pytest.approx(0.183, abs=0.02)
+def human_scores(column: str) -> dict[str, dict[int, float]]:
+    return {game: {0: human_normalized(f"ALE/{game}-v5", row[column])} for game, row in atari_scores().items()}
+
+
+@pytest.mark.parametrize(("column", "mean", "median"), [("der", 0.3503, 0.1894), ("van_hasselt", 0.285, 0.161)])
+def test_published_scores_come_to_the_published_aggregates(column: str, mean: float, median: float) -> None:
+    """Agarwal et al. (2021) for DER, Schwarzer et al. (2021) for van Hasselt's; the others need every single run."""
+    assert len(atari_scores()) == 26 and atari_scores()["Pong"]["human"] == 14.6
+    found = aggregate(human_scores(column))
+    assert found is not None and found.tasks == 26 and math.isnan(found.mean.low)
+    assert found.mean.value == pytest.approx(mean, abs=5e-4)
+    assert found.median.value == pytest.approx(median, abs=5e-4)
+    if column == "der":  # of the true runs
+        assert found.iqm.value == pytest.approx(0.183, abs=0.02)
+
+
+def test_normal_runs_with_the_published_spread_come_close_to_the_published_gap() -> None:
+    """0.698 over the true runs, of which only mean and standard deviation are at hand; their IQM of 0.183 is not normal's."""
+    rng = np.random.default_rng(0)
+    drawn = {game: rng.normal(row["der"], row["der_std"], 100) for game, row in atari_scores().items()}
+    scores = {g: {i: human_normalized(f"ALE/{g}-v5", value) for i, value in enumerate(values)} for g, values in drawn.items()}
+    found = aggregate(scores, resamples=200)
+    assert found is not None and found.seeds == 100
+    assert found.optimality_gap.value == pytest.approx(0.698, abs=0.01)
+    assert found.mean.value == pytest.approx(0.350, abs=0.02)
+    for estimate in (found.iqm, found.mean, found.median, found.optimality_gap):
+        assert estimate.low < estimate.value < estimate.high
+
+
+def test_human_normalised_by_hand() -> None:
+    assert human_normalized("ALE/Breakout-v5", 1.7) == 0.0 and human_normalized("ALE/Breakout-v5", 30.5) == 1.0
+    assert human_normalized("ALE/Breakout-v5", 16.1) == pytest.approx(0.5)
+
+
+def test_aggregates_by_hand() -> None:
+    # Without the smallest and the largest quarter 0.375 remains; what is missing to 1 is 1, 0.75, 0.5 and, above it, 0.
+    found = aggregate({"Breakout": {0: 0.0, 1: 0.25, 2: 0.5, 3: 1.5}}, resamples=50)
+    assert found is not None
+    values = [estimate.value for estimate in (found.iqm, found.mean, found.median, found.optimality_gap)]
+    assert values == pytest.approx([0.375, 0.5625, 0.5625, 0.5625])
 
 
 @pytest.mark.parametrize(

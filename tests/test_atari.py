@@ -1,5 +1,6 @@
 """Atari games as Atari-100k plays them, its evaluation, and its scores."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,6 @@ import pytest
 from commands import run
 
 from sb3_sparse import DER
-from sb3_sparse.experiments import atari_100k
-from sb3_sparse.experiments.atari_scores import aggregate, format_improvements, format_scores, human_normalized, published
 
 
 @pytest.fixture
@@ -174,16 +173,14 @@ class Scripted:
 
 
 def test_evaluation_plays_whole_games(make: Any) -> None:
-    from sb3_sparse.experiments.atari_evaluation import MostlyGreedy, evaluate_atari
+    from sb3_sparse.experiments.atari_evaluation import evaluate_atari
 
     model: Any = Scripted(make("Breakout"), 1)  # fire, and nothing else
     scores = evaluate_atari(model, "ALE/Breakout-v5", 3, epsilon=0.0, n_envs=2)
     # Five balls each; the paddle stays where a ball hits it at times.
     assert len(scores) == 3 and model.modes == {True} and all(score >= 0 and score == int(score) for score in scores)
     assert scores == evaluate_atari(model, "ALE/Breakout-v5", 3, epsilon=0.0, n_envs=2)
-    actions = np.concatenate([MostlyGreedy(model, 0.25, seed).predict(np.zeros((1_000, 1)))[0] for seed in range(4)])
-    # Three quarters of the random actions are others; five standard errors are 0.031.
-    assert abs((actions != 1).mean() - 0.1875) < 0.031
+    assert evaluate_atari(model, "ALE/Breakout-v5", 1, epsilon=0.5) != evaluate_atari(model, "ALE/Breakout-v5", 1, epsilon=0.0)
     with pytest.raises(ValueError, match="epsilon"):
         evaluate_atari(model, "ALE/Breakout-v5", 3, epsilon=2.0)
     with pytest.raises(ValueError, match="The model takes"):
@@ -198,7 +195,7 @@ def test_evaluation_of_a_file(make: Any, tmp_path: Path, capsys: pytest.CaptureF
     # At random, Pong ends soon.
     main([str(tmp_path / "model.zip"), "--env", "ALE/Pong-v5", "--episodes", "1", "--epsilon", "1", "--device", "cpu"])
     printed = capsys.readouterr().out
-    assert "ALE/Pong-v5: -2" in printed and "over 1 games, human-normalised" in printed
+    assert re.match(r"ALE/Pong-v5: -(1[5-9]|2[01])\.0 .* over 1 games, human-normalised 0\.", printed.replace("-0.0", "0.0"))
 
 
 def test_learns_from_a_game_whose_frames_are_stored_once(make: Any) -> None:
@@ -209,84 +206,6 @@ def test_learns_from_a_game_whose_frames_are_stored_once(make: Any) -> None:
     # 84 x 84 bytes and little else per transition; SB3's buffer takes eight times as much.
     assert model.replay_buffer.nbytes / 400 < 1.3 * 84 * 84
     assert (model.replay_buffer.read(model.replay_buffer.draw(4)).observations >= 0).all()
-
-
-def test_published_scores_come_to_the_published_aggregates() -> None:
-    """Agarwal et al. (2021) for DER, Schwarzer et al. (2021) for van Hasselt's; the others need every single run."""
-    games = published()
-    assert len(games) == 26 and games["Pong"].human == 14.6
-    pytest.importorskip("rliable")
-    for column, mean, median in (("der", 0.3503, 0.1894), ("van_hasselt", 0.285, 0.161)):
-        found = {part.metric: part for part in aggregate({game: [getattr(s, column)] for game, s in games.items()})}
-        assert found["mean"].value == pytest.approx(mean, abs=5e-4)
-        assert found["median"].value == pytest.approx(median, abs=5e-4)
-        assert np.isnan(found["mean"].low)
-
-
-def test_normal_runs_with_the_published_spread_come_close_to_the_published_gap() -> None:
-    """0.698 over the true runs, of which only mean and standard deviation are at hand; their IQM of 0.183 is not normal's."""
-    pytest.importorskip("rliable")
-    rng = np.random.default_rng(0)
-    scores = {game: list(rng.normal(s.der, s.der_std, 100)) for game, s in published().items()}
-    found = {part.metric: part for part in aggregate(scores, repetitions=200)}
-    assert found["optimality_gap"].value == pytest.approx(0.698, abs=0.01)
-    assert found["mean"].value == pytest.approx(0.350, abs=0.02)
-    for part in found.values():
-        assert part.low < part.value < part.high
-
-
-def test_human_normalised_by_hand() -> None:
-    assert human_normalized("Breakout", 1.7) == 0.0
-    assert human_normalized("Breakout", 30.5) == 1.0
-    assert human_normalized("Breakout", 16.1) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="none of the 26 games"):
-        human_normalized("Tetris", 1.0)
-    with pytest.raises(ValueError, match="same number of runs"):
-        aggregate({"Pong": [1.0], "Breakout": [1.0, 2.0]})
-
-
-def test_interquartile_mean_by_hand() -> None:
-    pytest.importorskip("rliable")
-    # Normalised 0, 0.25, 0.5, 1: without the smallest and the largest quarter 0.375 remains.
-    found = aggregate({"Breakout": [1.7, 8.9, 16.1, 30.5]}, repetitions=50)
-    assert {part.metric: round(part.value, 4) for part in found} == {
-        "mean": 0.4375,
-        "median": 0.4375,
-        "iqm": 0.375,
-        "optimality_gap": 0.5625,
-    }
-    assert "| Breakout | 4 | 14.3 |" in format_scores({"Breakout": [1.7, 8.9, 16.1, 30.5]}, found)
-
-
-def test_grid_of_games_resumes(
-    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("rliable")
-    trained: list[atari_100k.AtariRun] = []
-
-    def train_here(train: Any, runs: Any, folders: Any, workers: Any, on_result: Any) -> None:
-        trained.extend(runs)
-        for one, folder in zip(runs, folders, strict=True):
-            on_result(train(one, folder))
-
-    monkeypatch.setattr(atari_100k, "train_all", train_here)
-    command = ["--game", "Pong", "--width-scale", "0.0625", "--steps", "20", "--eval-episodes", "1", "--output", str(tmp_path)]
-    monkeypatch.setattr(atari_100k, "evaluate_atari", lambda *_, **__: [-21.0, -20.0])
-    atari_100k.main([*command, "--sparsity", "0", "0.5"])
-    assert "impala x0.0625, S=0.5" in capsys.readouterr().out
-    lines = atari_100k.read(tmp_path / atari_100k.RESULTS)
-    assert [line["sparsity"] for line in lines] == ["0.0", "0.5"] and {line["score"] for line in lines} == {"-20.5"}
-    assert int(lines[1]["parameters"]) < int(lines[0]["parameters"])
-    assert DER.load(tmp_path / "Pong" / "impala-x0.0625-S0.5" / "seed0" / "model.zip", device="cpu").num_timesteps == 20
-    atari_100k.main([*command, "--sparsity", "0", "0.5", "--seed", "0", "1"])
-    assert len(trained) == 4 and "| Pong | 2 | -20.5 |" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="none of the 26 games"):
-        atari_100k.main(["--game", "Tetris", "--output", str(tmp_path)])
-
-
-def test_improvements_by_hand() -> None:
-    text = format_improvements({"x3, S=0.8": {"Pong": [-10.0], "Breakout": [3.0, 6.0]}}, {"Pong": [-20.0], "Breakout": [3.0]})
-    assert "| game | x3, S=0.8 |" in text and "| Pong | +50.0 % |" in text and "| Breakout | +50.0 % |" in text
 
 
 BREAKOUT = ["--algo", "der", "--env", "ALE/Breakout-v5"]

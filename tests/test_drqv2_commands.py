@@ -15,11 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_sparse import DrQv2, sparsity
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS
-from sb3_sparse.experiments import learning_curves
 from sb3_sparse.experiments.drqv2_cost import PLAIN, drqv2_cost
-from sb3_sparse.experiments.figures import _group, _style, plot_learning_curves
-from sb3_sparse.experiments.results import append_rows, read_rows, rows
-from sb3_sparse.experiments.training import Evaluation, TrainingResult, TrainingRun, train
 from sb3_sparse.zoo.command_line import main
 
 FILE = Path(__file__).parent.parent / "hyperparams" / "drqv2.yml"
@@ -176,66 +172,6 @@ def test_costs_of_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert f"| x{ours['width_scale']:g} | ours, S=0.5 | {ours['parameters']:,} |" in printed
     with pytest.raises(ValueError, match="must be at least 1"):
         drqv2_cost([1.0], [0.5], rounds=0)
-
-
-SHORT: dict[str, Any] = {
-    "network": "drqv2",
-    "agent_steps": 40,
-    "eval_freq": 20,
-    "eval_episodes": 1,
-    "learning_starts": 24,
-    "batch_size": 8,
-    "width_scale": 0.1,
-}
-
-
-def test_learning_curves_of_drqv2(dot: str, tmp_path: Path) -> None:
-    run = TrainingRun(dot, sparsity=0.5, stddev_schedule="0.3", n_steps=1, measures=True, **SHORT)
-    assert run.label == "drqv2-x0.1-S0.5"
-    with pytest.warns(UserWarning, match="does not hold 256"):
-        result = train(run, tmp_path / "run")
-    assert [evaluation.agent_steps for evaluation in result.evaluations] == [0, 20, 40]
-    model = DrQv2.load(tmp_path / "run" / "model.zip", device="cpu")
-    assert (model.stddev, model.n_steps, model.policy.width_scale, model.policy.sparsity) == (0.3, 1, 0.1, 0.5)
-    line = rows(result, action_repeat=2)[-1]
-    expected = {"algo": "drqv2", "updates_per_agent_step": 0.5, "learning_rate": 1e-4, "batch_size": 8, "env_steps": 80}
-    assert {name: line[name] for name in expected} == expected
-
-
-def test_figures_tell_widths_apart(tmp_path: Path) -> None:
-    table, figure = tmp_path / "table.csv", tmp_path / "figure.png"
-    pytest.importorskip("matplotlib")
-    for width in (1.0, 4.0):
-        for density in (0.0, 0.8):
-            run = TrainingRun("a", network="drqv2", width_scale=width, sparsity=density)
-            curve = tuple(Evaluation(step, float(width * step), 0.0) for step in (0, 100))
-            append_rows(table, rows(TrainingResult(run, curve, 1.0), 2))
-    plot_learning_curves(read_rows(table), figure)
-    assert figure.stat().st_size > 10_000
-    ((_, networks),) = _group(read_rows(table)).items()
-    keys = sorted(networks)
-    sparse, dense = [key for key in keys if key[1] > 0], [key for key in keys if key[1] == 0]
-    styles = [_style(*key, dense, sparse) for key in keys]
-    assert [label for label, _ in styles] == [
-        "dense DrQ-v2 x1", "sparse DrQ-v2 x1, S = 0.8", "dense DrQ-v2 x4", "sparse DrQ-v2 x4, S = 0.8",
-    ]  # fmt: skip
-    assert len({colour for _, colour in styles}) == 4
-
-
-def test_options_of_learning_curves() -> None:
-    options = learning_curves._parse(["--algo", "drqv2", "--task", "a", "--width-scale", "4"])
-    grid = learning_curves._grid(options)
-    assert {(run.network, run.width_scale, run.sparsity) for run in grid} == {("drqv2", 4.0, 0.0), ("drqv2", 4.0, 0.8)}
-    assert {(run.agent_steps, run.learning_starts, run.batch_size, run.learning_rate) for run in grid} == {
-        (500_000, 2_000, 256, 1e-4)
-    }
-    sac = learning_curves._grid(learning_curves._parse(["--task", "a", "--mlp", "--seed", "0"]))
-    assert [(run.network, run.sparsity, run.agent_steps) for run in sac] == [
-        ("simba", 0.0, 25_000), ("simba", 0.5, 25_000), ("mlp", 0.0, 25_000),
-    ]  # fmt: skip
-    for refused in (["--algo", "drqv2", "--mlp"], ["--width-scale", "1", "2"]):
-        with pytest.raises(SystemExit):
-            learning_curves._parse(["--task", "a", *refused])
 
 
 @pytest.mark.slow

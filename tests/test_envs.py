@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_sparse.envs import DMControlEnv, discount_heuristic, env_id, episode_length
 from sb3_sparse.envs.dependencies import check_mujoco_version
+from sb3_sparse.envs.random_actions import RandomActions
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS, TIME_LIMITS
 
 ALL_TASKS = [(domain, task) for domain, tasks in SUITE_TASKS.items() for task in tasks]
@@ -577,3 +579,24 @@ def test_discount_heuristic(length, discount):
 def test_discount_heuristic_refuses(length):
     with pytest.raises(ValueError, match=f"episode_length.*{length!r}"):
         discount_heuristic(length)
+
+
+def test_random_actions_are_as_frequent_as_asked_and_reproduce() -> None:
+    class Recorder(gym.Wrapper):
+        def step(self, action: Any) -> Any:
+            taken.append(int(action))
+            return super().step(action)
+
+    histories = []
+    for seed in (1, 1, 2):
+        taken: list[int] = []
+        env = RandomActions(Recorder(gym.make("Acrobot-v1")), 0.3, seed)
+        env.reset(seed=0)
+        for _ in range(1_000):
+            _, _, terminated, truncated, _ = env.step(0)
+            if terminated or truncated:
+                env.reset()
+        histories.append(taken)
+    assert histories[0] == histories[1] != histories[2]
+    # Two thirds of the random actions are others; five standard errors are 0.063.
+    assert abs(np.mean(np.array(histories[0]) != 0) - 0.2) < 0.063

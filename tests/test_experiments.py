@@ -6,74 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from stable_baselines3 import SAC
 
 from sb3_sparse.experiments.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments import provenance
 from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.figures import plot_learning_curves
-from sb3_sparse.experiments.parallel import train_all
-from sb3_sparse.experiments.results import COLUMNS, append_rows, read_rows, rows
-from sb3_sparse.experiments.training import Evaluation, TrainingResult, TrainingRun, action_repeat, random_return, train
+from sb3_sparse.experiments.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group
+from sb3_sparse.experiments.grid_table import read_table
+from sb3_sparse.experiments.quickstart import random_return
+from sb3_sparse.experiments.run_folders import action_repeat
 from sb3_sparse.experiments.training_memory import training_memory
 from sb3_sparse.zoo.command_line import main
 
-SHORT = {
-    "agent_steps": 120,
-    "eval_freq": 60,
-    "eval_episodes": 1,
-    "learning_starts": 30,
-    "batch_size": 16,
-    "width_scale": 0.0625,
-}
-
-
-@pytest.mark.parametrize(("network", "sparsity"), [("simba", 0.0), ("simba", 0.5), ("mlp", 0.0)])
-def test_a_run_saves_what_it_trained_and_reports_its_evaluations(network: str, sparsity: float, tmp_path: Path) -> None:
-    seen: list[int] = []
-    run = TrainingRun("Pendulum-v1", network=network, sparsity=sparsity, **SHORT)
-    result = train(run, tmp_path, seen.append)
-    assert [evaluation.agent_steps for evaluation in result.evaluations] == [0, 60, 120]
-    assert all(np.isfinite(evaluation.mean_return) for evaluation in result.evaluations)
-    assert seen == sorted(seen) and seen[-1] <= 120
-    model = SAC.load(tmp_path / "model.zip", device="cpu")
-    assert model.num_timesteps == 120
-    assert model._n_updates == (120 - 30) * run.gradient_steps
-    assert {"best_model.zip", "evaluations.npz", "monitor.csv", "progress.csv"} <= {path.name for path in tmp_path.iterdir()}
-
-
-def test_runs_reproduce_from_their_seed(tmp_path: Path) -> None:
-    run = TrainingRun("Pendulum-v1", sparsity=0.5, seed=3, **SHORT)
-    first, second = (train(run, tmp_path / name).evaluations for name in ("first", "second"))
-    assert first == second
-    other = train(TrainingRun("Pendulum-v1", sparsity=0.5, seed=4, **SHORT), tmp_path / "other").evaluations
-    assert first != other
-
-
-def test_unknown_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'cnn'.*'simba', 'mlp' or 'drqv2'"):
-        train(TrainingRun("Pendulum-v1", network="cnn", **SHORT), tmp_path)
-
-
-def test_an_error_in_a_parallel_run_reaches_the_caller(tmp_path: Path) -> None:
-    runs = [TrainingRun("Pendulum-v1", sparsity=1.5, **SHORT)]
-    with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\)"):
-        train_all(train, runs, [tmp_path], workers=1)
-
-
-def test_results_table_counts_environment_steps_and_grows(tmp_path: Path) -> None:
-    run = TrainingRun("dm_control/cartpole-swingup-v0", sparsity=0.5, seed=7)
-    result = TrainingResult(run, (Evaluation(0, 10.04, 1.0), Evaluation(2_500, 300.06, 2.0)), cpu_seconds=12.3)
-    table = tmp_path / "results.csv"
-    append_rows(table, rows(result, action_repeat=2))
-    append_rows(table, rows(result, action_repeat=2))
-    lines = read_rows(table)
-    assert len(lines) == 4 and tuple(lines[0]) == COLUMNS
-    assert [line["env_steps"] for line in lines[:2]] == ["0", "5000"]
-    assert [line["return_mean"] for line in lines[:2]] == ["10.0", "300.1"]
-    assert {line["seed"] for line in lines} == {"7"}
+TABLES = Path(provenance.__file__).parent / "results"
 
 
 def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,19 +32,38 @@ def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.M
     assert provenance.commit() == "release"
 
 
-def test_learning_curves_are_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+@pytest.mark.parametrize("name", ["cpu.csv", "streaming.csv"])
+def test_shipped_tables_are_drawn(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = pytest.importorskip("matplotlib.image")
-    table = tmp_path / "results.csv"
-    for task in ("a", "b"):
-        for network, sparsity in (("simba", 0.0), ("simba", 0.5), ("mlp", 0.0)):
-            run = TrainingRun(task, network=network, sparsity=sparsity)
-            append_rows(table, rows(TrainingResult(run, (Evaluation(0, 1.0, 0.0), Evaluation(10, 2.0, 0.0)), 1.0), 1))
-    figure = tmp_path / "figures" / "curves.png"
-    plot_learning_curves(read_rows(table), figure, {"a": 0.5})
-    pixels = image.imread(figure)
-    assert pixels.shape[1] > pixels.shape[0]  # two panels side by side
-    assert pixels[..., :3].std() > 0.01
+    assert main(["plot", str(TABLES / name), "--output", str(tmp_path / "figures")]) == 0
+    (figure,) = (tmp_path / "figures").iterdir()
+    assert capsys.readouterr().out == f"{figure}\n"
+    assert image.imread(figure)[..., :3].std() > 0.01
+
+
+def test_networks_and_tasks_of_a_table_are_told_apart(tmp_path: Path) -> None:
+    panels = _group(read_table(TABLES / "cpu.csv"))
+    assert list(panels) == ["dm_control/cartpole-swingup-v0", "dm_control/walker-walk-v0"]
+    networks = panels["dm_control/walker-walk-v0"]
+    names = [("dense SimBa", 0.0), ("sparse SimBa, S = 0.5", 0.5), ("SB3 MlpPolicy", 0.0)]
+    assert sorted(networks) == sorted(names)
+    assert _colours(names) == [DENSE_COLOUR, SPARSE_COLOURS[0], MLP_COLOUR]
+    # As the README has them.
+    assert [[round(value) for value in networks[name][50_000]] for name in names] == [
+        [955, 741, 489],
+        [681, 892, 726],
+        [298, 194, 84],
+    ]
+    drqv2 = {"task": "a", "network": "drqv2", "width_scale": "4", "sparsity": "0.8", "env_steps": "1", "return_mean": "1"}
+    assert list(_group([drqv2])["a"]) == [("sparse DrQ-v2 x4, S = 0.8", 0.8)]
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "task,sparsity,env_steps,return_mean\n"])
+def test_other_tables_are_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.csv").write_text(text)
+    for name, message in (("other.csv", "is no table of results"), ("nowhere.csv", "cannot be read: No such file")):
+        assert main(["plot", str(tmp_path / name), "--output", str(tmp_path / "figures")]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_random_return_is_reproducible() -> None:
@@ -130,11 +95,13 @@ def test_quickstart_from_the_command_line(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("MUJOCO_GL", "DISPLAY")}
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     assert "random actions" in output and "units without input" in output
-    assert (tmp_path / "learning_curves.png").stat().st_size > 10_000
-    assert {line["sparsity"] for line in read_rows(tmp_path / "results.csv")} == {"0.0", "0.5"}
-    for agent in ("simba-S0.5", "simba-dense"):
-        assert agent in output
-        SAC.load(tmp_path / agent / "model.zip", device="cpu")
+    assert (tmp_path / "figures" / "quickstart.png").stat().st_size > 10_000
+    assert {line["sparsity"] for line in read_table(tmp_path / "table.csv")} == {"0.0", "0.5"}
+    for agent in ("w = 0.0625, S = 0.5", "w = 0.0625, dense"):
+        (line,) = (line for line in output.splitlines() if line.startswith(f"{agent} "))
+        assert SAC.load(line.split()[-1], device="cpu").num_timesteps == 200
+    again = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    assert "2 are done" in again and again.partition("The sparse agent's")[2] == output.partition("The sparse agent's")[2]
 
 
 @pytest.mark.parametrize(
@@ -197,12 +164,3 @@ def test_memory_is_that_of_the_networks() -> None:
     # 17.4M weights, with gradient, two moments and the critic's target: 4 + 16.9 / 17.4 times 4 bytes.
     assert 0.8 * 347e6 < dense < 2.0 * 347e6
     assert sparse < 0.6 * dense
-
-
-def test_measures_of_plasticity_come_with_the_evaluations(tmp_path: Path) -> None:
-    longer = {**SHORT, "agent_steps": 260, "eval_freq": 130, "gradient_steps": 1}
-    with pytest.warns(UserWarning, match="does not hold 256 transitions yet"):
-        result = train(TrainingRun("Pendulum-v1", sparsity=0.5, measures=True, **longer), tmp_path)
-    untrained, early, late = rows(result, 1)
-    assert untrained["critic_dormant"] == early["critic_dormant"] == ""
-    assert 0 <= float(late["critic_dormant"]) <= 1 <= float(late["critic_srank"])

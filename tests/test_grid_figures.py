@@ -18,6 +18,7 @@ from sb3_sparse.experiments.grid_figures import FIGURES, draw_figure
 from sb3_sparse.experiments.grid_results import GridResults
 from sb3_sparse.experiments.grid_run import GridRun
 from sb3_sparse.experiments.grid_table import MEASURED, PROVENANCE
+from sb3_sparse.experiments.references import atari_scores
 from sb3_sparse.experiments.report import write_report
 from sb3_sparse.experiments.results_folder import ResultsFolder
 
@@ -192,6 +193,27 @@ def test_the_report_holds_figures_tables_commands_and_provenance(tmp_path: Path)
     assert "&lt;b&gt;1&lt;/b&gt;" in page and "<b>1</b>" not in page  # what comes from elsewhere is no markup
     assert "http" not in page.replace("https://arxiv.org", "")  # nothing is fetched
     assert "2.13.0" in page and "P(better than dense)" in page
+
+
+def test_scores_of_every_task_stand_beside_published_ones(tmp_path: Path) -> None:
+    write_results(tmp_path / "results", 18)
+    page = write_report(tmp_path / "results", tmp_path / "page.html").read_text()
+    # 1000 * (1 + S) / 10 points in Breakout, where random play has 1.7, a human 30.5, and DER 9.2.
+    normalized = (100 - 1.7) / (30.5 - 1.7)
+    cells = ["Breakout", "w = 0.125, dense", "1", "100", f"{normalized:.3f}", f"{atari_scores()['Breakout']['der']:g}"]
+    assert "".join(f'<td class="number">{cell}</td>' for cell in cells) in page
+    assert "optimality gap" in page and "published DER" in page
+
+
+def test_own_grids_show_what_was_measured(tmp_path: Path, drawn: list[Panels]) -> None:
+    runs = tuple(GridRun("sac", "Pendulum-v1", {"sparsity": sparsity}, agent_steps=500) for sparsity in (0.0, 0.5))
+    results = made_up(Grid("own", None, "Own", runs), height)
+    for lines in results.lines.values():
+        for line in lines:
+            line["critic_interference"] = ""
+    draw_figure(results, tmp_path, tmp_path / "figure")
+    labels = [axis.get_ylabel() for axis in drawn[0].axes]
+    assert labels == ["return", "critic: dormant ratio", "critic: Srank", "critic: gradient norm"]
 
 
 def test_figures_and_reports_are_made_where_unpickling_is_blocked(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import sb3_sparse
 from sb3_sparse.experiments.equal_parameters import equal_sparsity, learnable_parameters
-from sb3_sparse.experiments.grid import BUDGETS, GridError, figure_grid, figures, load_grid
+from sb3_sparse.experiments.grid import BUDGETS, GridError, figure_grid, figures, load_grid, parse_grid
 from sb3_sparse.experiments.grid_figures import FIGURES
 from sb3_sparse.experiments.grid_run import GridRun, short_task
 
@@ -126,6 +126,37 @@ def test_equal_settings_are_the_same_run_and_others_are_not() -> None:
     assert len({run.id, *(other.id for other in others)}) == 4
 
 
+def test_arms_that_differ_in_hyperparameters_are_told_apart(tmp_path: Path) -> None:
+    text = SMALL.replace("{width_scale: [0.0625, 0.125], sparsity: [0, 0.5]}", "{sparsity: 0.5, hyperparameters: {tau: 0.1}}")
+    text += (
+        "  - {sparsity: 0.5, hyperparameters: {tau: 0.2}, label: slow}\n  - {sparsity: 0.5}\nhyperparameters: {gamma: 0.9}\n"
+    )
+    grid = load_grid(write(tmp_path, text))
+    assert [run.label for run in grid.runs[:3]] == ["S = 0.5, tau = 0.1", "slow", "S = 0.5"]
+    assert len({run.arm for run in grid.runs}) == 3 and {run.hyperparameters["gamma"] for run in grid.runs} == {0.9}
+    # What a run is called in legends does not decide what it is.
+    renamed = load_grid(write(tmp_path, text.replace("slow", "slower")))
+    assert [run.id for run in renamed.runs] == [run.id for run in grid.runs] and renamed.runs[1].label == "slower"
+
+
+def test_keys_are_replaced_and_the_text_with_them(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALL + "budgets: {tiny: {seeds: [7], agent_steps: 100}}\n")
+    grid = load_grid(path, "tiny", {"agent_steps": 50, "arms": [{"sparsity": 0.5}]})
+    assert [(run.seed, run.agent_steps, run.policy) for run in grid.runs] == [(7, 50, {"sparsity": 0.5})]
+    again = parse_grid(grid.source, grid.stem, grid.budget)
+    assert again.runs == grid.runs and again.name == grid.name == "grid-tiny"
+    with pytest.raises(GridError, match="what is changed has no key 'sedes'"):
+        load_grid(path, None, {"sedes": 1})
+
+
+def test_grids_of_the_package_have_names() -> None:
+    grid = load_grid(Path("learning-curves"))
+    assert {run.label for run in grid.runs} == {"w = 0.125, dense", "w = 0.125, S = 0.5", "SB3 MlpPolicy"}
+    assert load_grid(Path("figure-13"), "short").runs == figure_grid(13, "short").runs
+    with pytest.raises(GridError, match=r"come with this package: .*learning-curves, plasticity-loss"):
+        load_grid(Path("learning-curve"))
+
+
 def test_names_of_tasks() -> None:
     ids = ("dm_control/dog-run-v0", "ALE/Breakout-v5", "Walker2d-v4", "dm_control/quadruped-run-pixels-v0")
     assert [short_task(task) for task in ids] == ["dog-run", "Breakout", "Walker2d", "quadruped-run-pixels"]
@@ -151,6 +182,8 @@ def changed(old: str, new: str) -> Callable[[], str]:
         (lambda: SMALL + "evaluation: {freq: 500, episodes: 1}\n", "more than agent_steps"),
         (lambda: SMALL + "evaluation: {freq: 50}\n", "must have freq"),
         (lambda: SMALL + "evaluation: {freq: 50, episodes: 1, deterministic: 3}\n", "must be true or false"),
+        (lambda: SMALL + "evaluation: {freq: 50, episodes: 1, epsilon: 2}\n", r"epsilon must lie in \[0, 1\]"),
+        (changed("sparsity: [0, 0.5]", "sparsity: [0, 0.5], label: both"), "a label is for one network"),
         (lambda: SMALL + "score: best\n", "score must be one of"),
         (lambda: SMALL + "resources: {gpus: -1}\n", "at least 0"),
         (lambda: SMALL + "budgets: {tiny: {sedes: 1}}\n", "'tiny' has no key 'sedes'"),

@@ -4,35 +4,46 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.monitor import Monitor
 
+from sb3_sparse import PlasticityCallback, ResetCallback, SparseSimBaPolicy, sparsify
 from sb3_sparse.callbacks.measurement_file import COLUMNS
 from sb3_sparse.experiments.figures import DENSE_COLOUR, SPARSE_COLOURS
-from sb3_sparse.experiments.plasticity_loss import PlasticityRun, train
 from sb3_sparse.experiments.run_figures import _join, group, styles
 from sb3_sparse.experiments.run_folders import RunFolder, find_runs
 from sb3_sparse.zoo.command_line import main
 
-RUN = {
-    "task": "Pendulum-v1",
-    "agent_steps": 60,
-    "gradient_steps": 1,
-    "learning_rate": 1e-3,
-    "batch_size": 16,
-    "learning_starts": 30,
-    "log_freq": 30,
-}
+
+def train(folder: Path, sparsity: float = 0.0, reset_freq: int | None = None, policy: Any = "MlpPolicy") -> None:
+    """A run of 60 steps by a script of SB3."""
+    kwargs: dict[str, Any] = {"net_arch": {"pi": [128, 128], "qf": [16, 16]}, "n_critics": 1}
+    if policy is SparseSimBaPolicy:
+        kwargs = {"sparsity": sparsity, "width_scale": 0.0625}
+    env = Monitor(gym.make("Pendulum-v1"), str(folder / "monitor.csv"))
+    model = SAC(policy, env, policy_kwargs=kwargs, learning_starts=30, buffer_size=60, batch_size=16, device="cpu")
+    if sparsity and policy == "MlpPolicy":
+        sparsify(model, {"actor": 0.0, "critic": sparsity})
+    callbacks: list[BaseCallback] = [
+        EvalCallback(Monitor(gym.make("Pendulum-v1")), n_eval_episodes=1, eval_freq=30, log_path=str(folder), verbose=0),
+        PlasticityCallback(log_freq=30, covariance_freq=60),
+    ]
+    model.learn(60, callback=[*callbacks, *([ResetCallback(reset_freq)] if reset_freq else [])])
+    model.save(folder / "model.zip")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    for network, width, sparsity, reset_freq in [("mlp", 16, 0.0, None), ("mlp", 16, 0.6, 40), ("simba", 32, 0.5, None)]:
-        run = PlasticityRun(network=network, width=width, sparsity=sparsity, seed=0, reset_freq=reset_freq, **RUN)
-        with pytest.warns(UserWarning, match="PlasticityCallback"):  # the buffer is smaller than a measurement's batch
-            train(run, folder / f"{run.label}-seed0")
+    with pytest.warns(UserWarning, match="PlasticityCallback"):  # the buffer is smaller than a measurement's batch
+        train(folder / "mlp-dense-seed0")
+        train(folder / "mlp-S0.6-reset-seed0", 0.6, reset_freq=40)
+        train(folder / "simba-S0.5-seed0", 0.5, policy=SparseSimBaPolicy)
     return folder
 
 

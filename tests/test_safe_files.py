@@ -16,7 +16,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
@@ -30,11 +29,10 @@ from sb3_sparse.experiments.model_files import policy_arguments, policy_tensors
 from sb3_sparse.experiments.run_folders import RunFolder
 from sb3_sparse.experiments.torture_models import ALGORITHMS, ENVIRONMENTS, TortureRun, make_model
 from sb3_sparse.experiments.torture_runs import make_env
-from sb3_sparse.experiments.zoo_files import read_keywords, read_value, read_yaml
+from sb3_sparse.experiments.zoo_files import read_keywords, read_yaml
 from sb3_sparse.zoo.command_line import main
 
 safetensors = pytest.importorskip("safetensors.torch")
-HYPERPARAMETERS = Path(__file__).parent.parent / "hyperparams"
 SLOW = ("SB3 DDPG", "SB3 TD3", "DDPG", "SAC")
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ALGORITHMS]
 
@@ -302,56 +300,6 @@ def test_runs_are_read_without_running_what_is_in_them(tmp_path: Path) -> None:
     assert not (tmp_path / "bomb").exists() and not Path("bomb").exists()
     with pytest.raises(ValueError, match="Keyword arguments look like"):
         read_keywords("print(1)")
-
-
-def test_text_of_hyperparameter_files_is_read_as_the_zoo_evaluates_it() -> None:
-    """All that the zoo and this package ship."""
-    folder = Path(pytest.importorskip("rl_zoo3").__file__).parent / "hyperparams"
-    names = {"nn": th.nn, "th": th, "RMSpropTFLike": RMSpropTFLike, "HerReplayBuffer": HerReplayBuffer}
-    keys = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
-    texts = [
-        text
-        for file in [*folder.glob("*.yml"), *HYPERPARAMETERS.glob("*.yml")]
-        for entry in read_yaml(file).values()
-        for key in keys
-        if isinstance(text := (entry or {}).get(key), str)
-    ]
-    assert len(texts) > 400
-    for text in set(texts):
-        assert read_value(text) == eval(text, dict(names)), text
-    assert read_value("dict(b=dict(c=(1, -2.5), d=[None, True]), optimizer_class=th.optim.RMSprop)") == {
-        "b": {"c": (1, -2.5), "d": [None, True]},
-        "optimizer_class": th.optim.RMSprop,
-    }
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "__import__('os').system('touch bomb')",
-        "dict(net_arch=[__import__('os').system('touch bomb')])",
-        "dict(**__import__('os').environ)",
-        "{**{}}",
-        "dict([('a', 1)])",
-        "dict(a=lambda: 0)",
-        "dict(activation_fn=nn.modules.activation.os)",
-        "dict(activation_fn=os.system)",
-        "dict(a=2 ** 8)",
-        "[x for x in (1,)]",
-        "f'{1}'",
-        "dict(a=1",
-        "nn",
-    ],
-)
-def test_text_that_is_code_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not read"):
-        read_value(text)
-    assert not Path("bomb").exists()
-
-
-def test_classes_in_the_zoo_s_files_are_read_as_names(tmp_path: Path) -> None:
-    (tmp_path / "config.yml").write_text("policy_kwargs: {activation_fn: !!python/name:torch.nn.ReLU ''}\n")
-    assert read_yaml(tmp_path / "config.yml") == {"policy_kwargs": {"activation_fn": "torch.nn.ReLU"}}
 
 
 def test_zips_tell_what_they_are_without_being_unpickled(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from sb3_sparse.experiments.grid import Grid
 from sb3_sparse.experiments.grid_run import Evaluation, GridRun
 from sb3_sparse.experiments.grid_table import PROVENANCE, read_table
 from sb3_sparse.experiments.model_files import policy_tensors
-from sb3_sparse.experiments.places import RayCluster, ThisProcess
+from sb3_sparse.experiments.places import Processes, RayCluster, ThisProcess
 from sb3_sparse.experiments.results_folder import BusyError, ResultsFolder
 from sb3_sparse.experiments.run_folders import RunFolder
 from sb3_sparse.experiments.sweep import SweepError, sweep
@@ -57,8 +57,10 @@ def run_of(algorithm: str, **changes: Any) -> GridRun:
         settings["plasticity"] = {"log_freq": 150, "batch_size": 32, "covariance_freq": 300}
     if algorithm == "stream_ac":
         settings["policy"] = {"width": 8, "init": "dense", "sparsity": 0.5}
-    if algorithm == "tqc":
+    if algorithm == "tqc":  # a stock policy, which sparsify() prunes
         settings["hyperparameters"] = {"policy": "MlpPolicy", "n_envs": 2, "normalize": True, "learning_starts": 60}
+        settings["policy"] = {"sparsity": {"actor": 0.0, "critic": 0.5}}
+        settings["evaluation"] = Evaluation(250, 2, epsilon=0.3)
         settings["agent_steps"] = 1_220  # three episodes in each environment
     task = "Pendulum-v1"
     if algorithm == "drqv2":  # pixels, in episodes of 20 steps
@@ -135,6 +137,23 @@ def assert_same_models(*files: Path) -> None:
     tensors = [policy_tensors(file) for file in files]
     assert tensors[0].keys() == tensors[1].keys()
     assert all(th.equal(value, tensors[1][name]) for name, value in tensors[0].items())
+
+
+def test_stock_policies_are_pruned_by_sparsify(tmp_path: Path) -> None:
+    """Beside those of the zoo's file, which are another policy's, arguments are the grid's."""
+    hyperparameters = {"policy": "MlpPolicy", "policy_kwargs": "dict(net_arch=[16, 16])", "learning_starts": 60}
+    runs = [
+        GridRun("sac", "Pendulum-v1", policy, agent_steps=70, checkpoints=1, hyperparameters=hyperparameters)
+        for policy in ({"sparsity": 0.0}, {"sparsity": 0.6, "mask_seed": 5})
+    ]
+    folder = sweep(grid_of(*runs), tmp_path, ThisProcess("cpu"), train_run)
+    dense, sparse = (RunFolder(next(folder.run(run).folder.glob("sac/*"))) for run in runs)
+    assert (dense.sparsity, sparse.sparsity) == (0.0, 0.6) and (dense.name, sparse.name) == ("sac dense", "sac S = 0.6")
+    assert set(dense.layer_sparsities.values()) == {0.0}
+    assert sparse.layer_sparsities["critic.qf0.2"] > 0.5 and sparse.policy_kwargs["net_arch"] == [16, 16]
+    records = [json.loads(folder.run(run).record.read_text()) for run in runs]
+    assert records[0]["parameters"] == records[1]["parameters"] == records[0]["active_parameters"]
+    assert records[1]["active_parameters"] == pytest.approx(0.4 * records[0]["parameters"], rel=0.05)  # biases are left
 
 
 def test_how_often_a_run_is_saved_changes_nothing(tmp_path: Path) -> None:
@@ -321,6 +340,18 @@ def test_ray_tries_a_run_whose_worker_died_again(tmp_path: Path, monkeypatch: py
     assert len(read_table(tmp_path / "table.csv")) == 2
 
 
+def test_processes_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = (str(Path(__file__).parent), str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))  # they import this file
+    with pytest.raises(SweepError, match="13 is no good"):
+        sweep(grid_of(*seeded(0, 13, 1)), tmp_path, Processes(2), fake_train)
+    assert sorted(calls(tmp_path)) == [0, 1, 13]
+    with pytest.raises(SweepError, match="a process of this command died"):
+        sweep(grid_of(*seeded(0, 66)), tmp_path, Processes(1), fake_train)
+    sweep(grid_of(*seeded(0, 66)), tmp_path, Processes(1), fake_train)
+    assert len(read_table(tmp_path / "table.csv")) == 3
+
+
 def test_an_unreachable_cluster_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(ValueError, match=r"Nothing answers at '127\.0\.0\.1:1'"):
@@ -370,6 +401,12 @@ def test_sweep_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (("Pendulum-v1", "Pendulum-v0"), [], "Pendulum-v0"),
         (("width_scale: 0.0625", "width: 8"), [], "has no argument 'width'"),
         (("batch_size", "batchsize"), [], "has no argument 'batchsize'"),
+        (("SparseSimBaPolicy", "SparsePolicy"), [], "no policy 'sb3_sparse.SparsePolicy' for sac"),
+        (
+            ("sb3_sparse.SparseSimBaPolicy", "MlpPolcy"),
+            [],
+            "no policy 'MlpPolcy' for sac: give module.Class, or one of MlpPolicy",
+        ),
         (("batch_size: 16", "normalize: 'dict(gamma=print(1))'"), [], "print(1) would have to be executed"),
         (("batch_size: 16", "policy_kwargs: 'dict(f=lambda: 1)'"), [], "lambda: 1 would have to be executed"),
         (("", ""), ["--budget", "huge"], "no budget 'huge'"),

@@ -38,6 +38,7 @@ class Aggregate:
     :param iqm: Interquartile mean over tasks and seeds
     :param mean: Mean over tasks of the means over seeds
     :param median: Median over tasks of the means over seeds
+    :param optimality_gap: How much is missing to a score of 1, where it is missing, on average over tasks and seeds
     :param tasks: Number of tasks
     :param seeds: Number of seeds that all tasks have
     :param left_out: Scores that were left out, as their seed is missing in another task
@@ -46,6 +47,7 @@ class Aggregate:
     iqm: Estimate
     mean: Estimate
     median: Estimate
+    optimality_gap: Estimate
     tasks: int
     seeds: int
     left_out: int
@@ -72,8 +74,9 @@ def aggregate(scores: Scores, resamples: int = RESAMPLES) -> Aggregate | None:
         with _seeded():
             found = library.get_interval_estimates({"arm": matrix}, _statistics, reps=resamples)
         intervals = found[1]["arm"]
-    iqm, mean, median = (Estimate(float(v), float(low), float(high)) for v, low, high in zip(values, *intervals, strict=True))
-    return Aggregate(iqm, mean, median, matrix.shape[1], len(matrix), left_out)
+    estimates = [Estimate(float(v), float(low), float(high)) for v, low, high in zip(values, *intervals, strict=True)]
+    iqm, mean, median, gap = estimates
+    return Aggregate(iqm, mean, median, gap, matrix.shape[1], len(matrix), left_out)
 
 
 def probability_of_improvement(better: Scores, worse: Scores, resamples: int = RESAMPLES) -> Estimate | None:
@@ -130,7 +133,7 @@ def common_seeds(scores: Scores) -> tuple[np.ndarray, int]:
 
 def _statistics(matrix: np.ndarray) -> np.ndarray:
     metrics: Any = import_extra("rliable.metrics", "plots")
-    return np.array([metrics.aggregate_iqm(matrix), metrics.aggregate_mean(matrix), metrics.aggregate_median(matrix)])
+    return np.array([getattr(metrics, f"aggregate_{name}")(matrix) for name in ("iqm", "mean", "median", "optimality_gap")])
 
 
 @contextlib.contextmanager

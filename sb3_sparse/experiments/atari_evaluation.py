@@ -15,41 +15,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.der import DER
 from sb3_sparse.envs.atari import AtariWrapper
-from sb3_sparse.experiments.atari_scores import human_normalized, published
+from sb3_sparse.envs.random_actions import RandomActions
+from sb3_sparse.experiments.grid_run import short_task
+from sb3_sparse.experiments.normalized_scores import human_normalized
+from sb3_sparse.experiments.references import atari_scores
 
 EPISODES, EPSILON = 100, 0.001  # Dopamine's
-
-
-class MostlyGreedy:
-    """
-    A model's best actions, without noise, some of them replaced by random ones.
-
-    :param model: Model
-    :param epsilon: Probability of a random action
-    :param seed: Seed of these
-    """
-
-    def __init__(self, model: BaseAlgorithm, epsilon: float, seed: int):
-        self.model, self.epsilon, self.rng = model, epsilon, np.random.default_rng(seed)
-
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = True,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        :param observation: (n_envs, *shape)
-        :param state: As in SB3
-        :param episode_start: As in SB3
-        :param deterministic: Not used
-        :return: (n_envs,) actions, and the state
-        """
-        actions, state = self.model.predict(observation, state, episode_start, deterministic=True)
-        chosen = self.rng.random(len(actions)) < self.epsilon
-        others = self.rng.integers(self.model.action_space.n, size=len(actions))  # type: ignore[attr-defined]
-        return np.where(chosen, others, actions), state
 
 
 def evaluate_atari(
@@ -80,14 +51,18 @@ def evaluate_atari(
             f"epsilon must lie in [0, 1], and there must be games to play; got epsilon={epsilon!r}, "
             f"n_eval_episodes={n_eval_episodes!r}, n_envs={n_envs!r}."
         )
-    env = DummyVecEnv([maker(env_id, **wrapper)] * n_envs)
+    makers = [maker(env_id, **wrapper)] * n_envs
+    env = DummyVecEnv([_with_random_actions(make, epsilon, seed + i) for i, make in enumerate(makers)])
     if env.observation_space.shape != model.observation_space.shape:
         raise ValueError(f"The model takes {model.observation_space}, the game shows {env.observation_space}.")
     env.seed(seed)
-    player: Any = MostlyGreedy(model, epsilon, seed)
-    scores, _ = evaluate_policy(player, env, n_eval_episodes, return_episode_rewards=True)
+    scores, _ = evaluate_policy(model, env, n_eval_episodes, return_episode_rewards=True)
     env.close()
     return scores  # type: ignore[return-value]
+
+
+def _with_random_actions(make: Callable[[], gym.Env], epsilon: float, seed: int) -> Callable[[], gym.Env]:
+    return lambda: RandomActions(make(), epsilon, seed)
 
 
 def maker(env_id: str, **wrapper: Any) -> Callable[[], gym.Env]:
@@ -110,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = DER.load(options.model, device=options.device)
     scores = evaluate_atari(model, options.env, options.episodes, options.epsilon, options.seed, options.n_envs)
     mean, std = float(np.mean(scores)), float(np.std(scores))
-    game = options.env.removeprefix("ALE/").rpartition("-")[0]
-    normalized = f", human-normalised {human_normalized(game, mean):.3f}" if game in published() else ""
+    is_known = short_task(options.env) in atari_scores()
+    normalized = f", human-normalised {human_normalized(options.env, mean):.3f}" if is_known else ""
     print(f"{options.env}: {mean:.1f} +/- {std:.1f} over {len(scores)} games{normalized}")
 
 

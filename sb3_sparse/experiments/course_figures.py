@@ -22,14 +22,24 @@ from sb3_sparse.experiments.run_folders import RunFolder
 
 
 def learning_curves(results: GridResults, runs: Path, path: Path) -> list[Path]:
-    """Return against environment steps, a panel for each algorithm and task (grids of one's own; figures 6, 13, 17)."""
+    """Return against environment steps, a panel for each algorithm and task (figures 6, 13, 17)."""
     return curve_panels(results, [("return_mean", "return")], path)
+
+
+def course(results: GridResults, runs: Path, path: Path) -> list[Path]:
+    """Return, and of the critic what was measured of its plasticity, a row each (grids of one's own)."""
+    labels = {"dormant": "dormant ratio", "srank": "Srank", "interference": "gradient interference"}
+    labels |= {"gradient_norm": "gradient norm"}
+    measured = [(f"critic_{metric}", f"critic: {label}") for metric, label in labels.items()]
+    there = [pair for pair in measured if any(results.series(run, pair[0]) for run in results.grid.runs)]
+    return curve_panels(results, [("return_mean", "return"), *there], path)
 
 
 def curve_panels(results: GridResults, columns: Sequence[tuple[str, str]], path: Path) -> list[Path]:
     """A row for each column of the table, a panel for each algorithm and task."""
     pairs = pairs_of(results)
-    panels = Panels(len(pairs) * len(columns), columns=min(4, len(pairs)) if len(columns) == 1 else len(pairs))
+    is_grid = len(pairs) > 1 and len(columns) > 1
+    panels = Panels(len(pairs) * len(columns), **({"columns": len(pairs)} if is_grid else {}))
     arms = results.arms()
     for axis, ((column, label), pair) in zip(panels.axes, itertools.product(columns, pairs), strict=True):
         draw_curves(axis, results, arms, of(*pair), column, styles(arms))

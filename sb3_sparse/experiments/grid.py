@@ -21,7 +21,7 @@ _KEYS = {
     "checkpoints", "simplicity_networks", "hyperparameters", "resources", "budgets",
 }  # fmt: skip
 _REQUIRED = ("algorithm", "task", "arms", "seeds", "agent_steps")
-_ARM_KEYS = {*POLICY_AXES, "equal_parameters", "reset_freq", "algorithm", "task", "hyperparameters"}
+_ARM_KEYS = {*POLICY_AXES, "equal_parameters", "reset_freq", "algorithm", "task", "hyperparameters", "label"}
 _FLOATS = ("width_scale", "depth_scale", "sparsity")
 _RESOURCES = {"cpus": 1.0, "gpus": 0.25}
 
@@ -90,20 +90,24 @@ def figure_grid(number: int, budget: str) -> Grid:
     return load_grid(FOLDER / f"figure-{number}.yml", budget)
 
 
-def load_grid(path: Path, budget: str | None = None) -> Grid:
+def load_grid(path: Path, budget: str | None = None, changes: Mapping[str, Any] | None = None) -> Grid:
     """
     Read a grid.
 
-    :param path: YAML file
+    :param path: YAML file, or the name of one that this package has
     :param budget: Entry of its ``budgets``, whose keys replace those of the file; None to take the file as it is
+    :param changes: Keys to replace after that
     :raises GridError: if it is no grid, has unknown keys or values, contradicts itself, or holds no run.
     """
+    shipped = FOLDER / f"{path}.yml"
     try:
-        text = path.read_text()
+        text = (shipped if shipped.is_file() and not path.exists() else path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise GridError(f"{path} cannot be read: {error}") from error
+        names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yml")))
+        raise GridError(f"{path} cannot be read: {error}. Grids that come with this package: {names}.") from error
     try:
-        return parse_grid(text, path.stem, budget)
+        grid = parse_grid(text, path.stem, budget)
+        return _changed(grid, text, changes) if changes else grid
     except GridError as error:
         raise GridError(f"{path}: {error}") from error
 
@@ -117,6 +121,14 @@ def parse_grid(text: str, stem: str, budget: str | None) -> Grid:
     :param budget: As for :func:`load_grid`
     :raises GridError: as :func:`load_grid`
     """
+    content = _content(text)
+    try:
+        return _grid(_with_budget(content, budget), stem, budget, text)
+    except (TypeError, ValueError) as error:
+        raise GridError(str(error)) from error
+
+
+def _content(text: str) -> dict[str, Any]:
     yaml = import_extra("yaml", "zoo")
     try:
         content = yaml.safe_load(text)
@@ -124,10 +136,14 @@ def parse_grid(text: str, stem: str, budget: str | None) -> Grid:
         raise GridError(f"it is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise GridError(f"it is no grid, but must be a mapping with the keys {', '.join(_REQUIRED)}.")
-    try:
-        return _grid(_with_budget(content, budget), stem, budget, text)
-    except (TypeError, ValueError) as error:
-        raise GridError(str(error)) from error
+    return content
+
+
+def _changed(grid: Grid, text: str, changes: Mapping[str, Any]) -> Grid:
+    """A grid with other keys, whose text is written anew."""
+    _refuse_unknown(changes, _KEYS - {"budgets", "figure"}, "what is changed")
+    content = {**_with_budget(_content(text), grid.budget), **changes}
+    return parse_grid(import_extra("yaml", "zoo").safe_dump(content, sort_keys=False), grid.name, None)
 
 
 def _with_budget(content: dict[str, Any], budget: str | None) -> dict[str, Any]:
@@ -187,6 +203,8 @@ def _runs(content: Mapping[str, Any]) -> Iterator[GridRun]:
                 is_solved="equal_parameters" in arm,
                 reset_freq=arm.get("reset_freq"),
                 hyperparameters={**content.get("hyperparameters", {}), **arm.get("hyperparameters", {})},
+                own=tuple(arm.get("hyperparameters", {})),
+                name=str(arm.get("label", "")),
                 **shared,
             )
 
@@ -198,8 +216,10 @@ def _products(arm: Any) -> Iterator[dict[str, Any]]:
     _refuse_unknown(arm, _ARM_KEYS, "an arm")
     if "equal_parameters" in arm and "sparsity" in arm:
         raise GridError(f"an arm gives its sparsity or has it solved for by equal_parameters, not both: {arm!r}.")
-    fixed = {key: arm[key] for key in ("algorithm", "task", "hyperparameters", "equal_parameters") if key in arm}
+    fixed = {key: arm[key] for key in ("algorithm", "task", "hyperparameters", "equal_parameters", "label") if key in arm}
     axes = {key: _as_list(value) for key, value in arm.items() if key not in fixed}
+    if "label" in arm and any(len(values) > 1 for values in axes.values()):
+        raise GridError(f"a label is for one network, and this arm holds several: {arm!r}.")
     for values in itertools.product(*axes.values()):
         yield {**dict(zip(axes, values, strict=True)), **fixed}
 
@@ -230,15 +250,18 @@ def _anchor(arms: Any) -> tuple[float, float]:
 def _evaluation(given: Any, agent_steps: int) -> Evaluation | None:
     if given is None:
         return None
-    if not isinstance(given, dict) or set(given) - {"deterministic"} != {"freq", "episodes"}:
+    if not isinstance(given, dict) or set(given) - {"deterministic", "epsilon"} != {"freq", "episodes"}:
         raise GridError(f"evaluation must have freq (agent steps) and episodes, or be left out, got {given!r}.")
     deterministic = given.get("deterministic")
     if not isinstance(deterministic, bool | None):
         raise GridError(f"evaluation: deterministic must be true or false, got {deterministic!r}.")
+    epsilon = given.get("epsilon")
+    if epsilon is not None and not (_is_number(epsilon) and 0 <= epsilon <= 1):
+        raise GridError(f"evaluation: epsilon must lie in [0, 1], got {epsilon!r}.")
     freq, episodes = (_positive(given[key], f"evaluation: {key}") for key in ("freq", "episodes"))
     if freq > agent_steps:
         raise GridError(f"evaluation: freq {freq} is more than agent_steps {agent_steps}: there would be no evaluation.")
-    return Evaluation(freq, episodes, deterministic)
+    return Evaluation(freq, episodes, deterministic, epsilon)
 
 
 def _seeds(given: Any) -> list[int]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sb3_sparse.experiments.course_figures import (
+    course,
     covariance,
     learning_curves,
     parameter_norms,
@@ -51,5 +52,5 @@ def draw_figure(results: GridResults, runs: Path, path: Path) -> list[Path]:
     if not results.lines:
         raise ValueError(f"No run of {results.grid.name} is finished yet: there is nothing to draw.")
     number = results.grid.figure
-    draw = learning_curves if number is None else FIGURES[number]
+    draw = course if number is None else FIGURES[number]
     return draw(results, runs, path)

@@ -29,11 +29,13 @@ class Evaluation:
     :param freq: Agent steps between two of them
     :param episodes: Episodes of each
     :param deterministic: Whether actions are; None: as the zoo does, which explores in Atari games
+    :param epsilon: Probability of a random action instead, None for never
     """
 
     freq: int
     episodes: int
     deterministic: bool | None = None
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class GridRun:
 
     :param algorithm: The RL Zoo's name of the algorithm
     :param task: Environment id
-    :param policy: Arguments of the policy that this arm of the grid sets, e.g. ``width_scale`` and ``sparsity``
+    :param policy: Arguments of the policy that this arm of the grid sets, e.g. ``width_scale`` and ``sparsity``; those of a
+        policy that does not prune itself are :func:`~sb3_sparse.sparsify`'s
     :param seed: Seed of everything
     :param agent_steps: Length of the run in agent steps
     :param evaluation: Evaluations; None: the curve is that of the returns of training episodes
@@ -55,6 +58,8 @@ class GridRun:
     :param checkpoints: Pieces of the run, between which it can go on after a crash; what comes out does not depend on them
     :param is_solved: Whether the sparsity was solved for, so that it differs a little between tasks in the same arm; decides
         nothing about the run either
+    :param own: Names of the hyperparameters that this arm sets; as above
+    :param name: What legends call this arm, what it sets if empty; as above
     """
 
     algorithm: str
@@ -70,6 +75,8 @@ class GridRun:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: int = field(default=10, compare=False)
     is_solved: bool = field(default=False, compare=False)
+    own: tuple[str, ...] = field(default=(), compare=False)
+    name: str = field(default="", compare=False)
 
     def settings(self) -> dict[str, Any]:
         """All that decides what comes out, as plain data."""
@@ -81,16 +88,21 @@ class GridRun:
         """Name of its folder: readable, and unique by a hash of the settings."""
         # Without what is not set, so that a setting that comes with a later version does not rename older runs.
         digest = hashlib.sha256(json.dumps(_given(self.settings()), sort_keys=True).encode()).hexdigest()[:8]
-        words = [self.algorithm, short_task(self.task), self.label.replace(" = ", ""), f"seed{self.seed}", digest]
+        network = ", ".join(self._words()).replace(" = ", "") or "default"
+        words = [self.algorithm, short_task(self.task), network, f"seed{self.seed}", digest]
         return re.sub(r"[^\w.=+-]+", "-", "-".join(words))
 
     @property
     def label(self) -> str:
         """What this arm sets, for legends."""
+        changes = [f"{name} = {self.hyperparameters[name]}" for name in self.own]
+        return self.name or ", ".join([*self._words(), *changes]) or "default"
+
+    def _words(self) -> list[str]:
         words = [_word(name, self.policy[name]) for name in POLICY_AXES if name in self.policy]
         if self.policy.get("init") == "sparse" and not self.sparsity:
             words.remove("dense")
-        return ", ".join([*filter(None, words), *(["reset"] if self.reset_freq else [])]) or "default"
+        return [*filter(None, words), *(["reset"] if self.reset_freq else [])]
 
     @property
     def sparsity(self) -> float:
@@ -104,7 +116,8 @@ class GridRun:
         changes = {key: json.dumps(value, sort_keys=True) for key, value in self.policy.items()}
         if self.is_solved:
             changes["sparsity"] = "solved"
-        return (*sorted(changes.items()), ("reset", str(self.reset_freq)))
+        hyperparameters = [(name, json.dumps(self.hyperparameters[name], sort_keys=True)) for name in sorted(self.own)]
+        return (*sorted(changes.items()), ("reset", str(self.reset_freq)), *hyperparameters)
 
 
 def short_task(task: str) -> str:

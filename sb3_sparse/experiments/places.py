@@ -1,9 +1,12 @@
-"""Where runs of a grid go: into this process, or to Ray on this machine or a cluster."""
+"""Where runs of a grid go: into this process or others, or to Ray on this machine or a cluster."""
 
+import multiprocessing
 import os
 import platform
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -68,6 +71,36 @@ class ThisProcess:
         for run in runs:
             tick()
             yield attempt(train, run, results, self.device, command)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """
+    Processes of this machine, without Ray: one that dies takes the others along, and nothing is tried again.
+
+    :param workers: Runs at once, as many as there are CPU cores if None
+    :param device: Device of every run
+    """
+
+    workers: int | None = None
+    device: str = "auto"
+
+    def check(self) -> None:
+        """See :class:`Place`."""
+
+    def train_all(
+        self, train: Train, runs: Sequence[GridRun], results: Path, command: Sequence[str], tick: Callable[[], None]
+    ) -> Iterator[Outcome]:
+        """See :class:`Place`."""
+        # Not forked: threads of torch and CUDA do not survive that.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(len(runs), self.workers or os.cpu_count() or 1), mp_context=context) as pool:
+            pending = {pool.submit(attempt, train, run, results, self.device, command): run for run in runs}
+            while pending:
+                done, _ = wait(pending, timeout=WAIT_SECONDS, return_when=FIRST_COMPLETED)
+                tick()
+                for future in done:
+                    yield _outcome(future, pending.pop(future))
 
 
 @dataclass(frozen=True)
@@ -157,6 +190,13 @@ class RayCluster:
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
             return Outcome(run, FAILED, f"{type(error).__name__}: {lines[-1] if lines else 'no message'}")
+
+
+def _outcome(future: "Future[Outcome]", run: GridRun) -> Outcome:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return Outcome(run, FAILED, f"a process of this command died: out of memory? see {_SYSTEM_LOG}")
 
 
 def _attempt_there(train: Train, run: GridRun, home: tuple[str, str, str], device: str, command: Sequence[str]) -> Outcome:

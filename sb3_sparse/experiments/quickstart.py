@@ -1,18 +1,23 @@
 """The quickstart: a sparse and a dense agent side by side on a real task, in minutes on two CPU cores."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
-from stable_baselines3 import SAC
+import numpy as np
 
-from sb3_sparse.envs import env_id
 from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.figures import plot_learning_curves
-from sb3_sparse.experiments.parallel import train_all
-from sb3_sparse.experiments.results import append_rows, read_rows, rows
-from sb3_sparse.experiments.training import TrainingResult, TrainingRun, action_repeat, make_model, random_return, train
+from sb3_sparse.envs import env_id
+from sb3_sparse.experiments.grid import Grid
+from sb3_sparse.experiments.grid_figures import draw_figure
+from sb3_sparse.experiments.grid_results import GridResults
+from sb3_sparse.experiments.grid_run import Evaluation, GridRun
+from sb3_sparse.experiments.outcome import Train
+from sb3_sparse.experiments.places import Processes
+from sb3_sparse.experiments.results_folder import ResultsFolder
+from sb3_sparse.experiments.run_folders import RunFolder
+from sb3_sparse.experiments.sweep import sweep
+from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.sparsity import summary
 
 TASK = env_id("walker", "walk")
@@ -41,81 +46,110 @@ class Quickstart:
     seed: int = 0
     folder: Path = Path("runs/quickstart")
 
-    def runs(self) -> list[TrainingRun]:
+    def grid(self) -> Grid:
         """The sparse and the dense run."""
-        return [self._run(self.sparsity), self._run(0.0)]
+        runs = (self._run(self.sparsity), self._run(0.0))
+        return Grid("quickstart", None, f"SAC on {self.task}, sparse and dense", runs)
 
-    def _run(self, sparsity: float) -> TrainingRun:
-        return TrainingRun(
+    def _run(self, sparsity: float) -> GridRun:
+        return GridRun(
+            algorithm="sac",
             task=self.task,
-            sparsity=sparsity,
-            width_scale=self.width_scale,
+            policy={"width_scale": self.width_scale, "sparsity": sparsity},
             seed=self.seed,
             agent_steps=self.agent_steps,
-            eval_freq=max(MIN_STEPS, self.agent_steps // 10),
-            eval_episodes=5,
-            learning_starts=min(1_000, self.agent_steps // 4),
-            gradient_steps=1,
-            learning_rate=1e-3,
-            batch_size=128,
+            evaluation=Evaluation(max(MIN_STEPS, self.agent_steps // 10), 5),
+            hyperparameters={
+                "policy": "sb3_sparse.SparseSimBaPolicy",
+                "learning_starts": min(1_000, self.agent_steps // 4),
+                "gradient_steps": 1,
+                "learning_rate": 1e-3,
+                "batch_size": 128,
+            },
         )
 
 
-def quickstart(settings: Quickstart) -> None:
+def quickstart(settings: Quickstart, train: Train) -> None:
     """
     Train both agents, evaluate and save them, draw their learning curves, and print what came out.
 
     :param settings: What to train
+    :param train: Trains a run
     :raises ImportError: if an extra is missing, before anything is trained.
+    :raises SweepError: if a run failed.
     """
     for module, extra in {"matplotlib": "plots", "rich": "progress"}.items():
         import_extra(module, extra)
-    runs = settings.runs()
-    _check(settings, runs)
-    folders = [settings.folder / run.label for run in runs]
-    print(f"Training SAC on {settings.task}, sparse and dense, {settings.agent_steps:,} agent steps each.", flush=True)
-    results = train_all(train, runs, folders)
-    repeat = action_repeat(settings.task)
-    baseline = random_return(settings.task, RANDOM_EPISODES, settings.seed)
-    table, figure = settings.folder / "results.csv", settings.folder / "learning_curves.png"
-    table.unlink(missing_ok=True)
-    for result in results:
-        append_rows(table, rows(result, repeat))
-    plot_learning_curves(read_rows(table), figure, {settings.task: baseline[0]})
-    _report(results, folders, baseline, repeat)
-    print(f"\nLearning curves: {figure}\nResults table:   {table}")
+    _check(settings)
+    grid = settings.grid()
+    folder = sweep(grid, settings.folder, Processes(device="cpu"), train)
+    results = GridResults.of(grid, settings.folder)
+    figure = draw_figure(results, settings.folder / "runs", folder.figures / grid.name)[0]
+    _report(settings, results, folder)
+    print(f"\nLearning curves: {figure}\nResults table:   {folder.table}")
 
 
-def _check(settings: Quickstart, runs: Sequence[TrainingRun]) -> None:
+def _check(settings: Quickstart) -> None:
     """Build what the processes will build, so that bad settings are refused before they start."""
     if settings.agent_steps < MIN_STEPS:
         raise ValueError(f"agent_steps must be at least {MIN_STEPS}, got {settings.agent_steps}.")
-    for run in runs:
+    for run in settings.grid().runs:
         env = gym.make(run.task)
-        make_model(run, env)
+        SAC(SparseSimBaPolicy, env, policy_kwargs=dict(run.policy), buffer_size=1, device="cpu")
         env.close()
 
 
-def _report(
-    results: Sequence[TrainingResult], folders: Sequence[Path], baseline: tuple[float, float], action_repeat: int
-) -> None:
-    sparse = SAC.load(folders[0] / "model.zip", device="cpu")
+def _report(settings: Quickstart, results: GridResults, folder: ResultsFolder) -> None:
+    sparse, _ = settings.grid().runs
+    model = SAC.load(_model_file(folder, sparse), device="cpu")
     print("\nThe sparse agent's networks:\n")
     for name in ("actor", "critic"):
-        print(f"{name}\n{summary(getattr(sparse.policy, name))}\n")
+        print(f"{name}\n{summary(getattr(model.policy, name))}\n")
     print(
-        f"{'agent':<16}{'parameters':>12}{'return at the end':>20}{'environment steps':>20}{'CPU seconds':>13}   saved model"
+        f"{'agent':<20}{'parameters':>12}{'return at the end':>20}{'environment steps':>20}{'CPU seconds':>13}   saved model"
     )
-    print(f"{'random actions':<16}{'':>12}{_plus_minus(*baseline):>20}")
-    for result, folder in zip(results, folders, strict=True):
-        model = SAC.load(folder / "model.zip", device="cpu")
-        parameters = sum(summary(getattr(model.policy, name)).active for name in ("actor", "critic"))
-        final = result.evaluations[-1]
+    print(f"{'random actions':<20}{'':>12}{_plus_minus(*random_return(settings.task, RANDOM_EPISODES, settings.seed)):>20}")
+    for run in results.grid.runs:
+        last = results.lines[run.id][-1]
         print(
-            f"{result.run.label:<16}{parameters:>12,}{_plus_minus(final.mean_return, final.std_return):>20}"
-            f"{final.agent_steps * action_repeat:>20,}{result.cpu_seconds:>13.0f}   {folder / 'model.zip'}"
+            f"{run.label:<20}{int(last['active_parameters']):>12,}"
+            f"{_plus_minus(float(last['return_mean']), float(last['return_std'])):>20}"
+            f"{int(last['env_steps']):>20,}{float(last['cpu_seconds']):>13.0f}   {_model_file(folder, run)}"
         )
+
+
+def _model_file(folder: ResultsFolder, run: GridRun) -> Path:
+    (found,) = folder.run(run).folder.glob(f"{run.algorithm}/*/")
+    file = RunFolder(found).model_file
+    assert file is not None
+    return file
 
 
 def _plus_minus(mean: float, std: float) -> str:
     return f"{mean:.0f} +- {std:.0f}"
+
+
+def random_return(task: str, episodes: int, seed: int = 0) -> tuple[float, float]:
+    """
+    Return of a policy that draws its actions uniformly.
+
+    :param task: Environment id
+    :param episodes: Number of episodes
+    :param seed: Seed of environment and actions
+    :return: Mean and standard deviation over the episodes
+    """
+    env = gym.make(task)
+    env.action_space.seed(seed)
+    returns = [_random_episode(env, seed + i) for i in range(episodes)]
+    env.close()
+    return float(np.mean(returns)), float(np.std(returns))
+
+
+def _random_episode(env: gym.Env, seed: int) -> float:
+    env.reset(seed=seed)
+    total, over = 0.0, False
+    while not over:
+        _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        total += float(reward)
+        over = terminated or truncated
+    return total

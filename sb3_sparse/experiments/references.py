@@ -4,7 +4,9 @@ Published results that our curves are drawn upon.
 ``sac_simba_dmc.csv``: SimBa's own results with SAC, two updates per step, dense, default size (Lee et al., 2024).
 ``drqv2_dmc.csv``: DrQ-v2's own (Yarats et al., 2022). ``stream_ac.csv``: the authors' code of Stream AC, run for two seeds
 with its default network; returns of training episodes, at the middle of the window that they ended in.
-``atari_100k.csv``: random play, a human, and Dopamine's DER (Nature CNN) on the 26 games of Atari-100k.
+``atari_100k.csv``: the 26 games of Atari-100k: random play and a human (Mnih et al., 2015; Badia et al., 2020), Dopamine's DER
+with a Nature CNN (Agarwal et al., 2021: mean and standard deviation over 100 runs), DER's authors (van Hasselt et al., 2019,
+as listed by Schwarzer et al., 2021).
 """
 
 import csv
@@ -68,7 +70,7 @@ def reference_curve(algorithm: str, task: str) -> ReferenceCurve | None:
 
 
 def atari_scores() -> dict[str, dict[str, float]]:
-    """Game -> its published scores: "random", "human", "der", "der_std"."""
+    """Game -> its published scores: "random", "human", "der", "der_std", "van_hasselt"."""
     return {line["game"]: {key: float(line[key]) for key in line if key != "game"} for line in _read("atari_100k.csv")}
 
 

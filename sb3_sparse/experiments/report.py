@@ -2,6 +2,7 @@
 
 import base64
 import html
+import itertools
 import math
 import shlex
 from collections import Counter
@@ -14,17 +15,21 @@ import numpy as np
 
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.aggregation import Estimate, aggregate, performance_profile, probability_of_improvement
-from sb3_sparse.experiments.figure_panels import Panels, name_panel, of, panel_name, styles
+from sb3_sparse.experiments.figure_panels import Panels, name_panel, of, pairs_of, panel_name, styles
 from sb3_sparse.experiments.grid import parse_grid
 from sb3_sparse.experiments.grid_figures import draw_figure
 from sb3_sparse.experiments.grid_results import FINAL_FRACTION, GridResults
 from sb3_sparse.experiments.grid_run import GridRun, short_task
 from sb3_sparse.experiments.grid_table import Lines
+from sb3_sparse.experiments.normalized_scores import normalize
+from sb3_sparse.experiments.references import atari_scores
 from sb3_sparse.experiments.results_folder import ResultsFolder
 from sb3_sparse.experiments.sweep_progress import duration
 from sb3_sparse.experiments.writing import write_text
 
 Rows = list[list[str]]
+# Scales of scores.
+_UNITS = {"dmc": "return / 1000", "atari": "human-normalised", "return": "return"}
 _MADE_WITH = ("hardware", "version", "commit", "date")
 _STYLE = """
 :root { color-scheme: light; }
@@ -90,6 +95,7 @@ def _section(facts: Mapping[str, Any], table: Lines, records: Mapping[str, Any],
         parts.append(_image(draw_figure(results, folder.path / "runs", folder.figures / grid.name)[0], grid.title))
         parts.append(_aggregates(results))
         parts.append(_profiles(results, folder))
+        parts.append(_details("Every task", _task_table(results)))
         parts.append(_details("Every run", _run_table(results, records)))
     parts.append(_details("The grid's file", f"<pre>{html.escape(facts['source'])}</pre>"))
     return "\n".join(filter(None, parts))
@@ -107,8 +113,8 @@ def _spent(runs: Sequence[GridRun], records: Mapping[str, Any]) -> str:
 
 
 def _aggregates(results: GridResults) -> str:
-    unit = {"dmc": "return / 1000", "atari": "human-normalised", "return": "return"}[results.grid.score]
-    head = ["algorithm", "network", "tasks", "seeds", f"IQM ({unit})", "mean", "median"]
+    head = ["algorithm", "network", "tasks", "seeds", f"IQM ({_UNITS[results.grid.score]})", "mean", "median"]
+    head += ["optimality gap"] if results.grid.score == "atari" else []
     head += ["parameters", "learnable", "P(better than dense)"]
     rows = [row for algorithm in results.grid.algorithms for row in _aggregate_rows(results, algorithm)]
     return _table(head, rows)
@@ -125,13 +131,14 @@ def _aggregate_rows(results: GridResults, algorithm: str) -> Rows:
         dense = next((others for others in arms.values() if _is_dense_twin(others[0], runs[0])), None)
         better = None if dense is None else probability_of_improvement(scores, results.scores(dense))
         seeds = f"{found.seeds}" + (f" ({found.left_out} runs left out)" if found.left_out else "")
+        gap = [found.optimality_gap] if results.grid.score == "atari" else []
         rows.append(
             [
                 panel_name(algorithm, "")[0],
                 runs[0].label,
                 str(found.tasks),
                 seeds,
-                *(_estimate(estimate) for estimate in (found.iqm, found.mean, found.median)),
+                *(_estimate(estimate) for estimate in (found.iqm, found.mean, found.median, *gap)),
                 *(_count(results, runs, column) for column in ("parameters", "active_parameters")),
                 "" if better is None else _estimate(better),
             ]
@@ -177,6 +184,23 @@ def _profiles(results: GridResults, folder: ResultsFolder) -> str:
         name_panel(axis, [panel_name(algorithm, "")[0]], "fraction of runs above")
     files = panels.save(folder.figures / f"{results.grid.name}-profiles", "Performance profiles")
     return _details("Performance profiles", _image(files[0], "Performance profiles"))
+
+
+def _task_table(results: GridResults) -> str:
+    """Mean final return of every network on every task, and what it comes to on the grid's scale."""
+    unit, games = results.grid.score, atari_scores()
+    head = ["algorithm", "task", "network", "seeds", "final return"]
+    head += [_UNITS[unit]] if unit != "return" else []
+    head += ["published DER"] if unit == "atari" else []
+    rows = []
+    for (algorithm, task), runs in itertools.product(pairs_of(results), results.arms().values()):
+        finals = [final for run in runs if of(algorithm, task)(run) and (final := results.final(run)) is not None]
+        if finals:
+            mean = float(np.mean(finals))
+            shown = [f"{mean:.5g}", *([f"{normalize(unit, task, mean):.3f}"] if unit != "return" else [])]
+            shown += [f"{games[short_task(task)]['der']:g}"] if unit == "atari" else []
+            rows.append([panel_name(algorithm, "")[0], short_task(task), runs[0].label, str(len(finals)), *shown])
+    return _table(head, rows)
 
 
 def _run_table(results: GridResults, records: Mapping[str, Any]) -> str:

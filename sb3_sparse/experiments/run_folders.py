@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, read_measurements, saved_matrices
-from sb3_sparse.experiments.training import action_repeat
 from sb3_sparse.deployment.safe_file import SUFFIX
 from sb3_sparse.experiments.model_files import policy_arguments, policy_tensors
 from sb3_sparse.experiments.zoo_files import read_keywords, read_yaml
@@ -155,15 +155,30 @@ class RunFolder:
         """Arguments of the policy, from the zoo's configuration or from the saved model."""
         for file in self.path.glob("*/config.yml"):
             kwargs = dict(read_yaml(file)).get("policy_kwargs", {})
-            return read_keywords(kwargs) if isinstance(kwargs, str) else dict(kwargs)
-        if self.model_file is None:
-            return {}
-        return policy_arguments(self.model_file)
+            asked = read_keywords(kwargs) if isinstance(kwargs, str) else dict(kwargs)
+            if "sparsity" in asked or self.model_file is None:
+                return asked
+            # What sparsify() has pruned, the zoo does not know.
+            saved = policy_arguments(self.model_file)
+            return {**asked, **({"sparsity": saved["sparsity"]} if "sparsity" in saved else {})}
+        return {} if self.model_file is None else policy_arguments(self.model_file)
 
     @functools.cached_property
     def zoo_arguments(self) -> dict[str, Any]:
         """Command line of the RL Zoo; empty if it did not train this."""
         return next((dict(read_yaml(file)) for file in self.path.glob("*/args.yml")), {})
+
+
+def action_repeat(task: str) -> int:
+    """
+    Environment steps per agent step, with which results are counted.
+
+    :param task: Environment id
+    """
+    env: Any = gym.make(task)
+    repeat = getattr(env.unwrapped, "action_repeat", 1)
+    env.close()
+    return repeat
 
 
 def find_runs(paths: Iterable[Path], repeat: int | None = None) -> list[RunFolder]:

@@ -2,15 +2,15 @@
 
 import importlib
 import inspect
+import json
 from collections.abc import Iterable
-from typing import Any
 
 import gymnasium as gym
 
 from sb3_sparse.experiments.grid import Grid, GridError
 from sb3_sparse.experiments.grid_run import GridRun
 from sb3_sparse.zoo.compiled_algorithms import registered
-from sb3_sparse.zoo.grid_training import base_hyperparameters
+from sb3_sparse.zoo.grid_hyperparameters import base_hyperparameters, policy_class, pruning_of_stock_policy
 
 # What the zoo takes out of hyperparameters before it builds an algorithm.
 _ZOO_KEYS = {
@@ -27,7 +27,7 @@ def check_grid(grid: Grid) -> None:
     :raises GridError: if not.
     """
     algorithms = importlib.import_module("rl_zoo3").ALGOS
-    kinds = {(run.algorithm, run.task, tuple(run.policy), tuple(run.hyperparameters)): run for run in grid.runs}
+    kinds = {(run.algorithm, run.task, tuple(run.policy), json.dumps(run.hyperparameters)): run for run in grid.runs}
     for run in kinds.values():
         if run.algorithm not in algorithms:
             raise GridError(f"There is no algorithm {run.algorithm!r}: choose one of {', '.join(sorted(algorithms))}.")
@@ -42,16 +42,10 @@ def _check_names(run: GridRun) -> None:
     with registered(run.algorithm):
         algorithm = importlib.import_module("rl_zoo3").ALGOS[run.algorithm]
     given = {**base_hyperparameters(run), **run.hyperparameters}
-    policy = _policy_class(algorithm, given["policy"])
-    _refuse(run.policy, _arguments(policy), f"{policy.__name__}, the policy of {run.algorithm} on {run.task},")
+    policy = policy_class(run, given["policy"])
+    asked = set(run.policy) - set(pruning_of_stock_policy(run, policy))
+    _refuse(asked, _arguments(policy), f"{policy.__name__}, the policy of {run.algorithm} on {run.task},")
     _refuse(run.hyperparameters, _arguments(algorithm) | _ZOO_KEYS, f"{algorithm.__name__}")
-
-
-def _policy_class(algorithm: Any, policy: str) -> Any:
-    if "." in policy:
-        module, _, name = policy.rpartition(".")
-        return getattr(importlib.import_module(module), name)
-    return algorithm.policy_aliases[policy]
 
 
 def _arguments(kind: type) -> set[str]:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sb3_sparse.experiments.figures import plot_table
 from sb3_sparse.experiments.run_figures import plot_runs
 from sb3_sparse.experiments.run_folders import find_runs
 
@@ -11,7 +12,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
     command = commands.add_parser("plot", help="draw learning curves, plasticity and sparsity of training runs")
     command.add_argument(
-        "runs", nargs="+", type=Path, help="folders of runs (the RL Zoo's or others), or folders that contain some"
+        "runs",
+        nargs="+",
+        type=Path,
+        help="folders of runs (the RL Zoo's or others), folders that contain some, or tables of results (CSV)",
     )
     command.add_argument("--output", type=Path, default=Path("plots"), help="folder to write to (default: %(default)s)")
     command.add_argument(
@@ -22,5 +26,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw what there is of the runs."""
-    for file in plot_runs(find_runs(options.runs, options.action_repeat), options.output):
+    tables = [path for path in options.runs if path.suffix == ".csv"]
+    for table in tables:
+        print(plot_table(table, options.output / f"{table.stem}.png"))
+    folders = [path for path in options.runs if path not in tables]
+    for file in plot_runs(find_runs(folders, options.action_repeat), options.output):
         print(file)

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from sb3_sparse.experiments.quickstart import Quickstart, quickstart
+from sb3_sparse.zoo.grid_training import train_run
+from sb3_sparse.zoo.registration import register
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -23,6 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train both agents."""
+    register()
     quickstart(
         Quickstart(
             task=options.env,
@@ -31,5 +34,6 @@ def run(options: argparse.Namespace) -> None:
             agent_steps=options.steps,
             seed=options.seed,
             folder=options.output,
-        )
+        ),
+        train_run,
     )

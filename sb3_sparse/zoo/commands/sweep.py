@@ -1,10 +1,12 @@
 """``sb3-sparse sweep``: a grid of runs."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.grid import Grid, load_grid
+from sb3_sparse.experiments.grid import Grid, GridError, load_grid
 from sb3_sparse.experiments.grid_figures import draw_figure
 from sb3_sparse.experiments.grid_results import GridResults
 from sb3_sparse.experiments.sweep import SweepError, sweep
@@ -17,8 +19,11 @@ from sb3_sparse.zoo.registration import register
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
     command = commands.add_parser("sweep", help="run what is missing of a grid of runs, on this machine or a cluster")
-    command.add_argument("grid", type=Path, help="YAML file of the grid")
+    command.add_argument("grid", type=Path, help="YAML file of the grid, or the name of one of this package: learning-curves")
     command.add_argument("--budget", help="entry of the grid's budgets; the file as it is by default")
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the grid to replace, as YAML: seeds=5 task=Ant-v5"
+    )
     add_place_options(command, Path("runs/sweep"))
     command.set_defaults(run=run)
 
@@ -26,7 +31,21 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run what is missing, then draw."""
     register()
-    run_grid(load_grid(options.grid, options.budget), options)
+    run_grid(load_grid(options.grid, options.budget, _changes(options.set)), options)
+
+
+def _changes(words: Sequence[str]) -> dict[str, Any]:
+    yaml = import_extra("yaml", "zoo")
+    changes = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        try:
+            changes[key] = yaml.safe_load(value) if equals else None
+        except yaml.YAMLError as error:
+            raise GridError(f"--set {word}: {value!r} is not YAML: {error}") from error
+        if not equals:
+            raise GridError(f"--set takes words such as seeds=5, got {word!r}.")
+    return changes
 
 
 def run_grid(grid: Grid, options: argparse.Namespace) -> None:
