@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -24,7 +25,7 @@ from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
 
 from sb3_sparse import ExactCheckpointCallback, ResumableEnv
-from sb3_sparse.checkpoints import replay_rows
+from sb3_sparse.checkpoints import replay_rows, sticky_emulator
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.checkpoints.environment_state import EnvironmentState
 from sb3_sparse.common.compiled_training import DivergenceError
@@ -462,12 +463,18 @@ def test_rows_whose_file_was_deleted_are_written_again(tmp_path: Path) -> None:
     assert CheckpointFolder(tmp_path / CHECKPOINTS).newest() is not None
 
 
-def test_atari_games_go_on_in_the_middle_of_a_life() -> None:
+def atari(**kwargs: Any) -> EnvironmentState:
     ale_py, _ = pytest.importorskip("ale_py"), pytest.importorskip("cv2")
     gym.register_envs(ale_py)
-    env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", 2, seed=0), 4)
+    env = VecFrameStack(make_atari_env("BreakoutNoFrameskip-v4", 2, seed=0, env_kwargs=kwargs), 4)
     env.reset()
-    state = EnvironmentState(env)
+    return EnvironmentState(env)
+
+
+@pytest.mark.parametrize("stickiness", [0.0, 0.9])  # so sticky that a wrong former action is seen
+def test_atari_games_go_on_in_the_middle_of_a_life(stickiness: float) -> None:
+    state = atari(repeat_action_probability=stickiness)
+    env = state.env
     assert state.is_exact, state.problem
     for _ in range(20):
         env.step([1, 2])
@@ -480,5 +487,25 @@ def test_atari_games_go_on_in_the_middle_of_a_life() -> None:
         assert np.array_equal(again[0], observations)
         assert np.array_equal(again[1], rewards) and np.array_equal(again[2], dones)
     assert any(dones.any() for _, _, dones, _ in history)
-    sticky = EnvironmentState(make_vec_env("ALE/Breakout-v5", 1))
-    assert not sticky.is_exact and "sticky actions" in sticky.problem
+
+
+def test_the_action_that_ale_may_repeat_is_known() -> None:
+    """Beside a second generator in the same state, which draws for it from the start."""
+    state = atari(repeat_action_probability=0.5, frameskip=1)
+    emulator = state.env.get_attr("unwrapped")[0].ale
+    emulator.reset_game()
+    words, position = sticky_emulator._generator(emulator)
+    drawing, former = random.Random(), 0
+    drawing.setstate((3, (*words, position), None))
+    actions = np.random.default_rng(0).integers(0, 4, 400).tolist()
+    for action in actions:  # 800 draws, so that the generator's words are made anew in between
+        emulator.act(action)
+        former = action if drawing.getrandbits(32) >= 2**31 else former
+        drawing.getrandbits(32)
+        assert emulator.former_action() == former
+
+
+def test_sticky_actions_that_are_not_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sticky_emulator, "_is_understood", lambda emulator: False)
+    problem = atari(repeat_action_probability=0.25).problem
+    assert problem is not None and "action_repeat_probability" in problem

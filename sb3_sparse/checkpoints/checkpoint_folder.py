@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "checkpoint-{:06d}.json"
 _LOCK = "lock"
 # Beginnings of the names of files that belong to checkpoints.

@@ -21,6 +21,7 @@ class Iterations:
         self.model, self.log_interval = model, log_interval
         # Before this process, and in it.
         self.before = self.here = 0
+        self.close()  # what a training that failed may have left
 
     @property
     def total(self) -> int:
@@ -41,12 +42,11 @@ class Iterations:
         """
         self.before = total
         logger: Any = self.model.logger
-        dump = logger.dump
 
         def dump_all(step: int = 0) -> None:
             if _LOGGED in logger.name_to_value:
                 logger.name_to_value[_LOGGED] += self.before
-            dump(step)
+            type(logger).dump(logger, step)
 
         logger.dump = dump_all
 

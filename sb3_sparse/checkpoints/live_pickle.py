@@ -2,11 +2,13 @@
 
 import io
 import pickle
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch as th
+
+from sb3_sparse.checkpoints.sticky_emulator import emulator_settings, new_emulator
 
 _EMULATOR = ("ale_py._ale_py", "ALEInterface")
 _RENDERER = ("gymnasium.envs.mujoco.mujoco_rendering", "MujocoRenderer")
@@ -56,8 +58,11 @@ class _LivePickler(pickle.Pickler):
             return _instance, (type(value),), state
         if (type(value).__module__, type(value).__name__) == _EMULATOR:
             if value.getFloat("repeat_action_probability") > 0.0:
-                raise pickle.PicklingError("with sticky actions, ALE's states lack the action that may be repeated")
-            return _emulator, (*_emulator_settings(value), value.cloneState(include_rng=True))
+                raise pickle.PicklingError(
+                    "ALE's states lack the action that sticky actions may repeat, which is worked out where ale-py uses GNU's "
+                    "C++ library only; SB3's AtariWrapper(env, action_repeat_probability=...) can be stored everywhere"
+                )
+            return _emulator, (emulator_settings(value), value.cloneState(include_rng=True))
         return NotImplemented
 
 
@@ -82,25 +87,8 @@ def _generator(device: str, state: th.Tensor) -> th.Generator:
     return generator
 
 
-def _emulator_settings(emulator: Any) -> list[Any]:
-    """What an emulator of Atari games was set up with: its game, numbers, and flags."""
-    return [
-        emulator.getString("rom_file"),
-        {name: emulator.getInt(name) for name in ("random_seed", "frame_skip", "max_num_frames_per_episode")},
-        {name: emulator.getBool(name) for name in ("color_averaging", "sound_obs")},
-    ]
-
-
-def _emulator(game: str, numbers: dict[str, int], flags: dict[str, bool], state: Any) -> Any:
-    from ale_py import ALEInterface  # the extra "atari"
-
-    emulator = ALEInterface()
-    for name, number in numbers.items():
-        emulator.setInt(name, number)
-    for name, flag in flags.items():
-        emulator.setBool(name, flag)
-    emulator.setFloat("repeat_action_probability", 0.0)
-    emulator.loadROM(game)
+def _emulator(settings: Sequence[Any], state: Any) -> Any:
+    emulator = new_emulator(settings, 0.0)
     emulator.restoreState(state)
     return emulator
 

@@ -28,11 +28,18 @@ def make(name: str) -> gym.Env[Any, Any]:
 
 
 class ImageEnv(gym.Env[np.ndarray, np.ndarray]):
-    """Three stacked images of 17x17 noisy pixels; their brightness follows the action."""
+    """
+    Three stacked images of noisy pixels; their brightness follows the action.
 
-    observation_space = gym.spaces.Box(0, 255, (3, 17, 17), np.uint8)
+    :param size: Height and width
+    """
+
     action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
     frame_stack = 3
+
+    def __init__(self, size: int = 17):
+        self.size = size
+        self.observation_space = gym.spaces.Box(0, 255, (self.frame_stack, size, size), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """
@@ -55,7 +62,7 @@ class ImageEnv(gym.Env[np.ndarray, np.ndarray]):
         return self._frames, float(action[0]), False, False, {}
 
     def _draw(self, brightness: float) -> np.ndarray:
-        return (self.np_random.integers(0, 100, (1, 17, 17)) + 100 * (1.0 + brightness) / 2).astype(np.uint8)
+        return (self.np_random.integers(0, 100, (1, self.size, self.size)) + 100 * (1.0 + brightness) / 2).astype(np.uint8)
 
 
 class OpaqueEnv(gym.Env[np.ndarray, np.ndarray]):

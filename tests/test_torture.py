@@ -1,0 +1,41 @@
+"""The torture suite in small numbers: random configurations, disks, and runs that share a folder."""
+
+from pathlib import Path
+
+import pytest
+
+from sb3_sparse.experiments.torture import shared_folders
+from sb3_sparse.experiments.torture_disks import can_have_disks, full_disks, limited_files, read_only_disks
+from sb3_sparse.experiments.torture_fuzz import Trial, format_trials, invalid_trials, valid_trials
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_valid_configurations_train() -> None:
+    assert [trial for trial in valid_trials(12, seed=6) if trial.fault is not None] == []
+
+
+def test_invalid_configurations_get_clear_errors() -> None:
+    assert [trial for trial in invalid_trials(40) if trial.fault is not None] == []
+
+
+def test_faults_are_named() -> None:
+    trials = [Trial("trial 0: a", None), Trial("trial 1: b", "no error")]
+    assert format_trials("invalid", trials) == "invalid: 2 configurations, 1 faults\nFAULT: trial 1: b: no error"
+
+
+@pytest.mark.slow
+def test_disks_that_are_full_or_read_only(tmp_path: Path) -> None:
+    if not can_have_disks(tmp_path):
+        pytest.skip("mounting disks takes root, on Linux")
+    assert list(full_disks(2, tmp_path / "full")) == [None, None]
+    assert list(read_only_disks(1, tmp_path / "read-only")) == [None]
+
+
+@pytest.mark.slow
+def test_files_that_cannot_grow(tmp_path: Path) -> None:
+    assert list(limited_files(1, tmp_path)) == [None]
+
+
+@pytest.mark.slow
+def test_runs_that_share_a_folder(tmp_path: Path) -> None:
+    assert list(shared_folders(1, tmp_path)) == [None]
