@@ -7,6 +7,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+import sb3_contrib
 import stable_baselines3
 import torch as th
 from compatibility.environments import AnyEnv
@@ -37,6 +38,7 @@ from test_save_load import assert_same_state
 from torch import nn
 
 import sb3_sparse
+from sb3_sparse import sparsify
 from sb3_sparse.sparsity import sparse_layers
 
 STOCK_POLICIES = [*EXTRACTORS, *SPARSIFIED]
@@ -286,6 +288,13 @@ def test_unknown_arguments(case: Model) -> None:
         case.build(policy_kwargs={"sparcity": 0.5})
     with pytest.raises(TypeError, match="lerning_rate"):
         case.build(lerning_rate=0.5)
+
+
+def test_augmented_random_search_is_refused() -> None:
+    # It keeps all weights in one vector of its own, and has no features extractor.
+    model = sb3_contrib.ARS("MlpPolicy", "CartPole-v1", policy_kwargs=dict(MLP), device="cpu")
+    with pytest.raises(ValueError, match="Don't know the networks of ARSPolicy"):
+        sparsify(model, 0.5)
 
 
 @each([DER_VECTORS, DER_PIXELS])

@@ -10,6 +10,8 @@ from compatibility.models import MODELS, STEPS, Model, observations, predictions
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_sparse.stream_ac import StreamWrapper
+
 # Whose actions are drawn at random unless they are to be deterministic.
 DETERMINISTIC = ("TD3", "DDPG", "our TD3", "our DDPG", "sparsified TD3", "sparsified DDPG")
 
@@ -98,6 +100,8 @@ def test_evaluation(case: Model, model: Any) -> None:
         assert len(rewards) == len(lengths) == 3 and np.isfinite(rewards).all()
     mean, deviation = evaluate_policy(model, model.get_env(), n_eval_episodes=2, deterministic=False)
     assert np.isfinite([mean, deviation]).all()
+    with pytest.warns(UserWarning, match="not wrapped with a ``Monitor`` wrapper"):
+        evaluate_policy(model, StreamWrapper(case.make_env()) if case.is_streaming else case.make_env(), n_eval_episodes=1)
 
 
 @pytest.mark.parametrize(
