@@ -29,6 +29,7 @@ from test_compiled_updates import (
 from torch import nn
 
 import sb3_sparse
+from sb3_sparse import ReDoCallback
 from sb3_sparse.common import compiled_training
 from sb3_sparse.common.compiled_training import _without_validation
 from sb3_sparse.common.device_replay_buffer import DeviceReplayBuffer
@@ -99,6 +100,23 @@ def _load(model: Any) -> None:
     model.set_parameters(
         build(stable_baselines3, type(model).__name__, seed=7, policy_kwargs=FIXED).learn(20).get_parameters()
     )
+
+
+@each_algorithm
+def test_replays_see_recycled_units(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written in place, so that the graph need not be captured anew, which would cost more than the units are worth."""
+    emulate(monkeypatch)
+    models: list[Any] = [build(library, name, policy_kwargs=FIXED).learn(40) for library in (sb3_sparse, stable_baselines3)]
+    programs = dict(models[0]._programs)
+    for model in models:
+        callback = ReDoCallback(redo_freq=10, tau=0.9, batch_size=8)
+        callback.init_callback(model)
+        th.manual_seed(0)
+        assert sum(callback.recycle().values()) > 0
+        np.random.seed(0)
+        model.train(12, 8)
+    assert_same(*map(parameters, models), tolerance=1e-4)
+    assert models[0]._programs == programs
 
 
 def change_weight_decay(model: Any) -> None:
