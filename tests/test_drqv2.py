@@ -133,6 +133,20 @@ def test_a_loaded_model_needs_no_memory_to_act_and_gets_a_buffer_to_learn(tmp_pa
     assert loaded._n_updates == model._n_updates + 3
 
 
+def test_a_loaded_buffer_sums_rewards_as_the_model_does(tmp_path: Path) -> None:
+    model = make().learn(30)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DrQv2.load(tmp_path / "model", device="cpu", gamma=0.5)
+    with pytest.warns(UserWarning, match=r"gamma=0.99; from now on it is 3 and 0.5"):
+        loaded.load_replay_buffer(tmp_path / "buffer")
+    assert float(loaded.replay_buffer.sample(8).discounts.max()) == pytest.approx(0.5**3)
+    loaded = DrQv2.load(tmp_path / "model", device="cpu", n_steps=1)
+    with pytest.raises(ValueError, match="filled for returns of n_steps=3 and cannot change to 1"):
+        loaded.load_replay_buffer(tmp_path / "buffer")
+    assert loaded.replay_buffer is None
+
+
 def test_seeds_reproduce() -> None:
     first, second, other = (make(seed=seed).learn(40) for seed in (1, 1, 2))
     assert_same(first, second)
