@@ -275,6 +275,17 @@ def test_failure_of_a_capture(error: RuntimeError, end_fails: bool, monkeypatch:
     assert not any(group["capturable"] for _, group in program.optimizers._groups)
 
 
+def test_sb3_updates_what_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulate(monkeypatch)
+    kwargs = {"policy_kwargs": {**FIXED, "optimizer_class": th.optim.SGD}}
+    with pytest.warns(UserWarning, match="updates as Stable-Baselines3 does.*SGD has no option `capturable`") as caught:
+        model: Any = build(sb3_sparse, "SAC", **kwargs).learn(30)
+    assert len(caught) == 1 and not model._programs
+    assert_same(parameters(model), parameters(build(stable_baselines3, "SAC", **kwargs).learn(30)), tolerance=0.0)
+    with pytest.raises(ValueError, match="update_rule='paper' needs the compiled update, but the optimizer SGD"):
+        build(sb3_sparse, "SAC", update_rule="paper", **kwargs).learn(30)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_garbage_is_collected_before_a_capture_and_not_within(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph of a model that is gone must not be freed while another one is captured."""
