@@ -18,7 +18,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 import sb3_sparse
@@ -48,7 +48,7 @@ def observations(count: int = 5, channels: int = 9) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, channels, SIZE, SIZE), np.uint8)
 
 
-def assert_same(first: DrQv2, second: DrQv2, tolerance: float = 0.0) -> None:
+def assert_same(first: Any, second: Any, tolerance: float = 0.0) -> None:
     pairs = zip(first.policy.state_dict().items(), second.policy.state_dict().items(), strict=True)
     for (name, one), (_, other) in pairs:
         np.testing.assert_allclose(one.double(), other.double(), rtol=tolerance, atol=tolerance, err_msg=name)
@@ -499,6 +499,22 @@ def test_replays_update_as_single_operations_do(
     assert_same(eager, graphs, tolerance=1e-4)
     for name in ("encoder", "actor", "critic"):
         assert graphs.gradients(name).keys() == eager.gradients(name).keys() != set()
+
+
+def test_other_algorithms_draw_frames_within_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> sb3_sparse.SAC:
+        buffer = {"replay_buffer_class": FrameReplayBuffer, "replay_buffer_kwargs": {"frame_stack": 3, "n_steps": 2}}
+        network = {"net_arch": [8], "features_extractor_class": FlattenExtractor}
+        return sb3_sparse.SAC("CnnPolicy", DotEnv(), policy_kwargs=network, **buffer, **QUICK).learn(34)
+
+    on_device(monkeypatch)
+    eager = trained()
+    emulate(monkeypatch)
+    graphs = trained()
+    (program,) = graphs._programs.values()
+    assert program.graph.replays == program.runs - WARM_UPS > 5
+    assert program.graph.generators == [graphs.replay_buffer.generator]
+    assert_same(eager, graphs, tolerance=1e-4)
 
 
 def test_frames_on_another_device_are_fed_to_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
