@@ -572,6 +572,14 @@ def test_loading_with_another_discount(tmp_path: Path) -> None:
     assert loaded.replay_buffer_kwargs == {"episode_length": 5}
 
 
+def test_a_loaded_buffer_sums_rewards_as_the_model_does(tmp_path: Path) -> None:
+    build(VECTORS).learn(25).save_replay_buffer(tmp_path / "buffer.pkl")
+    model = build(VECTORS, n_steps=5, gamma=0.9)
+    with pytest.warns(UserWarning, match="from now on it is 5 and 0.9"):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert float(model.replay_buffer.sample(30).discounts.min()) == pytest.approx(0.9**5)
+
+
 def test_copies_are_independent() -> None:
     model = build(MODELS["sparse vectors"]).learn(30)
     twin = copy.deepcopy(model.policy)

@@ -18,7 +18,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 import sb3_sparse
@@ -48,7 +48,7 @@ def observations(count: int = 5, channels: int = 9) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, channels, SIZE, SIZE), np.uint8)
 
 
-def assert_same(first: DrQv2, second: DrQv2, tolerance: float = 0.0) -> None:
+def assert_same(first: Any, second: Any, tolerance: float = 0.0) -> None:
     pairs = zip(first.policy.state_dict().items(), second.policy.state_dict().items(), strict=True)
     for (name, one), (_, other) in pairs:
         np.testing.assert_allclose(one.double(), other.double(), rtol=tolerance, atol=tolerance, err_msg=name)
@@ -142,6 +142,20 @@ def test_a_run_that_goes_on_without_its_buffer_waits_for_what_it_can_learn_from(
     # Episodes that are too short for them altogether are an error, not a wait without an end.
     with pytest.raises(ValueError, match="no sequence of 3 steps within one episode yet"):
         make(DotEnv(length=2)).learn(30)
+
+
+def test_a_loaded_buffer_sums_rewards_as_the_model_does(tmp_path: Path) -> None:
+    model = make().learn(30)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = DrQv2.load(tmp_path / "model", device="cpu", gamma=0.5)
+    with pytest.warns(UserWarning, match=r"gamma=0.99; from now on it is 3 and 0.5"):
+        loaded.load_replay_buffer(tmp_path / "buffer")
+    assert float(loaded.replay_buffer.sample(8).discounts.max()) == pytest.approx(0.5**3)
+    loaded = DrQv2.load(tmp_path / "model", device="cpu", n_steps=1)
+    with pytest.raises(ValueError, match="filled for returns of n_steps=3 and cannot change to 1"):
+        loaded.load_replay_buffer(tmp_path / "buffer")
+    assert loaded.replay_buffer is None
 
 
 def test_seeds_reproduce() -> None:
@@ -496,6 +510,22 @@ def test_replays_update_as_single_operations_do(
     assert_same(eager, graphs, tolerance=1e-4)
     for name in ("encoder", "actor", "critic"):
         assert graphs.gradients(name).keys() == eager.gradients(name).keys() != set()
+
+
+def test_other_algorithms_draw_frames_within_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained() -> sb3_sparse.SAC:
+        buffer = {"replay_buffer_class": FrameReplayBuffer, "replay_buffer_kwargs": {"frame_stack": 3, "n_steps": 2}}
+        network = {"net_arch": [8], "features_extractor_class": FlattenExtractor}
+        return sb3_sparse.SAC("CnnPolicy", DotEnv(), policy_kwargs=network, **buffer, **QUICK).learn(34)
+
+    on_device(monkeypatch)
+    eager = trained()
+    emulate(monkeypatch)
+    graphs = trained()
+    (program,) = graphs._programs.values()
+    assert program.graph.replays == program.runs - WARM_UPS > 5
+    assert program.graph.generators == [graphs.replay_buffer.generator]
+    assert_same(eager, graphs, tolerance=1e-4)
 
 
 def test_frames_on_another_device_are_fed_to_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from test_compiled_updates import (
 from torch import nn
 
 import sb3_sparse
+from sb3_sparse import ReDoCallback
 from sb3_sparse.common import compiled_training
 from sb3_sparse.common.compiled_training import _without_validation
 from sb3_sparse.common.device_replay_buffer import DeviceReplayBuffer
@@ -99,6 +100,23 @@ def _load(model: Any) -> None:
     model.set_parameters(
         build(stable_baselines3, type(model).__name__, seed=7, policy_kwargs=FIXED).learn(20).get_parameters()
     )
+
+
+@each_algorithm
+def test_replays_see_recycled_units(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written in place, so that the graph need not be captured anew, which would cost more than the units are worth."""
+    emulate(monkeypatch)
+    models: list[Any] = [build(library, name, policy_kwargs=FIXED).learn(40) for library in (sb3_sparse, stable_baselines3)]
+    programs = dict(models[0]._programs)
+    for model in models:
+        callback = ReDoCallback(redo_freq=10, tau=0.9, batch_size=8)
+        callback.init_callback(model)
+        th.manual_seed(0)
+        assert sum(callback.recycle().values()) > 0
+        np.random.seed(0)
+        model.train(12, 8)
+    assert_same(*map(parameters, models), tolerance=1e-4)
+    assert models[0]._programs == programs
 
 
 def change_weight_decay(model: Any) -> None:
@@ -255,6 +273,17 @@ def test_failure_of_a_capture(error: RuntimeError, end_fails: bool, monkeypatch:
         program()
     assert th.equal(before, weight) and log.streams == [log.main]
     assert not any(group["capturable"] for _, group in program.optimizers._groups)
+
+
+def test_sb3_updates_what_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulate(monkeypatch)
+    kwargs = {"policy_kwargs": {**FIXED, "optimizer_class": th.optim.SGD}}
+    with pytest.warns(UserWarning, match="updates as Stable-Baselines3 does.*SGD has no option `capturable`") as caught:
+        model: Any = build(sb3_sparse, "SAC", **kwargs).learn(30)
+    assert len(caught) == 1 and not model._programs
+    assert_same(parameters(model), parameters(build(stable_baselines3, "SAC", **kwargs).learn(30)), tolerance=0.0)
+    with pytest.raises(ValueError, match="update_rule='paper' needs the compiled update, but the optimizer SGD"):
+        build(sb3_sparse, "SAC", update_rule="paper", **kwargs).learn(30)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -8,7 +8,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from sb3_sparse.callbacks.fresh_policy import recapture
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, all_optimizers, measured_networks, run
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
 from sb3_sparse.diagnostics import dormancy_scores
@@ -25,7 +24,8 @@ class ReDoCallback(BaseCallback):
     from its layer's initialisation, its outgoing weights become 0, and so do the optimizer's moments of all of these. The
     network then computes what it did before (but for what a unit that was not entirely silent had contributed).
 
-    In a sparse layer only active weights are drawn and zeroed; masks stay. Target networks are left alone.
+    In a sparse layer only active weights are drawn and zeroed; masks stay. Target networks are left alone. All is written in
+    place, which captured updates (CUDA graphs) see as they are.
 
     Recycled are units of a linear or convolutional layer that feeds one activation module, which only linear or convolutional
     layers take: in SimBa the inner units of every block, in stock policies all hidden layers. Units whose consumers are not
@@ -99,8 +99,6 @@ class ReDoCallback(BaseCallback):
             for chain, units in dormant[name]:
                 self._silence_outputs(network.module, chain, units)
             self.logger.record(f"redo/{name}", counts[name])
-        if any(counts.values()):
-            recapture(self.model)
         if self.verbose:
             print(f"ReDo recycled {counts} units after {self.num_timesteps} agent steps")
         return counts

@@ -214,6 +214,30 @@ class FrameReplayBuffer(ReplayBuffer):
         super().reset()
         self._forget()
 
+    def adopt_returns(self, n_steps: int, gamma: float) -> None:
+        """
+        Sum rewards over another number of steps from now on, or with another discount, those of stored transitions, too.
+
+        :param n_steps: Number of steps
+        :param gamma: Discount
+        :raises ValueError: for another number of steps with ``partial_returns=False``, where it decides which transitions
+            can be drawn. Nothing has changed then.
+        """
+        if (self.n_steps, self.gamma) == (n_steps, gamma):
+            return
+        _check_arguments(n_steps, gamma, False)
+        if n_steps != self.n_steps and not self.partial_returns:
+            raise ValueError(
+                f"The replay buffer was filled for returns of n_steps={self.n_steps} and cannot change to {n_steps}: give the "
+                f"model n_steps={self.n_steps}."
+            )
+        warnings.warn(
+            f"The replay buffer summed rewards over n_steps={self.n_steps} steps with gamma={self.gamma}; from now on it is "
+            f"{n_steps} and {gamma}, as the model has them.",
+            stacklevel=3,
+        )
+        self.n_steps, self.gamma = n_steps, gamma
+
     def size(self) -> int:
         """
         :return: Number of steps stored of each environment

@@ -1,6 +1,5 @@
 """Data-Efficient Rainbow."""
 
-import warnings
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, ClassVar, TypeVar
@@ -446,7 +445,7 @@ class DER(CompiledTraining):
         See :class:`~stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm`.
 
         :raises ValueError: if the saved buffer is of another kind, has priorities where none are asked for, or none where they
-            are.
+            are, or cannot sum rewards as this model does. The model has not changed then.
         """
         former, self.replay_buffer = self.replay_buffer, None
         try:
@@ -464,12 +463,7 @@ class DER(CompiledTraining):
                 f"{expected.__name__}."
             )
         assert isinstance(buffer, FrameReplayBuffer)
-        if (buffer.n_steps, buffer.gamma) != (self.n_steps, self.gamma):
-            warnings.warn(
-                f"The saved replay buffer sums rewards over n_steps={buffer.n_steps} steps with gamma={buffer.gamma}; from "
-                f"now on it is {self.n_steps} and {self.gamma}, as this model has them."
-            )
-            buffer.n_steps, buffer.gamma = self.n_steps, self.gamma
+        buffer.adopt_returns(self.n_steps, self.gamma)
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["q_net", "q_net_target", "batch_norm_stats", "batch_norm_stats_target"]

@@ -315,6 +315,22 @@ class DrQv2(CompiledTraining):
         self._ensure_buffer()  # callbacks ask for it
         return super()._setup_learn(*args, **kwargs)
 
+    def load_replay_buffer(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Load a replay buffer, see :class:`~stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm`.
+
+        :raises ValueError: if it cannot sum rewards as this model does. The model has not changed then.
+        """
+        former = self.replay_buffer
+        super().load_replay_buffer(*args, **kwargs)
+        try:
+            if isinstance(self.replay_buffer, FrameReplayBuffer):
+                options = {**self._frame_options(), **self.replay_buffer_kwargs}
+                self.replay_buffer.adopt_returns(options["n_steps"], options["gamma"])
+        except ValueError:
+            self.replay_buffer = former
+            raise
+
     @property
     def stddev(self) -> float:
         """Standard deviation of the exploration noise at the present agent step."""
