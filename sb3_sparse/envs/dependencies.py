@@ -69,8 +69,8 @@ def has_display() -> bool:
 
 
 def _import_triton() -> None:
-    # torch's builds for CUDA import triton with the first optimizer. EGL without a GPU (Mesa) loads its own LLVM for all to see,
-    # and after it triton 3.9 crashes the process on import; the other way round both work.
+    # torch's builds for CUDA import triton with the first optimizer. EGL without a GPU (Mesa) loads its own LLVM for all to
+    # see, and after it triton 3.9 crashes the process on import; the other way round both work.
     with suppress(ImportError):
         importlib.import_module("triton")
 
