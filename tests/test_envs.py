@@ -430,6 +430,14 @@ def test_without_any_renderer_all_but_rendering_works():
     assert "NoRendererError" in result.stderr and "libegl1" in result.stderr
 
 
+def test_triton_is_imported_before_the_renderer(tmp_path, monkeypatch):
+    # After EGL without a GPU, triton 3.9 (torch 2.15 for CUDA) crashes the process, with the first optimizer.
+    report = "import sys; print('late' if 'dm_control' in sys.modules else 'early')"
+    (tmp_path / "triton.py").write_text(report)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run_without_display("gym.make(task); import triton").stdout.strip() == "early"
+
+
 @pytest.mark.usefixtures("rendering")
 def test_render_depth_and_after_a_new_model():
     env = make("lqr", "lqr_2_1", render_mode="depth_array", render_kwargs={"width": 16, "height": 8})

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def test_provenance_of_the_card(shared: Shared) -> None:
     assert rows["seed"] == ["7"]
     assert rows["hyperparameters"][0].startswith(f"`sb3_sparse/hyperparams/{shared.algo}.yml`")
     assert rows["weights"] == ["`dm_control-walker-walk-v0.zip` of the run"]
-    assert f"torch {th.__version__}" in rows["versions at training"][0]
+    assert f"torch {version('torch')}" in rows["versions at training"][0]
     assert {"python", "sb3-sparse", "stable-baselines3", "gymnasium", "dm-control", "mujoco"} <= {
         entry.split()[0] for entry in rows["versions at training"][0].split(", ")
     }

@@ -114,6 +114,7 @@ def _write_onnx(policy: DeterministicPolicy, space: spaces.Space, path: Path) ->
             input_names=["observation"],
             output_names=["action"],
             dynamic_shapes=({0: batch},),
+            dynamo=True,  # the default since torch 2.9
             external_data=False,
             verbose=False,
         )

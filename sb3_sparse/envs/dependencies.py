@@ -4,6 +4,7 @@ import ctypes
 import importlib
 import os
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from types import ModuleType
 
@@ -33,6 +34,7 @@ def import_suite() -> ModuleType:
     :return: The module
     :raises ImportError: If dm_control or mujoco is missing, or does not fit; the message tells what to install
     """
+    _import_triton()
     try:
         check_mujoco_version(version("mujoco"))
         if "MUJOCO_GL" not in os.environ and "dm_control._render" not in sys.modules and not has_display():
@@ -66,6 +68,13 @@ def check_renderer() -> None:
 def has_display() -> bool:
     """Tell whether a window could be opened."""
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _import_triton() -> None:
+    # torch's builds for CUDA import triton with the first optimizer. EGL without a GPU (Mesa) loads its own LLVM for all to
+    # see, and after it triton 3.9 crashes the process on import; the other way round both work.
+    with suppress(ImportError):
+        importlib.import_module("triton")
 
 
 def _import_headless() -> ModuleType:
