@@ -197,6 +197,11 @@ class DER(CompiledTraining):
             self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
         )
 
+    def _create_aliases(self) -> None:
+        self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
+        self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
+        self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
+
     def _given_frame_stack(self, frame_stack: int | None) -> int | None:
         """The argument, or what was the only way to say it before there was one."""
         among_others = self.replay_buffer_kwargs.get("frame_stack", frame_stack)
@@ -208,11 +213,6 @@ class DER(CompiledTraining):
         frames = None if self.env is None else stacked_frames(self.env)
         # 1 is always right, and takes more memory.
         return 1 if frames is None or self.observation_space.shape[0] % frames else frames  # type: ignore[index]
-
-    def _create_aliases(self) -> None:
-        self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
-        self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
-        self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
 
     def _make_buffer(self) -> FrameReplayBuffer:
         on_gpu = self.device.type == "cuda" and self.replay_buffer_device == "auto" and self._vec_normalize_env is None
