@@ -144,6 +144,12 @@ def test_a_run_that_goes_on_without_its_buffer_waits_for_what_it_can_learn_from(
         make(DotEnv(length=2)).learn(30)
 
 
+def test_seeds_reproduce() -> None:
+    first, second, other = (make(seed=seed).learn(40) for seed in (1, 1, 2))
+    assert_same(first, second)
+    assert not th.equal(first.actor.trunk.projection.weight, other.actor.trunk.projection.weight)
+
+
 def test_a_loaded_buffer_sums_rewards_as_the_model_does(tmp_path: Path) -> None:
     model = make().learn(30)
     model.save(tmp_path / "model")
@@ -156,12 +162,6 @@ def test_a_loaded_buffer_sums_rewards_as_the_model_does(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="filled for returns of n_steps=3 and cannot change to 1"):
         loaded.load_replay_buffer(tmp_path / "buffer")
     assert loaded.replay_buffer is None
-
-
-def test_seeds_reproduce() -> None:
-    first, second, other = (make(seed=seed).learn(40) for seed in (1, 1, 2))
-    assert_same(first, second)
-    assert not th.equal(first.actor.trunk.projection.weight, other.actor.trunk.projection.weight)
 
 
 def test_copies_and_pickles_train_on() -> None:

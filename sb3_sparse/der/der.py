@@ -198,6 +198,11 @@ class DER(CompiledTraining):
             self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
         )
 
+    def _create_aliases(self) -> None:
+        self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
+        self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
+        self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
+
     def _given_frame_stack(self, frame_stack: int | None) -> int | None:
         """The argument, or what was the only way to say it before there was one."""
         among_others = self.replay_buffer_kwargs.get("frame_stack", frame_stack)
@@ -216,11 +221,6 @@ class DER(CompiledTraining):
         # Before SB3 advises a MultiInputPolicy, which there is not.
         _check_observations(wrapped.observation_space)
         return wrapped
-
-    def _create_aliases(self) -> None:
-        self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
-        self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
-        self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
 
     def _make_buffer(self) -> FrameReplayBuffer:
         on_gpu = self.device.type == "cuda" and self.replay_buffer_device == "auto" and self._vec_normalize_env is None
