@@ -369,6 +369,7 @@ def test_processes_of_environments_outlive_signals(tmp_path: Path) -> None:
     assert learn({70: interrupt}).num_timesteps == 72 and learn({}).num_timesteps == RUN.steps
 
 
+@pytest.mark.slow
 def test_processes_of_environments_end_with_the_program(tmp_path: Path) -> None:
     program = f"""
 from stable_baselines3 import A2C

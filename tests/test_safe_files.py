@@ -29,7 +29,7 @@ from sb3_sparse.zoo.command_line import main
 safetensors = pytest.importorskip("safetensors.torch")
 # Of sb3-contrib's algorithms, safe files know TQC.
 UNKNOWN = ("CrossQ", "QR-DQN", "TRPO", "MaskablePPO", "RecurrentPPO")
-SLOW = ("SB3 DDPG", "SB3 TD3", "DDPG", "SAC")
+SLOW = ("PPO, sparsify", "A2C", "SB3 DDPG", "SB3 TD3", "DDPG", "SAC")
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ALGORITHMS if name not in UNKNOWN]
 
 
