@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_sparse.checkpoints.callback_states import CallbackStates
 from sb3_sparse.checkpoints.checkpoint_folder import STATE, WEIGHTS, CheckpointFolder, Manifest
 from sb3_sparse.checkpoints.divergence import broken_losses, broken_tensors
-from sb3_sparse.checkpoints.environment_state import refuse_inexact
+from sb3_sparse.checkpoints.environment_state import warn_of_inexact
 from sb3_sparse.checkpoints.fingerprint import compare, fingerprint
 from sb3_sparse.checkpoints.iterations import Iterations
 from sb3_sparse.checkpoints.live_pickle import dump, load
@@ -111,7 +111,13 @@ class ExactCheckpointCallback(BaseCallback):
                 "rollouts as SB3's do (SAC, TD3, TQC, DQN, PPO, A2C, ...) and this package's own."
             )
         self._environment = environment_state(self.training_env)
-        refuse_inexact(self._environment)
+        if isinstance(self.model, OnPolicyAlgorithm) and not self._environment.is_exact:
+            self._environment.close()
+            raise ValueError(
+                f"{type(self.model).__name__} cannot be resumed exactly in this environment, whose state can be stored at the "
+                f"start of episodes only, where hardly any rollout of such an algorithm begins: {self._environment.problem}"
+            )
+        warn_of_inexact(self._environment)
         self._store.acquire()
 
     def _on_training_start(self) -> None:
