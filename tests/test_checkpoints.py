@@ -328,6 +328,8 @@ def test_models_can_be_saved_and_used_after_all(tmp_path: Path) -> None:
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ARS cannot be resumed exactly"):
         ARS("LinearPolicy", "Pendulum-v1").learn(10, callback=ExactCheckpointCallback(tmp_path))
+    with pytest.raises(ValueError, match=r"A2C .* in this environment.* OpaqueEnv._walk cannot be pickled"):
+        train(TortureRun("A2C", env=OPAQUE), tmp_path / "on-policy")
     with pytest.raises(ValueError, match="save_freq must be a positive integer, got 0"):
         ExactCheckpointCallback(tmp_path, save_freq=0)
     train(RUN, tmp_path)
@@ -369,6 +371,7 @@ def test_processes_of_environments_outlive_signals(tmp_path: Path) -> None:
     assert learn({70: interrupt}).num_timesteps == 72 and learn({}).num_timesteps == RUN.steps
 
 
+@pytest.mark.slow
 def test_processes_of_environments_end_with_the_program(tmp_path: Path) -> None:
     program = f"""
 from stable_baselines3 import A2C

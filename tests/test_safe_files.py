@@ -33,7 +33,7 @@ from sb3_sparse.experiments.zoo_files import read_keywords, read_yaml
 from sb3_sparse.zoo.command_line import main
 
 safetensors = pytest.importorskip("safetensors.torch")
-SLOW = ("SB3 DDPG", "SB3 TD3", "DDPG", "SAC")
+SLOW = ("PPO, sparsify", "A2C", "SB3 DDPG", "SB3 TD3", "DDPG", "SAC")
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ALGORITHMS]
 
 

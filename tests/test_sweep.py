@@ -62,6 +62,9 @@ def run_of(algorithm: str, **changes: Any) -> GridRun:
         settings["policy"] = {"sparsity": {"actor": 0.0, "critic": 0.5}}
         settings["evaluation"] = Evaluation(250, 2, epsilon=0.3)
         settings["agent_steps"] = 1_220  # three episodes in each environment
+    if algorithm == "ppo":
+        settings["hyperparameters"] = {"n_envs": 2, "n_steps": 50, "batch_size": 50, "n_epochs": 2, "normalize": True}
+        settings["agent_steps"] = 1_200  # three episodes in each environment
     task = "Pendulum-v1"
     if algorithm == "drqv2":  # pixels, in episodes of 20 steps
         task = DOT
@@ -98,8 +101,8 @@ def results(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("algorithm", "changes"),
-    [("sac", {}), ("ddpg", {"reset_freq": 250}), ("stream_ac", {}), ("drqv2", {}), ("tqc", {})],
-    ids=["sac", "ddpg-reset", "stream_ac", "drqv2", "tqc-two-envs-normalized"],
+    [("sac", {}), ("ddpg", {"reset_freq": 250}), ("stream_ac", {}), ("drqv2", {}), ("tqc", {}), ("ppo", {})],
+    ids=["sac", "ddpg-reset", "stream_ac", "drqv2", "tqc-two-envs-normalized-sparsified", "ppo-two-envs-normalized"],
 )
 def test_an_interrupted_run_cannot_be_told_from_one_that_was_not(
     algorithm: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -120,7 +123,7 @@ def test_an_interrupted_run_cannot_be_told_from_one_that_was_not(
     steps: list[int] = []
     monkeypatch.setattr(grid_training.ProgressFile, "_on_step", lambda self: steps.append(self.num_timesteps) or True)
     train_run(run, tmp_path / "interrupted", "cpu")
-    assert steps[0] == checkpoint.num_timesteps + (2 if algorithm == "tqc" else 1)  # nothing before it was done again
+    assert steps[0] == checkpoint.num_timesteps + (2 if algorithm in ("tqc", "ppo") else 1)  # nothing before it was done again
     lines = [results(folder.collect()) for folder in folders.values()]
     assert len(lines[0]) >= 3 and lines[0] == lines[1]
     assert not interrupted.checkpoint.exists()

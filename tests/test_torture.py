@@ -11,7 +11,8 @@ from sb3_sparse.experiments.torture_fuzz import Trial, format_trials, invalid_tr
 
 @pytest.mark.filterwarnings("ignore")
 def test_valid_configurations_train() -> None:
-    assert [trial for trial in valid_trials(12, seed=6) if trial.fault is not None] == []
+    # A seed that has most algorithms among its first eight, and goals.
+    assert [trial for trial in valid_trials(8, seed=136) if trial.fault is not None] == []
 
 
 def test_invalid_configurations_get_clear_errors() -> None:

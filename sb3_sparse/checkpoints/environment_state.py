@@ -323,7 +323,7 @@ def _equal(one: Any, other: Any) -> bool:
     return True
 
 
-def refuse_inexact(state: EnvironmentState) -> None:
+def warn_of_inexact(state: EnvironmentState) -> None:
     """
     Say what follows if an environment's state cannot be stored as it is.
 

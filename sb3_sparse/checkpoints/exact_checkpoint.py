@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_sparse.checkpoints.callback_states import CallbackStates
 from sb3_sparse.checkpoints.checkpoint_folder import STATE, WEIGHTS, CheckpointFolder, Manifest
 from sb3_sparse.checkpoints.divergence import broken_losses, broken_tensors
-from sb3_sparse.checkpoints.environment_state import refuse_inexact
+from sb3_sparse.checkpoints.environment_state import warn_of_inexact
 from sb3_sparse.checkpoints.fingerprint import compare, fingerprint
 from sb3_sparse.checkpoints.iterations import Iterations
 from sb3_sparse.checkpoints.live_pickle import dump, load
@@ -53,14 +53,16 @@ class ExactCheckpointCallback(BaseCallback):
     resuming. Wall-clock times are not part of it.
 
     - It is written between two rollouts, when everything collected is stored and every update done: at the first such moment
-      after each multiple of ``save_freq`` agent steps, at the end of training, and on SIGTERM or SIGINT.
+      after each multiple of ``save_freq`` agent steps, at the end of training, and on SIGTERM or SIGINT. On-policy algorithms
+      log a line after every ``log_interval``-th rollout: for them only the moments after those will do.
     - Files appear as a whole or not at all; a damaged checkpoint is noticed by its checksums, and the one before is used, with
       a warning. A checkpoint that cannot be written (a full disk) is warned of, and training goes on.
     - Only segments of the replay buffer that changed are written again.
     - Losses are looked at after every update, parameters and moments before a checkpoint is written: if one is not finite,
       training stops with an error that names it, and the last checkpoint stays.
     - Environments are stored as they are (classic control, gymnasium's and dm_control's MuJoCo). If one cannot be pickled, or
-      does not go on alike (tried out on copies), checkpoints wait for the end of an episode, and a warning says so.
+      does not go on alike (tried out on copies), checkpoints wait for the end of an episode, and a warning says so. Those in
+      other processes need :class:`~sb3_sparse.checkpoints.ResumableEnv`.
     - After SIGTERM or SIGINT, ``learn()`` returns, and :attr:`stopped_by` is the signal's number; or the program ends, see
       ``exit_on_signal``.
 
@@ -109,7 +111,13 @@ class ExactCheckpointCallback(BaseCallback):
                 "rollouts as SB3's do (SAC, TD3, TQC, DQN, PPO, A2C, ...) and this package's own."
             )
         self._environment = environment_state(self.training_env)
-        refuse_inexact(self._environment)
+        if isinstance(self.model, OnPolicyAlgorithm) and not self._environment.is_exact:
+            self._environment.close()
+            raise ValueError(
+                f"{type(self.model).__name__} cannot be resumed exactly in this environment, whose state can be stored at the "
+                f"start of episodes only, where hardly any rollout of such an algorithm begins: {self._environment.problem}"
+            )
+        warn_of_inexact(self._environment)
         self._store.acquire()
 
     def _on_training_start(self) -> None:
