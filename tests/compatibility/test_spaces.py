@@ -50,8 +50,8 @@ OTHER_ACTIONS: dict[str, spaces.Space] = {
     "multi discrete": spaces.MultiDiscrete([2, 3]),
     "multi binary": spaces.MultiBinary(3),
 }
-# What sb3-contrib cannot do with its own policies either: CrossQ has no MultiInputPolicy, recurrent policies pass torch a NumPy
-# integer for the size of what FlattenExtractor returns, and the bytes of binary actions.
+# What sb3-contrib cannot do with its own policies either: CrossQ has no MultiInputPolicy, and recurrent policies pass torch a
+# NumPy integer for the size of what FlattenExtractor returns, and binary actions as bytes.
 NOT_IN_CONTRIB = [
     ("sparsified CrossQ", "dict"),
     ("extractor in CrossQ", "dict"),
@@ -148,7 +148,7 @@ def test_images_beside_vectors() -> None:
     ask(model, model.get_env())
 
 
-@each(CONTINUOUS, by_default=[*KINDS, *SIMBA_POLICIES])
+@each(CONTINUOUS, by_default=KINDS)
 @pytest.mark.parametrize("name", BOXES)
 def test_bounds_and_shapes_of_actions(case: Model, name: str) -> None:
     taken: list[np.ndarray] = []
