@@ -124,7 +124,7 @@ def test_actions_of_streams_are_those_of_sb3() -> None:
     assert spy.n_calls == 2 * STEPS
 
 
-@each_model_in_time
+@each_model_at_leisure
 def test_stopping(case: Model) -> None:
     length = 9 if case.name == "DER, pixels" else 8
     assert case.build().learn(10 * STEPS, callback=StopTrainingOnMaxEpisodes(1)).num_timesteps == length

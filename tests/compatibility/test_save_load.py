@@ -21,6 +21,7 @@ from compatibility.models import (
     each,
     each_kind,
     each_model,
+    each_model_at_leisure,
     each_model_in_time,
     each_of_ours,
     observations,
@@ -141,7 +142,7 @@ def test_another_number_of_environments(case: Model, tmp_path: pathlib.Path) -> 
     assert case.algorithm.load(tmp_path / "model", env=case.make_env(), device="cpu").learn(STEPS).n_envs == 1
 
 
-@each_model_in_time
+@each_model_at_leisure
 def test_parameters(case: Model) -> None:
     model, other = case.build().learn(STEPS), case.build(seed=5).learn(STEPS)
     parameters = model.get_parameters()

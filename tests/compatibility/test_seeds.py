@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from compatibility.models import SIMBA_POLICIES, STEPS, Model, each, each_kind, each_model_in_time, each_of_ours
+from compatibility.models import SIMBA_POLICIES, STEPS, Model, each, each_kind, each_model_at_leisure, each_of_ours
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import set_random_seed
 from test_save_load import assert_same_state
 
 
-@each_model_in_time
+@each_model_at_leisure
 def test_seeds(case: Model) -> None:
     first = case.build(seed=1).learn(STEPS)
     th.rand(7), np.random.rand(7)  # what was drawn before does not count
