@@ -171,10 +171,13 @@ def test_how_often_a_run_is_saved_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_stops_a_grid_after_a_checkpoint(
-    number: int, ends: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, ends: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     run = run_of("stream_ac")
     original = grid_training.ProgressFile._on_step
+    # A shell has programs in the background ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def on_step(self: Any) -> bool:
         if self.num_timesteps == 123:

@@ -18,6 +18,7 @@ from compatibility.models import (
     each,
     each_kind,
     each_model,
+    each_model_at_leisure,
     each_model_in_time,
     each_of_ours,
 )
@@ -173,7 +174,7 @@ def test_temperatures(case: Model, changes: dict[str, Any]) -> None:
         assert float(model.log_ent_coef.detach()) < 0.0
 
 
-@each_model_in_time
+@each_model_at_leisure
 def test_a_seed_is_not_needed(case: Model) -> None:
     assert case.build(seed=None).learn(STEPS)._n_updates > 0
 

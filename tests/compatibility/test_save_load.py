@@ -94,7 +94,7 @@ def test_what_is_written_and_what_is_left_out(case: Model, tmp_path: pathlib.Pat
     assert case.is_streaming or type(data["replay_buffer"]) is type(model.replay_buffer)
 
 
-@each_model_in_time
+@each_model_at_leisure
 def test_custom_objects_and_changed_arguments(case: Model) -> None:
     model, stream = case.build(), io.BytesIO()
     model.save(stream)
@@ -160,7 +160,7 @@ def test_parameters(case: Model) -> None:
         fresh.set_parameters({"rubbish": {}}, exact_match=False)
 
 
-@each_model_in_time
+@each_model_at_leisure
 def test_parameters_of_a_file(case: Model, tmp_path: pathlib.Path) -> None:
     model, other = case.build(), case.build(seed=5)
     model.save(tmp_path / "model")
