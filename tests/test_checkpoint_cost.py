@@ -33,8 +33,8 @@ def test_further_checkpoints_are_smaller(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_throughput_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = partial(checkpoint_throughput, trained=[Trained("small", small, 100)], save_freq=50)
-    monkeypatch.setattr(bench, "checkpoint_throughput", run)
+    monkeypatch.setattr(bench, "checkpoint_throughput", partial(checkpoint_throughput, save_freq=50))
+    monkeypatch.setattr(bench, "trained_models", lambda env: [Trained("small", small, 100)])
     assert main(["bench", "--checkpoint-throughput", "--rounds", "2", "--json", str(tmp_path / "costs.json")]) == 0
     (result,) = json.loads((tmp_path / "costs.json").read_text())
     assert result["what"] == "small" and len(result["process"]) == len(result["wall"]) == 2

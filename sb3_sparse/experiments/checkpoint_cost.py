@@ -16,6 +16,7 @@ from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 
 SAVE_FREQ = 10_000
+_EPISODE = 1_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class CheckpointCost:
 
 
 class SpaceEnv(gym.Env[np.ndarray, np.ndarray]):
-    """Observations and actions of humanoid's size, and nothing else."""
+    """Observations, actions and episodes of humanoid's size, and nothing else."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (67,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (21,), np.float32)
@@ -53,6 +54,7 @@ class SpaceEnv(gym.Env[np.ndarray, np.ndarray]):
         :param options: Not used
         """
         super().reset(seed=seed)
+        self._steps = 0
         return self._observe(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -61,7 +63,8 @@ class SpaceEnv(gym.Env[np.ndarray, np.ndarray]):
 
         :param action: Has no effect
         """
-        return self._observe(), 0.0, False, False, {}
+        self._steps += 1
+        return self._observe(), 0.0, False, self._steps == _EPISODE, {}
 
     def _observe(self) -> np.ndarray:
         return self.np_random.standard_normal(67).astype(np.float32)

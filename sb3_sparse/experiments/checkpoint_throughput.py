@@ -5,7 +5,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+import gymnasium as gym
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -55,20 +58,24 @@ def _sac() -> BaseAlgorithm:
     return SAC(SparseSimBaPolicy, SpaceEnv(), policy_kwargs=policy, device="cpu", seed=0, **steps)
 
 
-def _stream_ac() -> BaseAlgorithm:
-    return StreamAC("MlpPolicy", SpaceEnv(), policy_kwargs={"sparsity": 0.9}, device="cpu", seed=0)
+def _stream_ac(env: str | gym.Env) -> BaseAlgorithm:
+    return StreamAC("MlpPolicy", env, policy_kwargs={"sparsity": 0.9}, device="cpu", seed=0)
 
 
-# An environment that costs nothing, and few updates: what is slower loses less.
-TRAINED = (
-    Trained("StreamAC, S = 0.9", _stream_ac, 5 * SAVE_FREQ),
-    Trained("SAC, w = 0.25, S = 0.8, an update every 4 steps", _sac, 2 * SAVE_FREQ),
-)
+def trained_models(env: str) -> list[Trained]:
+    """
+    What is fast, so that it has most to lose: the fastest algorithm, and SAC with few updates.
+
+    :param env: Environment of the former; both are trained in one that costs nothing as well
+    """
+    return [
+        Trained(f"StreamAC, S = 0.9, {env}", partial(_stream_ac, env), 20 * SAVE_FREQ),
+        Trained("StreamAC, S = 0.9, an environment that costs nothing", lambda: _stream_ac(SpaceEnv()), 20 * SAVE_FREQ),
+        Trained("SAC, w = 0.25, S = 0.8, an update every 4 steps, the same", _sac, 2 * SAVE_FREQ),
+    ]
 
 
-def checkpoint_throughput(
-    rounds: int, trained: Sequence[Trained] = TRAINED, save_freq: int = SAVE_FREQ
-) -> list[CheckpointThroughput]:
+def checkpoint_throughput(rounds: int, trained: Sequence[Trained], save_freq: int = SAVE_FREQ) -> list[CheckpointThroughput]:
     """
     Train the same models with checkpoints and without, in turn, so that a machine whose speed drifts is fair to both.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.experiments.checkpoint_cost import checkpoint_cost, format_checkpoints
-from sb3_sparse.experiments.checkpoint_throughput import checkpoint_throughput, format_throughput
+from sb3_sparse.experiments.checkpoint_throughput import checkpoint_throughput, format_throughput, trained_models
 from sb3_sparse.experiments.contenders import contenders
 from sb3_sparse.experiments.der_cost import SPARSITIES, WIDTHS, der_cost, format_der_table
 from sb3_sparse.experiments.drqv2_cost import drqv2_cost, format_drqv2_table
@@ -99,7 +99,7 @@ def _checkpoints(options: argparse.Namespace) -> list[Any]:
 
 
 def _checkpoint_throughput(options: argparse.Namespace) -> list[Any]:
-    results = checkpoint_throughput(options.rounds)
+    results = checkpoint_throughput(options.rounds, trained_models(options.env))
     print(format_throughput(results))
     return results
 
@@ -137,7 +137,8 @@ _INSTEAD = {
     "--products": Subject("instead, up to which density single products pay (option --batch)", _products),
     "--checkpoints": Subject("instead, checkpoints of 100,000 and a million transitions", _checkpoints),
     "--checkpoint-throughput": Subject(
-        "instead, training with checkpoints every 10,000 steps and without, in turn (option --rounds)", _checkpoint_throughput
+        "instead, training with checkpoints every 10,000 steps and without, in turn (options --rounds, --env)",
+        _checkpoint_throughput,
     ),
     "--der": Subject("instead, DER's updates beside plain torch (defaults: widths 1 and 3, sparsities 0, 0.4, 0.8)", _der),
     "--stream-ac": Subject("instead, StreamAC beside plain autograd (options --width, --env)", _stream_ac),
