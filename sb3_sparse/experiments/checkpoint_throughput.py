@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse.checkpoints import ExactCheckpointCallback
