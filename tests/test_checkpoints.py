@@ -344,6 +344,17 @@ def test_models_can_be_saved_and_used_after_all(tmp_path: Path) -> None:
         assert np.allclose(*actions)
 
 
+@pytest.mark.parametrize("run", [TortureRun("PPO", steps=50), TortureRun("SAC", steps=45, n_envs=2, save_freq=30)])
+def test_a_run_that_ended_beyond_its_last_step_does_nothing_more(run: TortureRun, tmp_path: Path) -> None:
+    train(run, tmp_path)
+    first = outcome(tmp_path)
+    model = train(run, tmp_path)
+    assert model.num_timesteps > run.steps
+    assert not differences(first, outcome(tmp_path))
+    with pytest.raises(ValueError, match=f"asked for {run.steps - 2}"):
+        train(replace(run, steps=run.steps - 2), tmp_path)
+
+
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ARS cannot be resumed exactly"):
         ARS("LinearPolicy", "Pendulum-v1").learn(10, callback=ExactCheckpointCallback(tmp_path))

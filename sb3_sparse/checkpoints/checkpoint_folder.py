@@ -49,6 +49,7 @@ class Manifest:
 
     :param number: Checkpoints of a folder are numbered
     :param num_timesteps: Agent steps of the model
+    :param total_timesteps: Agent steps that training was asked for; its last rollout may go beyond
     :param fingerprint: What the run was made with
     :param files: "state" and "weights" -> file
     :param rows: Where the rows of the replay buffer are
@@ -56,6 +57,7 @@ class Manifest:
 
     number: int
     num_timesteps: int
+    total_timesteps: int
     fingerprint: dict[str, Any]
     files: dict[str, FileRecord]
     rows: dict[str, Any]

@@ -148,7 +148,7 @@ class ExactCheckpointCallback(BaseCallback):
             raise ValueError(f"{self.folder} has checkpoints already: give resume=True to go on, or another folder.")
         compare(manifest.fingerprint, self._fingerprint)
         total = self.model._total_timesteps
-        if manifest.num_timesteps > total:
+        if manifest.num_timesteps > total != manifest.total_timesteps:
             raise ValueError(
                 f"The newest checkpoint in {self.folder} has taken {manifest.num_timesteps} steps, and learn() was asked for "
                 f"{total}: use one folder per call of learn(), or ask for more steps."
@@ -296,7 +296,7 @@ class ExactCheckpointCallback(BaseCallback):
             WEIGHTS: self._store.write(f"{WEIGHTS}-{number:06d}.pt", [weights_of(self.model)]),
         }
         rows = {} if self._rows is None else self._rows.write(self._store, number, added)
-        manifest = Manifest(number, step, self._fingerprint, files, rows)
+        manifest = Manifest(number, step, self.model._total_timesteps, self._fingerprint, files, rows)
         self._store.commit(manifest)
         return manifest
 
