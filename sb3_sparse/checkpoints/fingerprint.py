@@ -16,6 +16,8 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
+
 _PACKAGES = ("torch", "numpy", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "dm-control", "sb3-sparse")
 # Attributes that training changes, that do not change what it does, or that are compared by themselves.
 _NOT_ARGUMENTS = {
@@ -83,7 +85,7 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
 
     :param theirs: Fingerprint in the checkpoint
     :param ours: This run's
-    :raises ValueError: if anything but versions differs; it is named.
+    :raises CheckpointError: if anything but versions differs; it is named.
     """
     flat = [_flat(mark) for mark in (theirs, ours)]
     differences = [
@@ -93,7 +95,7 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     ]
     grave = [difference for difference in differences if not difference.startswith("versions.")]
     if grave:
-        raise ValueError(
+        raise CheckpointError(
             "The checkpoint belongs to another run. "
             + "; ".join(grave)
             + ". Construct the model as it was, or give another folder."
