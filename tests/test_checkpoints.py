@@ -32,6 +32,7 @@ from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.checkpoints.environment_state import EnvironmentState
 from sb3_sparse.checkpoints.fingerprint import compare, fingerprint
 from sb3_sparse.common.compiled_training import DivergenceError
+from sb3_sparse.experiments import torture_damage
 from sb3_sparse.experiments.torture_damage import damaged_checkpoints
 from sb3_sparse.experiments.torture_kills import kill_points
 from sb3_sparse.experiments.torture_envs import OPAQUE
@@ -96,6 +97,14 @@ def files(folder: Path) -> dict[str, int]:
 def test_several_kills_by_the_system(tmp_path: Path) -> None:
     (kills,) = kill_points([TortureRun("SB3 SAC", steps=80, save_freq=20, callbacks=("eval",))], 1, tmp_path)
     assert len(kills.moments) == 1 and kills.differences == ()
+
+
+def test_damages_know_nothing_of_each_other(tmp_path: Path) -> None:
+    for attempt in range(100):
+        (folder := tmp_path / str(attempt)).mkdir()
+        for name in "abc":
+            (folder / name).write_text(name)
+        assert len(torture_damage._damage(folder, random.Random(attempt))) in (1, 2, 3)
 
 
 def test_damaged_checkpoints_are_noticed(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
 import sb3_sparse
-from sb3_sparse import StreamAC, diagnostics
+from sb3_sparse import ExactCheckpointCallback, StreamAC, diagnostics
 from sb3_sparse.stream_ac import StreamACPolicy, StreamWrapper
 from sb3_sparse.stream_ac import stream_wrapper as wrapper_module
 
@@ -191,6 +191,26 @@ class Spy(BaseCallback):
         self.rewards.append(float(self.locals["rewards"][0]))
         self.seen.append({key: self.locals[key] for key in ("dones", "infos", "new_obs", "actions")})
         return True
+
+
+class Blind(BaseCallback):
+    """A callback that says that it reads no local variables."""
+
+    reads_locals = False
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def test_variables_of_steps_are_collected_only_for_callbacks_that_read_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(StreamAC, "_locals", lambda *_: pytest.fail("nobody reads them"))
+    make().learn(5, [Blind(), ExactCheckpointCallback(tmp_path)])
+    monkeypatch.undo()
+    spy = Spy()
+    make().learn(5, [Blind(), spy])
+    assert len(spy.rewards) == 5
 
 
 @pytest.mark.parametrize("vectorized", [False, True])

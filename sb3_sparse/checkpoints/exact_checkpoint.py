@@ -81,6 +81,9 @@ class ExactCheckpointCallback(BaseCallback):
         damaged, or the model or environment cannot be stored.
     """
 
+    # Of the variables of each step; streaming algorithms need not collect them then.
+    reads_locals = False
+
     def __init__(
         self,
         folder: str | Path,

@@ -136,6 +136,7 @@ def _goals(generator: random.Random) -> Configuration:
     size = generator.randint(1, 6)
     arguments = {**_arguments(generator, algorithm, size), "n_steps": 1, "replay_buffer_class": HerReplayBuffer}
     arguments["learning_starts"] = 30  # what is sampled comes from episodes that are over
+    arguments["batch_size"] = max(arguments["batch_size"], 2)  # SB3's buffer cannot draw none with other goals
     return Configuration(
         algorithm,
         policy,

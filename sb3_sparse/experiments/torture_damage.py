@@ -11,6 +11,8 @@ from sb3_sparse.experiments.torture_models import TortureRun
 from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences, outcome, train
 
 RUN = TortureRun("SAC", steps=150, save_freq=40)
+# Of each file of a folder.
+Contents = dict[Path, bytes]
 
 
 @dataclass(frozen=True)
@@ -78,47 +80,47 @@ def _verdict(folder: Path, expected: object) -> str:
 
 
 def _damage(folder: Path, generator: random.Random) -> list[str]:
-    files = sorted(path for path in folder.iterdir() if path.name != "lock")
-    chosen = generator.sample(files, generator.choice((1, 1, 1, 2, 3)))
-    return [f"{_inflict(path, files, generator)} {path.name}" for path in chosen]
+    # As they were: several damages know nothing of each other.
+    contents = {path: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "lock"}
+    chosen = generator.sample(list(contents), generator.choice((1, 1, 1, 2, 3)))
+    return [f"{_inflict(path, contents, generator)} {path.name}" for path in chosen]
 
 
-def _inflict(path: Path, files: Sequence[Path], generator: random.Random) -> str:
+def _inflict(path: Path, contents: Contents, generator: random.Random) -> str:
     name = generator.choice(list(_WAYS))
-    content = path.read_bytes()
-    _WAYS[name](path, content, files, generator)
+    _WAYS[name](path, contents, generator)
     return name
 
 
-def _flip(path: Path, content: bytes, files: Sequence[Path], generator: random.Random) -> None:
-    changed = bytearray(content)
+def _flip(path: Path, contents: Contents, generator: random.Random) -> None:
+    changed = bytearray(contents[path])
     if changed:
         changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)
     path.write_bytes(changed)
 
 
-def _cut(path: Path, content: bytes, files: Sequence[Path], generator: random.Random) -> None:
-    path.write_bytes(content[: generator.randrange(max(len(content), 1))])
+def _cut(path: Path, contents: Contents, generator: random.Random) -> None:
+    path.write_bytes(contents[path][: generator.randrange(max(len(contents[path]), 1))])
 
 
-def _zero(path: Path, content: bytes, files: Sequence[Path], generator: random.Random) -> None:
-    start = generator.randrange(max(len(content), 1))
-    path.write_bytes(content[:start] + bytes(len(content) - start))
+def _zero(path: Path, contents: Contents, generator: random.Random) -> None:
+    start = generator.randrange(max(len(contents[path]), 1))
+    path.write_bytes(contents[path][:start] + bytes(len(contents[path]) - start))
 
 
-def _append(path: Path, content: bytes, files: Sequence[Path], generator: random.Random) -> None:
-    path.write_bytes(content + generator.randbytes(1 + generator.randrange(100)))
+def _append(path: Path, contents: Contents, generator: random.Random) -> None:
+    path.write_bytes(contents[path] + generator.randbytes(1 + generator.randrange(100)))
 
 
-def _exchange(path: Path, content: bytes, files: Sequence[Path], generator: random.Random) -> None:
-    path.write_bytes(generator.choice(files).read_bytes())
+def _exchange(path: Path, contents: Contents, generator: random.Random) -> None:
+    path.write_bytes(contents[generator.choice(list(contents))])
 
 
-def _delete(path: Path, content: bytes, files: Sequence[Path], generator: random.Random) -> None:
+def _delete(path: Path, contents: Contents, generator: random.Random) -> None:
     path.unlink()
 
 
-_WAYS: dict[str, Callable[[Path, bytes, Sequence[Path], random.Random], None]] = {
+_WAYS: dict[str, Callable[[Path, Contents, random.Random], None]] = {
     "flipped a bit of": _flip,
     "cut": _cut,
     "zeroed the end of": _zero,
