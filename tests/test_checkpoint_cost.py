@@ -47,6 +47,11 @@ def test_no_round_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "rounds must be at least 1, got 0" in capsys.readouterr().err
 
 
+def test_figures_are_not_lost_for_want_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--checkpoint-throughput", "--json", str(tmp_path / "none" / "costs.json")]) == 1
+    assert f"there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
+
+
 def test_tables() -> None:
     cost = CheckpointCost(100_000, 75_000_000, 400.4, 26_000_000, 120.0, 101.0)
     assert format_checkpoints([cost]).splitlines()[2] == "| 100,000 | 75 MB, 400 ms | 26.0 MB, 120 ms | 101 ms |"

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             options = _parser().parse_args(words)
             options.run(options)
-    except (ImportError, ValueError, gym.error.Error) as error:
+    except (ImportError, OSError, ValueError, gym.error.Error) as error:
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1
     if is_zoo_command:  # not above, as what goes wrong in hours of training is worth a traceback

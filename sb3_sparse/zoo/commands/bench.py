@@ -64,6 +64,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, and write down what was measured."""
+    if options.json is not None and not options.json.parent.is_dir():
+        raise ValueError(f"Cannot write {options.json}: there is no folder {options.json.parent}.")
     costs = options.measure(options)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
