@@ -271,7 +271,8 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     write_model(model, path)
     content = path.read_bytes()
-    replaced = [content.replace(b"StreamAC", b"os.syste"), content.replace(b"width", b"wodth")]
+    forged = content.replace(b'"sha256"', b'"no sum"')  # whoever means harm can make a checksum as well
+    replaced = [forged.replace(b"StreamAC", b"os.syste"), forged.replace(b"width", b"wodth")]
     for damaged in (content[:100], content[:-10], b"", *replaced):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"model\.safetensors|unknown"):
@@ -281,6 +282,24 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     model.policy_class = type("Own", (type(model.policy),), {})
     with pytest.raises(ValueError, match=r"The policy .*Own cannot be written"):
         write_model(model, path)
+
+
+def test_files_that_cannot_be_written_are_no_tracebacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained("SAC").save(tmp_path / "model")
+    (tmp_path / "a.safetensors").mkdir()
+    assert main(["export", "--format", "safetensors", str(tmp_path / "model.zip"), "-o", str(tmp_path / "a.safetensors")]) == 1
+    assert "Is a directory" in (said := capsys.readouterr().err) and str(tmp_path / "a.safetensors") in said
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_a_single_wrong_bit_is_noticed(place: float, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_model(trained("SAC"), path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged: "):
+        read_model(path)
 
 
 def test_a_model_of_another_environment_is_refused(tmp_path: Path) -> None:

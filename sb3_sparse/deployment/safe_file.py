@@ -1,5 +1,6 @@
 """A model, with what it needs to go on training, in a file that executes nothing when it is read: safetensors and JSON."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ from sb3_sparse.stream_ac.stream_wrapper import RewardScaling
 FORMAT = "sb3-sparse model"
 VERSION = 1
 SUFFIX = ".safetensors"
+_CHECKSUM = "sha256"
 _COUNTERS = (
     "num_timesteps",
     "_n_updates",
@@ -67,7 +69,8 @@ def write_model(model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormal
     try:
         # Tensors may share memory, which the format refuses.
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        safetensors.save_file(copies, unfinished, {"format": "pt", FORMAT: json.dumps(header)})
+        text = json.dumps(header)
+        safetensors.save_file(copies, unfinished, {"format": "pt", FORMAT: text, _CHECKSUM: _checksum(text, copies)})
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -284,9 +287,24 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
         raise ValueError(f"There is no file {path}.")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})[FORMAT])
+            metadata = file.metadata() or {}
+            header = json.loads(metadata[FORMAT])
             if header["version"] != VERSION:
                 raise ValueError(f"it has version {header['version']} of the format, and this package reads {VERSION}")
-            return header, {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            # Files of others need not have one.
+            if _CHECKSUM in metadata and metadata[_CHECKSUM] != _checksum(metadata[FORMAT], tensors):
+                raise ValueError("its checksum is not that of its content")
+            return header, tensors
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was not written by export --format safetensors, or it is damaged: {error}") from error
+
+
+def _checksum(header: str, tensors: Mapping[str, th.Tensor]) -> str:
+    """Of all that is read; safetensors itself has none."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(th.uint8).numpy().data)
+    return digest.hexdigest()
