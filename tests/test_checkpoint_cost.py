@@ -42,6 +42,11 @@ def test_throughput_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert 0 < min(result["process"]) < 1.2
 
 
+def test_no_round_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--checkpoint-throughput", "--rounds", "0"]) == 1
+    assert "rounds must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_tables() -> None:
     cost = CheckpointCost(100_000, 75_000_000, 400.4, 26_000_000, 120.0, 101.0)
     assert format_checkpoints([cost]).splitlines()[2] == "| 100,000 | 75 MB, 400 ms | 26.0 MB, 120 ms | 101 ms |"

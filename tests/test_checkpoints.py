@@ -20,14 +20,17 @@ import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import ARS
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
 
 from sb3_sparse import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.checkpoints import replay_rows, sticky_emulator
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.checkpoints.environment_state import EnvironmentState
+from sb3_sparse.checkpoints.fingerprint import compare, fingerprint
 from sb3_sparse.common.compiled_training import DivergenceError
 from sb3_sparse.experiments import torture_damage
 from sb3_sparse.experiments.torture_damage import damaged_checkpoints
@@ -285,6 +288,22 @@ def test_losses_that_are_not_finite_end_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "change", "named"),
+    [
+        ({"learning_rate": ConstantSchedule(1e-3)}, {"learning_rate": ConstantSchedule(1e-2)}, "learning_rate: 0.001"),
+        ({"learning_rate": 1e-3}, {"learning_rate": LinearSchedule(1e-3, 0.0, 1.0)}, "learning_rate.*LinearSchedule"),
+        ({"clip_range": 0.2}, {"clip_range": 0.1}, r"hyperparameters.clip_range: 0\.2 in the checkpoint, 0\.1 here"),
+        ({"clip_range": lambda _: 0.2}, {"clip_range": 0.1}, "clip_range: 'schedule' in the checkpoint"),
+    ],
+)
+def test_other_schedules_are_refused(arguments: dict[str, Any], change: dict[str, Any], named: str) -> None:
+    model, same, other = (PPO("MlpPolicy", "CartPole-v1", **given) for given in (arguments, arguments, change))
+    compare(fingerprint(model), fingerprint(same))
+    with pytest.raises(ValueError, match=named):
+        compare(fingerprint(model), fingerprint(other))
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"algorithm": "SB3 SAC"}, "algorithm"),
@@ -332,6 +351,17 @@ def test_models_can_be_saved_and_used_after_all(tmp_path: Path) -> None:
         observation = model.observation_space.sample()
         actions = [m.predict(observation, deterministic=True)[0] for m in (model, loaded)]
         assert np.allclose(*actions)
+
+
+@pytest.mark.parametrize("run", [TortureRun("PPO", steps=50), TortureRun("SAC", steps=45, n_envs=2, save_freq=30)])
+def test_a_run_that_ended_beyond_its_last_step_does_nothing_more(run: TortureRun, tmp_path: Path) -> None:
+    train(run, tmp_path)
+    first = outcome(tmp_path)
+    model = train(run, tmp_path)
+    assert model.num_timesteps > run.steps
+    assert not differences(first, outcome(tmp_path))
+    with pytest.raises(ValueError, match=f"asked for {run.steps - 2}"):
+        train(replace(run, steps=run.steps - 2), tmp_path)
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:

@@ -61,6 +61,35 @@ def test_errors_are_no_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--checkpoint-freq must be at least 1, got 0" in capsys.readouterr().err
 
 
+def test_what_cannot_go_on_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "train",
+        "--algo",
+        "a2c",
+        "--env",
+        "CartPole-v1",
+        "--seed",
+        "0",
+        "-n",
+        "20",
+        "--eval-freq",
+        "-1",
+        "-f",
+        str(tmp_path),
+    ]
+    command += ["--resume", "-params", "n_envs:1"]
+    assert main(command) == 0
+    assert main([*command, "learning_rate:0.1"]) == 1
+    assert (
+        "The checkpoint belongs to another run. learning_rate: 0.0007 in the checkpoint, 0.1 here" in capsys.readouterr().err
+    )
+    (state,) = tmp_path.rglob("state-*.pkl")
+    state.write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="is damaged and skipped"):
+        assert main(command) == 1
+    assert "None of the 1 checkpoints" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", ["dummy", "subproc"])
 def test_a_run_that_was_asked_to_stop_goes_on(processes: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.environment_state import EnvironmentState, EnvironmentStateError
 from sb3_sparse.checkpoints.remote_environment_state import environment_state
 
@@ -52,13 +53,13 @@ class CallbackStates:
         Bring all callbacks to where they were.
 
         :param state: What :meth:`capture` returned
-        :raises ValueError: if there are other callbacks than there were.
+        :raises CheckpointError: if there are other callbacks than there were.
         """
         theirs, ours = list(state["callbacks"]), list(self.callbacks)
         kinds = {path: (type(callback).__name__) for path, callback in self.callbacks.items()}
         if theirs != ours or any(state["callbacks"][path]["kind"] != kinds[path] for path in ours):
             before = [entry["kind"] for entry in state["callbacks"].values()]
-            raise ValueError(
+            raise CheckpointError(
                 f"The checkpoint was written in a run with the callbacks {before}, this one has {list(kinds.values())}: give "
                 "the same ones in the same order."
             )

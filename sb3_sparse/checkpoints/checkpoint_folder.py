@@ -11,6 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
+
 FORMAT = 2
 _MANIFEST = "checkpoint-{:06d}.json"
 _LOCK = "lock"
@@ -49,6 +51,7 @@ class Manifest:
 
     :param number: Checkpoints of a folder are numbered
     :param num_timesteps: Agent steps of the model
+    :param total_timesteps: Agent steps that training was asked for; its last rollout may go beyond
     :param fingerprint: What the run was made with
     :param files: "state" and "weights" -> file
     :param rows: Where the rows of the replay buffer are
@@ -56,6 +59,7 @@ class Manifest:
 
     number: int
     num_timesteps: int
+    total_timesteps: int
     fingerprint: dict[str, Any]
     files: dict[str, FileRecord]
     rows: dict[str, Any]
@@ -86,7 +90,7 @@ class CheckpointFolder:
         """
         Make the folder and keep other processes from writing to it, until :meth:`release` or the end of the process.
 
-        :raises ValueError: if another process has it, or it cannot be written to.
+        :raises CheckpointError: if another process has it, or it cannot be written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -95,11 +99,11 @@ class CheckpointFolder:
             self._write_bytes("probe", [b"x"])
             (self.path / "probe").unlink()
         except Timeout:
-            raise ValueError(
+            raise CheckpointError(
                 f"Another process writes checkpoints to {self.path}: give every run a folder of its own, or wait for its end."
             ) from None
         except OSError as error:
-            raise ValueError(f"Checkpoints cannot be written to {self.path}: {error}. Choose another folder.") from error
+            raise CheckpointError(f"Checkpoints cannot be written to {self.path}: {error}. Choose another folder.") from error
 
     def release(self) -> None:
         """Let others write to the folder."""
@@ -116,7 +120,7 @@ class CheckpointFolder:
         Find the newest checkpoint that is whole; damaged ones are skipped with a warning each.
 
         :return: None if there never was one
-        :raises ValueError: if there are checkpoints, or were, and all are damaged.
+        :raises CheckpointError: if there are checkpoints, or were, and all are damaged.
         """
         manifests = self.manifests()
         for path in manifests:
@@ -129,7 +133,7 @@ class CheckpointFolder:
                 self._damaged.add(path)
                 warnings.warn(f"The checkpoint {path} is damaged and skipped: {error}", stacklevel=2)
         if manifests:
-            raise ValueError(
+            raise CheckpointError(
                 f"None of the {len(manifests)} checkpoints in {self.path} is whole, so the run cannot go on. To begin it "
                 "anew, delete the folder, or give another one."
             )
@@ -140,7 +144,7 @@ class CheckpointFolder:
         """Files of a first checkpoint that was never completed may be there without a manifest, those of later ones not."""
         later = [path.name for path in self.path.glob(f"{STATE}-*") if path.name != _STATE.format(1)]
         if later:
-            raise ValueError(
+            raise CheckpointError(
                 f"{self.path} has files of a checkpoint ({later[0]}) but none that names them, so the run cannot go on. To "
                 "begin it anew, delete the folder, or give another one."
             )
@@ -250,7 +254,7 @@ class CheckpointFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpointError(f"its manifest cannot be read ({error}).") from error
         if version != FORMAT:
-            raise ValueError(f"{path} has format {version}; this version of sb3-sparse reads format {FORMAT}.")
+            raise CheckpointError(f"{path} has format {version}; this version of sb3-sparse reads format {FORMAT}.")
         if checksum != _checksum_of(body):
             raise DamagedCheckpointError("its manifest was altered.")
         files = {key: FileRecord(**record) for key, record in body["files"].items()}

@@ -12,6 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.live_pickle import dump, load
 from sb3_sparse.checkpoints.random_streams import (
     random_streams,
@@ -28,7 +29,7 @@ _DRAWS = ("pygame", "glfw", "OpenGL", "mujoco.glfw", "mujoco.egl", "mujoco.osmes
 _CHECKED_STEPS = 4
 
 
-class EnvironmentStateError(ValueError):
+class EnvironmentStateError(CheckpointError):
     """The state of an environment cannot be stored."""
 
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_sparse.checkpoints.callback_states import CallbackStates
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.checkpoint_folder import STATE, WEIGHTS, CheckpointFolder, Manifest
 from sb3_sparse.checkpoints.divergence import broken_losses, broken_tensors
 from sb3_sparse.checkpoints.environment_state import warn_of_inexact
@@ -75,7 +76,8 @@ class ExactCheckpointCallback(BaseCallback):
     :param resume: Go on from the newest checkpoint, if there is one. If False, a folder that has some is refused
     :param exit_on_signal: End the program after the checkpoint, with status 143 (SIGTERM) or 130 (SIGINT)
     :param verbose: 1 tells of every checkpoint
-    :raises ValueError: if an argument is out of range, the folder belongs to another run or process, all its checkpoints are
+    :raises ValueError: if an argument is out of range.
+    :raises CheckpointError: when training starts, if the folder belongs to another run or process, all its checkpoints are
         damaged, or the model or environment cannot be stored.
     """
 
@@ -109,14 +111,14 @@ class ExactCheckpointCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         if not isinstance(self.model, OffPolicyAlgorithm | OnPolicyAlgorithm) and not hasattr(self.model, "between_steps"):
-            raise ValueError(
+            raise CheckpointError(
                 f"{type(self.model).__name__} cannot be resumed exactly: checkpoints are for algorithms that collect "
                 "rollouts as SB3's do (SAC, TD3, TQC, DQN, PPO, A2C, ...) and this package's own."
             )
         self._environment = environment_state(self.training_env)
         if isinstance(self.model, OnPolicyAlgorithm) and not self._environment.is_exact:
             self._environment.close()
-            raise ValueError(
+            raise CheckpointError(
                 f"{type(self.model).__name__} cannot be resumed exactly in this environment, whose state can be stored at the "
                 f"start of episodes only, where hardly any rollout of such an algorithm begins: {self._environment.problem}"
             )
@@ -147,11 +149,11 @@ class ExactCheckpointCallback(BaseCallback):
         if manifest is None:
             return
         if not self.resume:
-            raise ValueError(f"{self.folder} has checkpoints already: give resume=True to go on, or another folder.")
+            raise CheckpointError(f"{self.folder} has checkpoints already: give resume=True to go on, or another folder.")
         compare(manifest.fingerprint, self._fingerprint)
         total = self.model._total_timesteps
-        if manifest.num_timesteps > total:
-            raise ValueError(
+        if manifest.num_timesteps > total != manifest.total_timesteps:
+            raise CheckpointError(
                 f"The newest checkpoint in {self.folder} has taken {manifest.num_timesteps} steps, and learn() was asked for "
                 f"{total}: use one folder per call of learn(), or ask for more steps."
             )
@@ -304,7 +306,7 @@ class ExactCheckpointCallback(BaseCallback):
             WEIGHTS: self._store.write(f"{WEIGHTS}-{number:06d}.pt", [weights_of(self.model)]),
         }
         rows = {} if self._rows is None else self._rows.write(self._store, number, added)
-        manifest = Manifest(number, step, self._fingerprint, files, rows)
+        manifest = Manifest(number, step, self.model._total_timesteps, self._fingerprint, files, rows)
         self._store.commit(manifest)
         return manifest
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
+from types import FunctionType, MethodType
 from typing import Any
 
 import gymnasium as gym
@@ -12,10 +13,13 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
+
 _PACKAGES = ("torch", "numpy", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "dm-control", "sb3-sparse")
-# What an algorithm's constructor takes and changes what training does.
+# Attributes that training changes, that do not change what it does, or that are compared by themselves.
 _NOT_ARGUMENTS = {
     "num_timesteps",
     "start_time",
@@ -50,7 +54,7 @@ def fingerprint(model: BaseAlgorithm) -> dict[str, Any]:
         "algorithm": f"{type(model).__module__}.{type(model).__qualname__}",
         "policy": f"{type(model.policy).__module__}.{type(model.policy).__qualname__}",
         "seed": model.seed,
-        "learning_rate": model.learning_rate if isinstance(model.learning_rate, int | float) else "schedule",
+        "learning_rate": _schedule(model.learning_rate),
         "hyperparameters": {name: _describe(value) for name, value in sorted(arguments.items())},
         "observation_space": str(model.observation_space),
         "action_space": str(model.action_space),
@@ -81,7 +85,7 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
 
     :param theirs: Fingerprint in the checkpoint
     :param ours: This run's
-    :raises ValueError: if anything but versions differs; it is named.
+    :raises CheckpointError: if anything but versions differs; it is named.
     """
     flat = [_flat(mark) for mark in (theirs, ours)]
     differences = [
@@ -91,7 +95,7 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     ]
     grave = [difference for difference in differences if not difference.startswith("versions.")]
     if grave:
-        raise ValueError(
+        raise CheckpointError(
             "The checkpoint belongs to another run. "
             + "; ".join(grave)
             + ". Construct the model as it was, or give another folder."
@@ -112,7 +116,7 @@ def _flat(mark: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_setting(value: Any) -> bool:
-    plain = (bool, int, float, str, tuple, dict, type, ActionNoise)
+    plain = (bool, int, float, str, tuple, dict, type, ActionNoise, FloatSchedule)
     return value is None or isinstance(value, plain)
 
 
@@ -130,7 +134,22 @@ def _describe(value: Any) -> Any:
         return value.name
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, FloatSchedule):
+        return _schedule(value)
     return type(value).__qualname__
+
+
+def _schedule(schedule: Any) -> Any:
+    """A number if it is constant; objects by what they were made with. Two functions cannot be told apart."""
+    if isinstance(schedule, FloatSchedule):
+        return _schedule(schedule.value_schedule)
+    if isinstance(schedule, ConstantSchedule):
+        return schedule.val
+    if isinstance(schedule, int | float):
+        return schedule
+    if isinstance(schedule, FunctionType | MethodType) or not hasattr(schedule, "__dict__"):
+        return "schedule"
+    return {"schedule": type(schedule).__qualname__, **_describe(vars(schedule))}
 
 
 def _layers(env: VecEnv) -> list[str]:

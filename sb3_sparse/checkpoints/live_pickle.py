@@ -8,6 +8,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.sticky_emulator import emulator_settings, new_emulator
 
 _EMULATOR = ("ale_py._ale_py", "ALEInterface")
@@ -78,7 +79,7 @@ class _LiveUnpickler(pickle.Unpickler):
         try:
             return self._live[key]
         except KeyError:
-            raise ValueError(f"The checkpoint refers to {key!r}, which this run does not have.") from None
+            raise CheckpointError(f"The checkpoint refers to {key!r}, which this run does not have.") from None
 
 
 def _generator(device: str, state: th.Tensor) -> th.Generator:

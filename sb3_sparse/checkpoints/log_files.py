@@ -8,6 +8,8 @@ from typing import Any
 from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, JSONOutputFormat, KVWriter, Logger
 from stable_baselines3.common.monitor import ResultsWriter
 
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
+
 _EVENTS = "events.out.tfevents.*"
 
 
@@ -40,12 +42,12 @@ class LogFiles:
         Bring logger and files to where they were.
 
         :param state: What :meth:`capture` returned
-        :raises ValueError: if the logger has other outputs than it had.
+        :raises CheckpointError: if the logger has other outputs than it had.
         """
         logger, kinds = self.logger, [type(output).__name__ for output in self.logger.output_formats]
         before = [output["kind"] for output in state["outputs"]]
         if kinds != before or len(self.monitors) != len(state["monitors"]):
-            raise ValueError(
+            raise CheckpointError(
                 f"The run logged to {before} and {len(state['monitors'])} monitor files, now to {kinds} and "
                 f"{len(self.monitors)}: configure the same ones."
             )

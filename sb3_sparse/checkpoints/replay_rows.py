@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.checkpoint_folder import ROWS, CheckpointFolder, DamagedCheckpointError, FileRecord
 
 Array = np.ndarray | th.Tensor
@@ -119,14 +120,16 @@ class ReplayRows:
 
         :param folder: Where from
         :param rows: What the manifest has
-        :raises ValueError: if the buffer has other arrays than the one that was stored.
+        :raises CheckpointError: if the buffer has other arrays than the one that was stored.
         """
         groups = self._groups()
         for name in rows.keys() | groups.keys():
             ours = groups[name].layout() if name in groups else None
             theirs = {key: rows[name][key] for key in ("arrays", "segment_rows")} if name in rows else None
             if ours != theirs:
-                raise ValueError(f"The replay buffer of the checkpoint is another one: it has {theirs}, this run's {ours}.")
+                raise CheckpointError(
+                    f"The replay buffer of the checkpoint is another one: it has {theirs}, this run's {ours}."
+                )
         for name, group in groups.items():
             start = 0
             for segment in rows[name]["segments"]:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse.checkpoints import ExactCheckpointCallback
@@ -82,7 +81,10 @@ def checkpoint_throughput(rounds: int, trained: Sequence[Trained], save_freq: in
     :param rounds: Timed rounds, after one that is not
     :param trained: What to train
     :param save_freq: Agent steps between two checkpoints; the last one is written at the end
+    :raises ValueError: if there are no rounds.
     """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}.")
     return [_compare(one, rounds, save_freq) for one in trained]
 
 

@@ -25,6 +25,7 @@ class Torture:
     :param disks: Runs of each kind whose disk is full or read-only
     :param pairs: Pairs of runs in one folder
     :param seed: Seed of all
+    :raises ValueError: if a number is negative.
     """
 
     kills: int = 1
@@ -34,6 +35,11 @@ class Torture:
     disks: int = 3
     pairs: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, number in vars(self).items():
+            if number < 0:
+                raise ValueError(f"{name} must not be negative, got {number}.")
 
 
 def torture(how: Torture, folder: Path) -> bool:

@@ -71,7 +71,10 @@ def run_grid(grid: Grid, options: argparse.Namespace) -> None:
         print("\nStopped. What is finished is kept; the same command goes on.", flush=True)
         raise SystemExit(130) from None
     except OSError as error:
-        raise ValueError(f"{options.output}: {error.strerror}. What is finished is kept; the same command goes on.") from error
+        raise ValueError(
+            f"{options.output}: {error.strerror}. Mend that, or give another folder (--output). What is finished is kept; the "
+            "same command goes on."
+        ) from error
     draw(grid, options.output, is_all=True)
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.zoo.resuming import OptionError, checkpointing, parse_options
 from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
@@ -54,7 +55,7 @@ def run_zoo(command: str, *options: str) -> int:
         sys.argv = [f"sb3-sparse {command}", *words]
         with surroundings:
             runpy.run_module(ZOO_COMMANDS[command], run_name="__main__")
-    except (OptionError, SharingError) as error:
+    except (CheckpointError, OptionError, SharingError) as error:
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1
     finally:
