@@ -136,8 +136,7 @@ class ExactCheckpointCallback(BaseCallback):
         self._iterations = Iterations(self.model, self.locals.get("log_interval"))
         # Agent steps of the last checkpoint, and whether training is between a rollout and the next.
         self._last_step, self._is_complete, self._has_begun = self.num_timesteps, True, False
-        # Agent steps at the last attempt to write one: a full disk is not tried again at every step.
-        self._last_attempt = self.num_timesteps
+        self._plan_after(self.num_timesteps)
         self._ends_next = False
         self._state: dict[str, Any] | None = None
         self._resume()
@@ -159,7 +158,8 @@ class ExactCheckpointCallback(BaseCallback):
                 f"{total}: use one folder per call of learn(), or ask for more steps."
             )
         self._restore_model(manifest)
-        self.resumed_from = self._last_step = self._last_attempt = self.num_timesteps = manifest.num_timesteps
+        self.resumed_from = self._last_step = self.num_timesteps = manifest.num_timesteps
+        self._plan_after(manifest.num_timesteps)
         if self.verbose:
             print(f"Resumed from step {manifest.num_timesteps}, {self.folder}")
         if manifest.num_timesteps >= total:  # nothing is left to do, so that no rollout begins
@@ -218,13 +218,17 @@ class ExactCheckpointCallback(BaseCallback):
         # Streaming algorithms pass here at every step, which takes 20 microseconds: so this is written to be fast.
         if self._logged:
             self._refuse_losses()
-        is_due = self.model.num_timesteps >= (self._last_attempt // self.save_freq + 1) * self.save_freq
+        is_due = self.model.num_timesteps >= self._due
         is_asked_to_end = self._signals is not None and self._signals.received is not None
         if not (is_due or is_asked_to_end) or not self._can_go_on_from_here:
             return
         is_written = self.save()
         if is_asked_to_end:
             self._end(is_written)
+
+    def _plan_after(self, step: int) -> None:
+        """Note when the next checkpoint is due; after an attempt that failed, too: a full disk is not tried at every step."""
+        self._due = (step // self.save_freq + 1) * self.save_freq
 
     @property
     def _can_go_on_from_here(self) -> bool:
@@ -266,7 +270,8 @@ class ExactCheckpointCallback(BaseCallback):
         :raises DivergenceError: if a tensor is not finite; nothing is written then.
         """
         self._refuse_tensors()
-        step = self._last_attempt = self.model.num_timesteps
+        step = self.model.num_timesteps
+        self._plan_after(step)
         try:
             manifest = self._write_where_there_is_space(step)
         except OSError as error:
