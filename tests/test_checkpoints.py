@@ -28,6 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_sparse import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.checkpoints import replay_rows, sticky_emulator
+from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.checkpoints.environment_state import EnvironmentState
 from sb3_sparse.checkpoints.fingerprint import compare, fingerprint
@@ -351,6 +352,13 @@ def test_models_can_be_saved_and_used_after_all(tmp_path: Path) -> None:
         observation = model.observation_space.sample()
         actions = [m.predict(observation, deterministic=True)[0] for m in (model, loaded)]
         assert np.allclose(*actions)
+
+
+def test_checkpoints_of_other_versions_are_refused(finished: Path) -> None:
+    for path in (finished / CHECKPOINTS).glob("*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
+    with pytest.raises(CheckpointError, match=r"has format 1.* begin anew in another folder"):
+        train(RUN, finished)
 
 
 @pytest.mark.parametrize("run", [TortureRun("PPO", steps=50), TortureRun("SAC", steps=45, n_envs=2, save_freq=30)])

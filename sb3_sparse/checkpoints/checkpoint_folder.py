@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
 _MANIFEST = "checkpoint-{:06d}.json"
 _LOCK = "lock"
 # Beginnings of the names of files that belong to checkpoints.
@@ -254,7 +254,10 @@ class CheckpointFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpointError(f"its manifest cannot be read ({error}).") from error
         if version != FORMAT:
-            raise CheckpointError(f"{path} has format {version}; this version of sb3-sparse reads format {FORMAT}.")
+            raise CheckpointError(
+                f"{path} has format {version}; this version of sb3-sparse reads format {FORMAT}. Go on with the version that "
+                "wrote it, or begin anew in another folder."
+            )
         if checksum != _checksum_of(body):
             raise DamagedCheckpointError("its manifest was altered.")
         files = {key: FileRecord(**record) for key, record in body["files"].items()}
