@@ -101,7 +101,14 @@ def results(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("algorithm", "changes"),
-    [("sac", {}), ("ddpg", {"reset_freq": 250}), ("stream_ac", {}), ("drqv2", {}), ("tqc", {}), ("ppo", {})],
+    [
+        ("sac", {}),
+        ("ddpg", {"reset_freq": 250}),
+        ("stream_ac", {}),
+        ("drqv2", {}),
+        pytest.param("tqc", {}, marks=pytest.mark.slow),
+        ("ppo", {}),
+    ],
     ids=["sac", "ddpg-reset", "stream_ac", "drqv2", "tqc-two-envs-normalized-sparsified", "ppo-two-envs-normalized"],
 )
 def test_an_interrupted_run_cannot_be_told_from_one_that_was_not(
