@@ -4,7 +4,6 @@ import platform
 import warnings
 from collections.abc import Mapping
 from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -17,7 +16,9 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
+from sb3_sparse.common.installed_versions import installed_versions
 
+# Those that numbers depend on.
 _PACKAGES = ("torch", "numpy", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "dm-control", "sb3-sparse")
 # Attributes that training changes, that do not change what it does, or that are compared by themselves.
 _NOT_ARGUMENTS = {
@@ -59,19 +60,13 @@ def fingerprint(model: BaseAlgorithm) -> dict[str, Any]:
         "observation_space": str(model.observation_space),
         "action_space": str(model.action_space),
         "environment": _layers(model.env),
-        "versions": {**versions(), "python": platform.python_version(), "device": str(model.device), **_processor()},
+        "versions": {
+            **installed_versions(_PACKAGES),
+            "python": platform.python_version(),
+            "device": str(model.device),
+            **_processor(),
+        },
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what is installed of the packages that numbers depend on."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _processor() -> dict[str, Any]:

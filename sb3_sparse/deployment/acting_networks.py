@@ -24,13 +24,18 @@ class ActingNetwork(nn.Module):
     that are to be clipped, or a score of every action.
     """
 
+    # Whether the output lies in [-1, 1].
+    is_squashed = False
+    # Why there are no parts.
+    obstacle = ""
+
     def parts(self) -> list[nn.Module]:
         """
         The modules one after the other.
 
         :raises ValueError: if there is more to it than that.
         """
-        raise ValueError(f'{type(self).__doc__} It cannot be exported in the format "sparse"; use "onnx".')
+        raise ValueError(f'{self.obstacle} It cannot be exported in the format "sparse"; use "onnx".')
 
 
 class SquashedMean(ActingNetwork):
@@ -70,9 +75,10 @@ class DeterministicActor(ActingNetwork):
 
 
 class PixelActor(ActingNetwork):
-    """DrQ-v2 looks at images."""
+    """The actor of DrQ-v2 on its encoder."""
 
     is_squashed = True
+    obstacle = "DrQ-v2 looks at images."
 
     def __init__(self, model: Any):
         super().__init__()
@@ -85,8 +91,6 @@ class PixelActor(ActingNetwork):
 
 class StreamMean(ActingNetwork):
     """The mean of Stream AC's normal distribution, or the logits of its actions."""
-
-    is_squashed = False
 
     def __init__(self, model: Any):
         super().__init__()
@@ -103,8 +107,6 @@ class StreamMean(ActingNetwork):
 
 class ActorCriticMean(ActingNetwork):
     """The mean, or the logits, of the actor-critic policies of PPO, A2C and TRPO."""
-
-    is_squashed = False
 
     def __init__(self, model: Any):
         super().__init__()
@@ -125,8 +127,6 @@ class ActorCriticMean(ActingNetwork):
 class ActionValues(ActingNetwork):
     """The values of all actions, as DQN has them."""
 
-    is_squashed = False
-
     def __init__(self, model: Any):
         super().__init__()
         self.q_net = _plain(model.policy.q_net)
@@ -141,9 +141,9 @@ class ActionValues(ActingNetwork):
 
 
 class RainbowValues(ActingNetwork):
-    """DER takes expectations of distributions."""
+    """The expected values of all actions, as DER has them."""
 
-    is_squashed = False
+    obstacle = "DER takes expectations of distributions."
 
     def __init__(self, model: Any):
         super().__init__()
@@ -155,9 +155,9 @@ class RainbowValues(ActingNetwork):
 
 
 class MeanQuantiles(ActingNetwork):
-    """QR-DQN takes means of quantiles."""
+    """The mean quantiles of all actions, as QR-DQN has them."""
 
-    is_squashed = False
+    obstacle = "QR-DQN takes means of quantiles."
 
     def __init__(self, model: Any):
         super().__init__()
@@ -196,7 +196,7 @@ _NETWORKS: dict[type[BaseAlgorithm], Callable[[Any], ActingNetwork]] = {
 }
 
 
-def acting_network(model: BaseAlgorithm) -> Any:
+def acting_network(model: BaseAlgorithm) -> ActingNetwork:
     """
     :param model: Model of an algorithm in ``_NETWORKS``
     :return: The part that acts

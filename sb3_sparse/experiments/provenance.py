@@ -2,8 +2,9 @@
 
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from sb3_sparse.common.installed_versions import installed_versions
 
 _PACKAGES = (
     "sb3-sparse",
@@ -40,10 +41,4 @@ def processor() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what results depend on, as far as it is installed."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
