@@ -1,4 +1,4 @@
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.cli.command_line import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

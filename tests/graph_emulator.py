@@ -17,8 +17,8 @@ import torch as th
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sb3_sparse.common import programs
-from sb3_sparse.common.compiled_training import CompiledTraining
+from sb3_sparse.training import programs
+from sb3_sparse.training.compiled_training import CompiledTraining
 
 _OPTIMIZERS = ("adam", "adamw", "rmsprop", "nadam", "radam", "adamax", "adadelta", "asgd", "rprop")
 # Operations for whose result, or for whose source, the host waits.

@@ -10,8 +10,9 @@ from stable_baselines3.sac.policies import Actor
 from test_policies import MODELS, RandomEnv, each_model, make
 from torch import nn
 
-from sb3_sparse.sparsity import products, to_dense
-from sb3_sparse.sparsity.products import available_back_ends
+from sb3_sparse.sparsity import to_dense
+from sb3_sparse.sparsity.products import choice as products
+from sb3_sparse.sparsity.products.choice import available_back_ends
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from sb3_sparse.experiments.aggregation import aggregate, common_seeds, performance_profile, probability_of_improvement
-from sb3_sparse.experiments.normalized_scores import human_normalized, normalize
-from sb3_sparse.experiments.references import atari_scores, reference_curve
+from sb3_sparse.experiments.figures.aggregation import aggregate, common_seeds, performance_profile, probability_of_improvement
+from sb3_sparse.experiments.figures.normalized_scores import human_normalized, normalize
+from sb3_sparse.experiments.figures.references import atari_scores, reference_curve
 
 pytest.importorskip("rliable")
 

@@ -153,7 +153,7 @@ def test_what_is_missing_is_named(make: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_command_line_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("rl_zoo3")
-    from sb3_sparse.zoo.command_line import main
+    from sb3_sparse.cli.command_line import main
 
     monkeypatch.setitem(sys.modules, "ale_py", None)
     assert main(["train", "--algo", "der", "--env", "ALE/Pong-v5"]) == 1

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from sb3_sparse import SAC, SparseSimBaPolicy
-from sb3_sparse.experiments import checkpoint_cost as module
-from sb3_sparse.experiments.checkpoint_cost import CheckpointCost, SpaceEnv, checkpoint_cost, format_checkpoints
-from sb3_sparse.experiments.checkpoint_throughput import (
+from sb3_sparse.cli import bench
+from sb3_sparse.cli.command_line import main
+from sb3_sparse.experiments.benchmarks import checkpoint_cost as module
+from sb3_sparse.experiments.benchmarks.checkpoint_cost import CheckpointCost, SpaceEnv, checkpoint_cost, format_checkpoints
+from sb3_sparse.experiments.benchmarks.checkpoint_throughput import (
     CheckpointThroughput,
     Trained,
     checkpoint_throughput,
     format_throughput,
 )
-from sb3_sparse.zoo.command_line import main
-from sb3_sparse.zoo.commands import bench
 
 
 def small() -> SAC:

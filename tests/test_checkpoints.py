@@ -25,6 +25,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor
+from torture import damage
+from torture.damage import damaged_checkpoints
+from torture.envs import OPAQUE
+from torture.kills import kill_points
+from torture.models import TortureRun, make_model
+from torture.runs import CHECKPOINTS, differences, make_env, outcome, train
 
 from sb3_sparse import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.checkpoints import replay_rows, sticky_emulator
@@ -32,13 +38,7 @@ from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.checkpoints.environment_state import EnvironmentState
 from sb3_sparse.checkpoints.fingerprint import compare, fingerprint
-from sb3_sparse.common.compiled_training import DivergenceError
-from sb3_sparse.experiments import torture_damage
-from sb3_sparse.experiments.torture_damage import damaged_checkpoints
-from sb3_sparse.experiments.torture_kills import kill_points
-from sb3_sparse.experiments.torture_envs import OPAQUE
-from sb3_sparse.experiments.torture_models import TortureRun, make_model
-from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences, make_env, outcome, train
+from sb3_sparse.training.compiled_training import DivergenceError
 
 RUN = TortureRun("SAC", steps=120, save_freq=30)
 
@@ -105,7 +105,7 @@ def test_damages_know_nothing_of_each_other(tmp_path: Path) -> None:
         (folder := tmp_path / str(attempt)).mkdir()
         for name in "abc":
             (folder / name).write_text(name)
-        assert len(torture_damage._damage(folder, random.Random(attempt))) in (1, 2, 3)
+        assert len(damage._damage(folder, random.Random(attempt))) in (1, 2, 3)
 
 
 def test_damaged_checkpoints_are_noticed(tmp_path: Path) -> None:

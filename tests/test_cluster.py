@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sb3_sparse.experiments.grid_table import PROVENANCE, read_table
+from sb3_sparse.experiments.sweep.grid_table import PROVENANCE, read_table
 
 pytest.importorskip("rl_zoo3")
 ray = pytest.importorskip("ray")

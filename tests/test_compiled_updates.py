@@ -23,14 +23,14 @@ from torch import nn
 
 import sb3_sparse
 from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, sparsify
-from sb3_sparse.common import compiled_training
 from sb3_sparse.common.architecture import SimBaSize
-from sb3_sparse.common.compiled_training import DivergenceError
-from sb3_sparse.common.live_optimizers import LiveOptimizers, obstacle_to_capture
 from sb3_sparse.common.networks import SimBaCritic
 from sb3_sparse.sac.policies import SimBaActor
 from sb3_sparse.sparsity import share_topology, sparse_layers
 from sb3_sparse.td3.policies import SimBaDeterministicActor
+from sb3_sparse.training import compiled_training
+from sb3_sparse.training.compiled_training import DivergenceError
+from sb3_sparse.training.live_optimizers import LiveOptimizers, obstacle_to_capture
 
 OURS = {"SAC": SparseSimBaPolicy, "TD3": SparseSimBaTD3Policy, "DDPG": SparseSimBaTD3Policy}
 NAMES = list(OURS)

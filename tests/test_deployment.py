@@ -31,9 +31,9 @@ from sb3_sparse import (
     StreamAC,
     sparsify,
 )
+from sb3_sparse.cli.command_line import main
 from sb3_sparse.deployment import SparsePolicy, export, load_policy, sparse_policy
 from sb3_sparse.deployment.loading import load_model
-from sb3_sparse.zoo.command_line import main
 
 ALGORITHMS = {
     "sac": (SAC, SparseSimBaPolicy),

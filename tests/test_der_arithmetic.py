@@ -16,8 +16,8 @@ from sb3_sparse.der import DER, CnnPolicy, PrioritizedFrameReplayBuffer
 from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
 from sb3_sparse.der.networks import RainbowHead
 from sb3_sparse.der.sum_tree import FAN_OUT, SumTree
-from sb3_sparse.experiments.der_cost import RandomFrames
-from sb3_sparse.experiments.plain_rainbow import PlainBatch, PlainRainbow
+from sb3_sparse.experiments.benchmarks.der_cost import RandomFrames
+from sb3_sparse.experiments.benchmarks.plain_rainbow import PlainBatch, PlainRainbow
 
 IMAGES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 SUPPORT = th.linspace(-2.0, 2.0, 5)

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_policies import RandomEnv
 
-from sb3_sparse.common.device_replay_buffer import DeviceReplayBuffer
+from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 DICT = spaces.Dict(position=spaces.Box(-1, 1, (2, 2)), angle=spaces.Box(-1, 1, (1,)), choice=spaces.Discrete(3))

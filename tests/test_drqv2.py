@@ -23,16 +23,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMoni
 
 import sb3_sparse
 from sb3_sparse import DrQv2, PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback, sparsify
+from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.buffers.frame_store import FrameStore
 from sb3_sparse.callbacks.measurement_file import read_measurements
-from sb3_sparse.common.compiled_training import DivergenceError, _without_validation
-from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
-from sb3_sparse.common.frame_store import FrameStore
-from sb3_sparse.common.live_optimizers import LiveOptimizers
-from sb3_sparse.common.programs import WARM_UPS
 from sb3_sparse.diagnostics import record
 from sb3_sparse.drqv2 import DrQv2Policy
 from sb3_sparse.envs import pixel_observations
 from sb3_sparse.sparsity import sparse_layers
+from sb3_sparse.training.compiled_training import DivergenceError, _without_validation
+from sb3_sparse.training.live_optimizers import LiveOptimizers
+from sb3_sparse.training.programs import WARM_UPS
 
 NETWORK: dict[str, Any] = {"hidden_dim": 16, "feature_dim": 8, "features_extractor_kwargs": {"channels": 4}}
 SPARSE: dict[str, Any] = {**NETWORK, "sparsity": 0.6}
@@ -568,7 +568,7 @@ def test_replays_notice_changed_settings(change: str, monkeypatch: pytest.Monkey
 
 
 def test_an_optimizer_that_cannot_be_captured_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sb3_sparse.common.compiled_training.CompiledTraining, "_runs_on_gpu", lambda model: True)
+    monkeypatch.setattr(sb3_sparse.training.compiled_training.CompiledTraining, "_runs_on_gpu", lambda model: True)
     model = make(policy_kwargs={**NETWORK, "optimizer_class": th.optim.Adagrad})
     with pytest.warns(UserWarning, match="kernel by kernel.*Adagrad"):
         model.learn(30)

@@ -16,8 +16,8 @@ from sb3_sparse import sparsity
 from sb3_sparse.drqv2 import DrQv2, DrQv2Policy
 from sb3_sparse.drqv2.augmentation import random_shift, shift
 from sb3_sparse.drqv2.exploration import noisy_actions, stddev_at
-from sb3_sparse.experiments import plain_drqv2
-from sb3_sparse.experiments.plain_drqv2 import PlainBatch, PlainDrQv2, shift_by_interpolation
+from sb3_sparse.experiments.benchmarks import plain_drqv2
+from sb3_sparse.experiments.benchmarks.plain_drqv2 import PlainBatch, PlainDrQv2, shift_by_interpolation
 from sb3_sparse.networks import PixelEncoder
 
 NETWORK: dict[str, Any] = {"hidden_dim": 16, "feature_dim": 8, "features_extractor_kwargs": {"channels": 4}}

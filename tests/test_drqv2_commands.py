@@ -14,9 +14,9 @@ from dot_env import DotEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_sparse import DrQv2, sparsity
+from sb3_sparse.cli.command_line import main
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS
-from sb3_sparse.experiments.drqv2_cost import PLAIN, drqv2_cost
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.experiments.benchmarks.drqv2_cost import PLAIN, drqv2_cost
 
 FILE = Path(__file__).parent.parent / "hyperparams" / "drqv2.yml"
 TINY = "policy_kwargs:dict(hidden_dim=16, feature_dim=8, sparsity=0.5, features_extractor_kwargs=dict(channels=4))"

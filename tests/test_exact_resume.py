@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
-
-from sb3_sparse.experiments.torture_envs import DISCRETE, GOALS, IMAGES, MASKS, OPAQUE
-from sb3_sparse.experiments.torture_kills import describe
-from sb3_sparse.experiments.torture_models import ALGORITHMS, ENVIRONMENTS, OUTPUTS, TortureRun
-from sb3_sparse.experiments.torture_runs import CHECKPOINTS, differences, outcome, train
+from torture.envs import DISCRETE, GOALS, IMAGES, MASKS, OPAQUE
+from torture.kills import describe
+from torture.models import ALGORITHMS, ENVIRONMENTS, OUTPUTS, TortureRun
+from torture.runs import CHECKPOINTS, differences, outcome, train
 
 
 class Crash(Exception):

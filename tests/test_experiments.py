@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from stable_baselines3 import SAC
 
-from sb3_sparse.experiments.contenders import COMPILED, STOCK, Contender
-from sb3_sparse.experiments import provenance
+from sb3_sparse.cli.command_line import main
 from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group
-from sb3_sparse.experiments.grid_table import read_table
+from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Contender
+from sb3_sparse.experiments.benchmarks.training_memory import training_memory
+from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group
 from sb3_sparse.experiments.quickstart import random_return
-from sb3_sparse.experiments.run_folders import action_repeat
-from sb3_sparse.experiments.training_memory import training_memory
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.experiments.sweep.grid_table import read_table
+from sb3_sparse.zoo import origin as provenance
+from sb3_sparse.zoo.run_folders import action_repeat
 
 TABLES = Path(provenance.__file__).parent / "results"
 

@@ -17,9 +17,9 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_policies import RandomEnv
 
-from sb3_sparse.common import memory
-from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
-from sb3_sparse.common.frame_store import FrameStore
+from sb3_sparse.buffers import memory
+from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.buffers.frame_store import FrameStore
 
 PIXELS = spaces.Box(0, 255, (9, 84, 84), np.uint8)
 SMALL_PIXELS = spaces.Box(0, 255, (6, 2, 3), np.uint8)

@@ -30,13 +30,13 @@ from torch import nn
 
 import sb3_sparse
 from sb3_sparse import ReDoCallback
-from sb3_sparse.common import compiled_training
-from sb3_sparse.common.compiled_training import _without_validation
-from sb3_sparse.common.device_replay_buffer import DeviceReplayBuffer
-from sb3_sparse.common.live_optimizers import LiveOptimizers
-from sb3_sparse.common.programs import WARM_UPS, GraphProgram
-from sb3_sparse.common.static_samples import StaticSamples
-from sb3_sparse.sparsity.dense_weights import DenseWeights
+from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
+from sb3_sparse.sparsity.products.dense_weights import DenseWeights
+from sb3_sparse.training import compiled_training
+from sb3_sparse.training.compiled_training import _without_validation
+from sb3_sparse.training.live_optimizers import LiveOptimizers
+from sb3_sparse.training.programs import WARM_UPS, GraphProgram
+from sb3_sparse.training.static_samples import StaticSamples
 
 ON_DEVICE = {"replay_buffer_class": DeviceReplayBuffer}
 CASES = [(name, rule) for name in NAMES for rule in ("sb3", "paper") if (name, rule) != ("TD3", "paper")]

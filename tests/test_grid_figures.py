@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_sparse.experiments.figure_panels import Panels
-from sb3_sparse.experiments.grid import Grid, figure_grid, figures
-from sb3_sparse.experiments.grid_figures import FIGURES, draw_figure
-from sb3_sparse.experiments.grid_results import GridResults
-from sb3_sparse.experiments.grid_run import GridRun
-from sb3_sparse.experiments.grid_table import MEASURED, PROVENANCE
-from sb3_sparse.experiments.references import atari_scores
-from sb3_sparse.experiments.report import write_report
-from sb3_sparse.experiments.results_folder import ResultsFolder
+from sb3_sparse.experiments.figures.figure_panels import Panels
+from sb3_sparse.experiments.figures.grid_figures import FIGURES, draw_figure
+from sb3_sparse.experiments.figures.references import atari_scores
+from sb3_sparse.experiments.figures.report import write_report
+from sb3_sparse.experiments.sweep.grid import Grid, figure_grid, figures
+from sb3_sparse.experiments.sweep.grid_results import GridResults
+from sb3_sparse.experiments.sweep.grid_run import GridRun
+from sb3_sparse.experiments.sweep.grid_table import MEASURED, PROVENANCE
+from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
 
 pytest.importorskip("dm_control")
 pytest.importorskip("yaml")
@@ -230,7 +230,7 @@ def test_figures_and_reports_are_made_where_unpickling_is_blocked(tmp_path: Path
             (file.parent / name).write_bytes(bomb)
     code = f"""
 import sys
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.cli.command_line import main
 
 def guard(event, arguments):
     if event == "pickle.find_class":

@@ -7,10 +7,10 @@ import gymnasium as gym
 import pytest
 
 import sb3_sparse
-from sb3_sparse.experiments.equal_parameters import equal_sparsity, learnable_parameters
-from sb3_sparse.experiments.grid import BUDGETS, GridError, figure_grid, figures, load_grid, parse_grid
-from sb3_sparse.experiments.grid_figures import FIGURES
-from sb3_sparse.experiments.grid_run import GridRun, short_task
+from sb3_sparse.experiments.figures.grid_figures import FIGURES
+from sb3_sparse.experiments.sweep.equal_parameters import equal_sparsity, learnable_parameters
+from sb3_sparse.experiments.sweep.grid import BUDGETS, GridError, figure_grid, figures, load_grid, parse_grid
+from sb3_sparse.experiments.sweep.grid_run import GridRun, short_task
 
 pytest.importorskip("yaml")
 dmc = pytest.importorskip("dm_control")

@@ -12,11 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "sb3_sparse"
 FLOORS = [
     {"sparsity"},
     {"networks", "diagnostics"},
+    {"buffers"},
+    {"training"},
     {"common"},
     {"callbacks", "checkpoints", "envs", "sac", "td3", "tqc", "stream_ac", "drqv2", "der"},
     {"deployment"},
-    {"experiments"},
     {"zoo"},
+    {"experiments"},
+    {"cli"},
 ]
 
 

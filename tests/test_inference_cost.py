@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sb3_sparse.experiments import inference_cost as module
-from sb3_sparse.experiments.inference_cost import InferenceCost, format_passes, inference_cost
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.cli.command_line import main
+from sb3_sparse.experiments.benchmarks import inference_cost as module
+from sb3_sparse.experiments.benchmarks.inference_cost import InferenceCost, format_passes, inference_cost
 
 
 @pytest.fixture(autouse=True)

@@ -348,8 +348,8 @@ def test_rigl_grows_where_the_gradient_is_largest() -> None:
 
 
 def test_dense_gradients_are_those_of_a_dense_twin() -> None:
-    from sb3_sparse.callbacks.losses import sample_losses
     from sb3_sparse.callbacks.sparse_topology import _dense_gradients
+    from sb3_sparse.training.sample_losses import sample_losses
 
     model = trained("sac-sparsified")
     batch = sample_batch(model, 16)

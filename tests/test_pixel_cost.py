@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sb3_sparse.cli import bench
+from sb3_sparse.cli.command_line import main
 from sb3_sparse.envs import NoRendererError
-from sb3_sparse.experiments import pixel_cost as module
-from sb3_sparse.experiments.pixel_cost import ACTIONS, PIXELS, PixelCost, format_pixels, pixel_cost
-from sb3_sparse.zoo.command_line import main
-from sb3_sparse.zoo.commands import bench
+from sb3_sparse.experiments.benchmarks import pixel_cost as module
+from sb3_sparse.experiments.benchmarks.pixel_cost import ACTIONS, PIXELS, PixelCost, format_pixels, pixel_cost
 
 pytest.importorskip("dm_control", reason="needs the extra dmc")
 SMALL = partial(pixel_cost, rounds=1, tasks=[("cartpole", "swingup")], steps=1, filled=50)

@@ -19,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecTransposeImage
 
-from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.envs import (
     ActionRepeat,
     DMControlPixelEnv,

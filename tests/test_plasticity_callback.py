@@ -21,13 +21,13 @@ from test_policies import RandomEnv
 import sb3_sparse
 from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, sparsify
 from sb3_sparse.callbacks import PlasticityCallback
-from sb3_sparse.callbacks.losses import sample_losses
 from sb3_sparse.callbacks.measured_networks import measured_networks
 from sb3_sparse.callbacks.measurement_file import COLUMNS, Measurement, read_measurements, saved_matrices
 from sb3_sparse.callbacks.sampling import private_randomness, sample_batch
 from sb3_sparse.diagnostics import dormant_ratio, parameter_norm, record, srank
 from sb3_sparse.networks import RunningNormalizer
 from sb3_sparse.sparsity import sparse_layers
+from sb3_sparse.training.sample_losses import sample_losses
 
 SMALL = {"learning_starts": 20, "batch_size": 8, "buffer_size": 200, "seed": 0, "device": "cpu"}
 SIMBA = {"sparsity": 0.5, "width_scale": 0.0625}

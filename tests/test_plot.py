@@ -14,10 +14,10 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_sparse import PlasticityCallback, ResetCallback, SparseSimBaPolicy, sparsify
 from sb3_sparse.callbacks.measurement_file import COLUMNS
-from sb3_sparse.experiments.figures import DENSE_COLOUR, SPARSE_COLOURS
-from sb3_sparse.experiments.run_figures import _join, group, styles
-from sb3_sparse.experiments.run_folders import RunFolder, find_runs
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.cli.command_line import main
+from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, SPARSE_COLOURS
+from sb3_sparse.experiments.figures.run_figures import _join, group, styles
+from sb3_sparse.zoo.run_folders import RunFolder, find_runs
 
 
 def train(folder: Path, sparsity: float = 0.0, reset_freq: int | None = None, policy: Any = "MlpPolicy") -> None:

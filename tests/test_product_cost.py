@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch as th
 
-from sb3_sparse.experiments import product_cost as module
-from sb3_sparse.experiments.product_cost import PRODUCTS, ProductCost, crossover, format_crossovers, product_cost
-from sb3_sparse.sparsity.products import available_back_ends
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.cli.command_line import main
+from sb3_sparse.experiments.benchmarks import product_cost as module
+from sb3_sparse.experiments.benchmarks.product_cost import PRODUCTS, ProductCost, crossover, format_crossovers, product_cost
+from sb3_sparse.sparsity.products.choice import available_back_ends
 
 needs_back_end = pytest.mark.skipif(not available_back_ends(), reason="there is nothing but the dense matrix")
 

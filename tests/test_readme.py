@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.cli.command_line import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -18,7 +18,7 @@ pytest.importorskip("rl_zoo3")
 import yaml
 
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.cli.command_line import main
 from sb3_sparse.zoo.resuming import FOLDER, Checkpointing, OptionError, parse_options
 
 

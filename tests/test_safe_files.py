@@ -19,18 +19,18 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
+from torture.models import ALGORITHMS, ENVIRONMENTS, TortureRun, make_model
+from torture.runs import make_env
 
 from sb3_sparse import SAC, SparseSimBaExtractor, SparseSimBaPolicy, SparseTopologyCallback, StreamAC, sparsify
+from sb3_sparse.cli.command_line import main
 from sb3_sparse.deployment import export, known_classes, read_model, write_model
 from sb3_sparse.deployment.loading import load_model, load_vec_normalize
 from sb3_sparse.deployment.model_settings import setting_names
 from sb3_sparse.deployment.plain_data import from_plain, space_from_plain, space_to_plain, to_plain
-from sb3_sparse.experiments.model_files import policy_arguments, policy_tensors
-from sb3_sparse.experiments.run_folders import RunFolder
-from sb3_sparse.experiments.torture_models import ALGORITHMS, ENVIRONMENTS, TortureRun, make_model
-from sb3_sparse.experiments.torture_runs import make_env
-from sb3_sparse.experiments.zoo_files import read_keywords, read_yaml
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.zoo.model_files import policy_arguments, policy_tensors
+from sb3_sparse.zoo.run_folders import RunFolder
+from sb3_sparse.zoo.zoo_files import read_keywords, read_yaml
 
 safetensors = pytest.importorskip("safetensors.torch")
 SLOW = ("PPO, sparsify", "A2C", "SB3 DDPG", "SB3 TD3", "DDPG", "SAC")
@@ -100,7 +100,7 @@ import numpy as np
 from stable_baselines3 import SAC
 import sb3_sparse.sac, safetensors.torch
 from sb3_sparse.deployment import read_model
-from sb3_sparse.experiments.model_files import policy_arguments, policy_tensors
+from sb3_sparse.zoo.model_files import policy_arguments, policy_tensors
 
 def refuse(*args, **kwargs):
     raise PermissionError("unpickling is blocked")

@@ -503,3 +503,17 @@ def test_mask_seed_that_was_drawn_is_that_of_the_loaded_masks(tmp_path) -> None:
     )
     layers = [dict(sparse_layers(policy)) for policy in (loaded.policy, rebuilt.policy)]
     assert layers[0] and all(layer.indices.equal(layers[1][name].indices) for name, layer in layers[0].items())
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("device_replay_buffer", "DeviceReplayBuffer"),
+        ("frame_replay_buffer", "FrameReplayBuffer"),
+        ("frame_store", "FrameStore"),
+        ("start_queue", "StartQueue"),
+    ],
+)
+def test_files_that_name_the_former_modules_load(module: str, name: str) -> None:
+    found = pickle.loads(f"csb3_sparse.common.{module}\n{name}\n.".encode())
+    assert found.__module__ == f"sb3_sparse.buffers.{module}"

@@ -31,8 +31,8 @@ from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 
 from sb3_sparse import SparseSimBaPolicy, sparsity
+from sb3_sparse.cli.command_line import main
 from sb3_sparse.zoo import sharing
-from sb3_sparse.zoo.command_line import main
 from sb3_sparse.zoo.model_card import SharedModel, section
 
 ENV_ID = "dm_control/walker-walk-v0"

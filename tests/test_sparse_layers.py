@@ -27,8 +27,8 @@ from sb3_sparse.sparsity import (
     to_dense,
 )
 from sb3_sparse.sparsity import layers as layers_module
-from sb3_sparse.sparsity import products as products_module
-from sb3_sparse.sparsity.products import KERNEL_CROSSOVER, MKL_CROSSOVER, Crossover, Products
+from sb3_sparse.sparsity.products import choice as products_module
+from sb3_sparse.sparsity.products.choice import KERNEL_CROSSOVER, MKL_CROSSOVER, Crossover, Products
 
 # Kind -> (dense layer, input of a batch).
 LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
@@ -680,7 +680,7 @@ def test_kernels_cover_all_of_a_matrix(monkeypatch, rows: int, columns: int, bat
 @needs_numba
 @pytest.mark.parametrize("batch", [1, 200])
 def test_kernels_leave_memory_beside_their_results_alone(batch: int) -> None:
-    from sb3_sparse.sparsity import kernel_products
+    from sb3_sparse.sparsity.products import kernel_products
 
     layer = prune(nn.Linear(70, 37), 0.5)
     x, room, allocated = th.randn(batch, 70), 4_096, []
@@ -706,7 +706,7 @@ def test_kernels_leave_memory_beside_their_results_alone(batch: int) -> None:
 
 @needs_numba
 def test_threads_change_nothing(monkeypatch) -> None:
-    from sb3_sparse.sparsity import kernel_products
+    from sb3_sparse.sparsity.products import kernel_products
 
     monkeypatch.setattr(kernel_products, "WORK_PER_THREAD", 1)
     use("kernels", monkeypatch)
@@ -737,7 +737,7 @@ def test_threads_change_nothing(monkeypatch) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_kernels_run_in_a_forked_process(monkeypatch) -> None:
     # Threads that were started before the fork do not live on in the child.
-    from sb3_sparse.sparsity import kernel_products
+    from sb3_sparse.sparsity.products import kernel_products
 
     monkeypatch.setattr(kernel_products, "WORK_PER_THREAD", 1)
     use("kernels", monkeypatch)

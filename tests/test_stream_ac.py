@@ -434,7 +434,7 @@ def test_callbacks_are_told_how_much_of_training_is_left() -> None:
 NO_CACHE = """
 from numba.core import caching
 caching.CompileResultCacheImpl._locator_classes = []  # as in a read-only container without a home
-import sb3_sparse.sparsity.kernels
+import sb3_sparse.sparsity.products.kernels
 import sb3_sparse.stream_ac.kernels
 import numpy as np
 features = np.empty(3, np.float32)

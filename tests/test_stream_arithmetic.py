@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch.distributions import Categorical
 
 from sb3_sparse import StreamAC
-from sb3_sparse.experiments.plain_stream_ac import PlainNetwork, PlainObGD, PlainStreamAC, plain_environment
+from sb3_sparse.experiments.benchmarks.plain_stream_ac import PlainNetwork, PlainObGD, PlainStreamAC, plain_environment
 from sb3_sparse.sparsity import SparseLinear, sparse_layers, summary
 from sb3_sparse.stream_ac import AdaptiveObGD, ObGD, StreamACPolicy, StreamWrapper
 from sb3_sparse.stream_ac.learner import Learner

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sb3_sparse.experiments.grid import figure_grid
-from sb3_sparse.experiments.grid_figures import draw_figure
-from sb3_sparse.experiments.grid_results import GridResults
-from sb3_sparse.experiments.grid_table import TABLE_COLUMNS, read_table
-from sb3_sparse.experiments.stream_cost import PLAIN, stream_cost
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.cli.command_line import main
+from sb3_sparse.experiments.benchmarks.stream_cost import PLAIN, stream_cost
+from sb3_sparse.experiments.figures.grid_figures import draw_figure
+from sb3_sparse.experiments.sweep.grid import figure_grid
+from sb3_sparse.experiments.sweep.grid_results import GridResults
+from sb3_sparse.experiments.sweep.grid_table import TABLE_COLUMNS, read_table
 
 RESULTS = Path(__file__).parent.parent / "sb3_sparse" / "experiments" / "results" / "streaming.csv"
 

@@ -20,21 +20,21 @@ import torch as th
 from dot_env import DotEnv
 
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
-from sb3_sparse.experiments import results_folder
-from sb3_sparse.experiments import sweep as sweep_module
-from sb3_sparse.experiments.grid import Grid
-from sb3_sparse.experiments.grid_run import Evaluation, GridRun
-from sb3_sparse.experiments.grid_table import PROVENANCE, read_table
-from sb3_sparse.experiments.model_files import policy_tensors
-from sb3_sparse.experiments.places import Processes, RayCluster, ThisProcess
-from sb3_sparse.experiments.results_folder import BusyError, ResultsFolder
-from sb3_sparse.experiments.run_folders import RunFolder
-from sb3_sparse.experiments.sweep import SweepError, sweep
-from sb3_sparse.zoo.command_line import main
+from sb3_sparse.cli.command_line import main
+from sb3_sparse.experiments.sweep import results_folder
+from sb3_sparse.experiments.sweep import sweep as sweep_module
+from sb3_sparse.experiments.sweep.grid import Grid
+from sb3_sparse.experiments.sweep.grid_run import Evaluation, GridRun
+from sb3_sparse.experiments.sweep.grid_table import PROVENANCE, read_table
+from sb3_sparse.experiments.sweep.places import Processes, RayCluster, ThisProcess
+from sb3_sparse.experiments.sweep.results_folder import BusyError, ResultsFolder
+from sb3_sparse.experiments.sweep.sweep import SweepError, sweep
+from sb3_sparse.zoo.model_files import policy_tensors
+from sb3_sparse.zoo.run_folders import RunFolder
 
 pytest.importorskip("rl_zoo3")
-from sb3_sparse.zoo import grid_training
-from sb3_sparse.zoo.grid_training import train_run
+from sb3_sparse.experiments.sweep import grid_training
+from sb3_sparse.experiments.sweep.grid_training import train_run
 
 DOT = "DotForGrids-v0"
 gym.register(DOT, entry_point=DotEnv)

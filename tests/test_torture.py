@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import pytest
-
-from sb3_sparse.experiments.torture import shared_folders
-from sb3_sparse.experiments.torture_disks import can_have_disks, full_disks, limited_files, read_only_disks
-from sb3_sparse.experiments.torture_fuzz import Trial, format_trials, invalid_trials, valid_trials
-from sb3_sparse.zoo.command_line import main
+from torture.disks import can_have_disks, full_disks, limited_files, read_only_disks
+from torture.fuzz import Trial, format_trials, invalid_trials, valid_trials
+from torture.suite import Torture, shared_folders
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -20,9 +18,9 @@ def test_invalid_configurations_get_clear_errors() -> None:
     assert [trial for trial in invalid_trials(40) if trial.fault is not None] == []
 
 
-def test_negative_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["torture", "--kills", "-3"]) == 1
-    assert "kills must not be negative, got -3" in capsys.readouterr().err
+def test_negative_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="kills must not be negative, got -3"):
+        Torture(kills=-3)
 
 
 def test_faults_are_named() -> None:

@@ -18,9 +18,9 @@ rl_zoo3 = pytest.importorskip("rl_zoo3")
 
 import sb3_sparse.envs  # noqa: E402
 from sb3_sparse import DER, SparseSimBaPolicy, StreamAC, hyperparameters, sparsity  # noqa: E402
+from sb3_sparse.cli.command_line import main  # noqa: E402
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS  # noqa: E402
 from sb3_sparse.zoo import register, registration  # noqa: E402
-from sb3_sparse.zoo.command_line import main  # noqa: E402
 
 HUMANOID = ["--algo", "sac", "--env", "dm_control/humanoid-run-v0"]
 SMALL = "policy_kwargs:dict(sparsity=0.5, width_scale=0.0625)"
@@ -146,7 +146,7 @@ def test_another_version_of_our_files_in_the_folder(site: Path, tmp_path: Path) 
 
 
 def test_nothing_happens_without_the_zoo(tmp_path: Path) -> None:
-    code = "import sys, gymnasium, sb3_sparse.zoo.command_line; print('rl_zoo3' in sys.modules)"
+    code = "import sys, gymnasium, sb3_sparse.cli.command_line; print('rl_zoo3' in sys.modules)"
     assert run(Path(__file__).parent.parent, tmp_path, "-c", code).strip() == "False"
 
 

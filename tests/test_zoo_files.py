@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-from sb3_sparse.experiments.zoo_files import read_value, read_yaml
+from sb3_sparse.zoo.zoo_files import read_value, read_yaml
 
 pytest.importorskip("yaml")
 HYPERPARAMETERS = Path(__file__).parent.parent / "hyperparams"

@@ -6,8 +6,8 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_sparse.common.measured_network import MeasuredNetwork
 from sb3_sparse.diagnostics import Recording, record
+from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
 
 __all__ = ["MeasuredNetwork", "all_optimizers", "measured_networks", "optimizers_with", "run"]
 

@@ -10,7 +10,6 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.callbacks.gradient_watch import GradientWatch, gradient_norms
-from sb3_sparse.callbacks.losses import sample_losses
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with, run
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile, run_folder
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
@@ -26,6 +25,7 @@ from sb3_sparse.diagnostics import (
     srank,
 )
 from sb3_sparse.diagnostics.recording import evaluation_mode
+from sb3_sparse.training.sample_losses import sample_losses
 
 METRICS = ("dormant", "active", "srank", "feature_norm", "parameter_norm", "gradient_norm")
 OPTIONAL_METRICS = ("srank_threshold", "effective_learning_rate")

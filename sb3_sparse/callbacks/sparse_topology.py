@@ -10,7 +10,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from sb3_sparse.callbacks.fresh_policy import recapture
-from sb3_sparse.callbacks.losses import knows_sample_losses, sample_losses
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, all_optimizers, measured_networks
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
 from sb3_sparse.common.architecture import PruningConfig
@@ -20,6 +19,7 @@ from sb3_sparse.common.sparsify import sparsify
 from sb3_sparse.diagnostics.recording import evaluation_mode
 from sb3_sparse.sparsity import SparseLayer, Topology, sparse_layers
 from sb3_sparse.sparsity.moving import drop_and_grow, remap
+from sb3_sparse.training.sample_losses import knows_sample_losses, sample_losses
 
 METHODS = ("set", "rigl", "pruning")
 SCHEDULES = ("cosine", "constant")

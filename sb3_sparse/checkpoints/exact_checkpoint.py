@@ -32,7 +32,7 @@ from sb3_sparse.checkpoints.random_streams import random_streams, restore_random
 from sb3_sparse.checkpoints.remote_environment_state import environment_state
 from sb3_sparse.checkpoints.replay_rows import ReplayRows
 from sb3_sparse.checkpoints.signals import StopSignals
-from sb3_sparse.common.compiled_training import DivergenceError
+from sb3_sparse.training.compiled_training import DivergenceError
 
 # Shells' way of saying that a signal ended a program.
 _EXIT_STATUS = 128

@@ -1,8 +1,8 @@
 """What the policies of all algorithms have in common. Knows SB3 and the floors below."""
 
+from sb3_sparse.common import former_places  # noqa: F401
 from sb3_sparse.common.extractor import SparseSimBaExtractor
-from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.hyperparameters import hyperparameters
 from sb3_sparse.common.sparsify import sparsify
 
-__all__ = ["FrameReplayBuffer", "SparseSimBaExtractor", "hyperparameters", "sparsify"]
+__all__ = ["SparseSimBaExtractor", "hyperparameters", "sparsify"]

@@ -6,8 +6,8 @@ import numpy as np
 from numba import carray, njit
 
 from sb3_sparse.deployment.steps import ARGUMENTS, Step, size_after
-from sb3_sparse.sparsity.compiling import compiled
-from sb3_sparse.sparsity.kernels import multiply_samples, pointer
+from sb3_sparse.sparsity.products.compiling import compiled
+from sb3_sparse.sparsity.products.kernels import multiply_samples, pointer
 
 CODES = {name: code for code, name in enumerate(ARGUMENTS)}
 STANDARDIZE, CLIP, AFFINE, LAYER_NORM, SPARSE, DENSE, RELU, TANH, SIGMOID, SILU, SAVE, ADD, LEAKY_RELU, ARGMAX = range(

@@ -14,9 +14,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
-from sb3_sparse.common.device_replay_buffer import DeviceReplayBuffer
+from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
+from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.extractor import SparseSimBaExtractor
-from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.der import DER
 from sb3_sparse.der.networks import ImageExtractor
 from sb3_sparse.der.prioritized_frame_replay_buffer import PrioritizedFrameReplayBuffer

@@ -19,10 +19,10 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
-from sb3_sparse.der.policies import DERPolicy
 from sb3_sparse.deployment.known_classes import ALGORITHMS
 from sb3_sparse.deployment.no_buffer import place_holder, remove_place_holder
 from sb3_sparse.deployment.safe_file import SUFFIX, read_model, read_vec_normalize
+from sb3_sparse.der.policies import DERPolicy
 from sb3_sparse.drqv2.policies import DrQv2Policy
 from sb3_sparse.stream_ac.policies import StreamACPolicy
 

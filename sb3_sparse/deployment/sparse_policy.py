@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from sb3_sparse.deployment.steps import Step, check_steps, run_steps
-from sb3_sparse.sparsity.products import kernels_are_available
+from sb3_sparse.sparsity.products.choice import kernels_are_available
 
 FORMAT_VERSION = 1
 

@@ -16,14 +16,14 @@ from stable_baselines3.common.utils import LinearSchedule, get_parameters_by_nam
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics
-from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
-from sb3_sparse.common.programs import EagerProgram
 from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
 from sb3_sparse.der.networks import RainbowNetwork
 from sb3_sparse.der.policies import CnnPolicy, DERPolicy, MlpPolicy, check_actions
 from sb3_sparse.der.prioritized_frame_replay_buffer import PrioritizedFrameReplayBuffer
+from sb3_sparse.training.compiled_training import CompiledTraining, Constants, copy_statistics
+from sb3_sparse.training.programs import EagerProgram
 
 SelfDER = TypeVar("SelfDER", bound="DER")
 
@@ -46,7 +46,7 @@ class DER(CompiledTraining):
     Defaults are those of the paper's Table 5, and of Dopamine's ``DER.gin`` where it is silent. Every part of Rainbow can be
     switched off: ``double_q``, ``prioritized``, ``n_steps=1``, ``tau`` here; ``distributional``, ``dueling``, ``noisy`` in
     ``policy_kwargs``. On a GPU a gradient step is one CUDA graph, see
-    :class:`~sb3_sparse.common.compiled_training.CompiledTraining`.
+    :class:`~sb3_sparse.training.compiled_training.CompiledTraining`.
 
     Deviations from Dopamine's code:
 
@@ -81,7 +81,7 @@ class DER(CompiledTraining):
     :param frame_stack: Frames that an observation consists of; None asks the environment, and stores every observation as a
         whole where that does not tell. The replay buffer stores each frame once, and refuses a wrong number
     :param replay_buffer_kwargs: Further arguments of
-        :class:`~sb3_sparse.common.frame_replay_buffer.FrameReplayBuffer`
+        :class:`~sb3_sparse.buffers.frame_replay_buffer.FrameReplayBuffer`
     :param stats_window_size: As in SB3
     :param tensorboard_log: As in SB3
     :param policy_kwargs: Keyword arguments of :class:`~sb3_sparse.der.DERPolicy` or :class:`~sb3_sparse.der.CnnPolicy`
@@ -374,7 +374,7 @@ class DER(CompiledTraining):
         return losses
 
     def recapture(self) -> None:
-        """See :class:`~sb3_sparse.common.compiled_training.CompiledTraining`."""
+        """See :class:`~sb3_sparse.training.compiled_training.CompiledTraining`."""
         super().recapture()
         self._drawn, self._drawn_by = None, {}
 

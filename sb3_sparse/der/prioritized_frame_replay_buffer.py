@@ -6,7 +6,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.der.sum_tree import SumTree
 
 
@@ -42,7 +42,7 @@ class PrioritizedFrameReplayBuffer(FrameReplayBuffer):
     A transition comes in with the largest priority that there has been, at least 1, so it is seen soon. Batches carry weights
     ``(smallest priority in the batch / priority)^beta``.
 
-    :param args: Arguments of :class:`~sb3_sparse.common.frame_replay_buffer.FrameReplayBuffer`
+    :param args: Arguments of :class:`~sb3_sparse.buffers.frame_replay_buffer.FrameReplayBuffer`
     :param kwargs: Its keyword arguments
     """
 

@@ -18,13 +18,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_sparse.common.compiled_training import CompiledTraining, Constants, frozen, smallest, total_error
-from sb3_sparse.common.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
-from sb3_sparse.common.static_samples import Samples
 from sb3_sparse.drqv2.augmentation import random_shift
 from sb3_sparse.drqv2.exploration import StddevSchedule, noisy_actions, stddev_at
 from sb3_sparse.drqv2.policies import DrQv2Policy, check_spaces
+from sb3_sparse.training.compiled_training import CompiledTraining, Constants, frozen, smallest, total_error
+from sb3_sparse.training.static_samples import Samples
 
 SelfDrQv2 = TypeVar("SelfDrQv2", bound="DrQv2")
 

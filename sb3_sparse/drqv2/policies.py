@@ -13,8 +13,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_sparse.common.measured_network import MeasuredNetwork
 from sb3_sparse.common.pruned_policy import PrunedPolicy
+from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
 from sb3_sparse.drqv2.exploration import noisy_actions
 from sb3_sparse.drqv2.networks import DrQv2Actor, DrQv2Critic, PixelExtractor
 

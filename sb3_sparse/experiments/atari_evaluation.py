@@ -16,9 +16,9 @@ from sb3_sparse.common.extras import import_extra
 from sb3_sparse.der import DER
 from sb3_sparse.envs.atari import AtariWrapper
 from sb3_sparse.envs.random_actions import RandomActions
-from sb3_sparse.experiments.grid_run import short_task
-from sb3_sparse.experiments.normalized_scores import human_normalized
-from sb3_sparse.experiments.references import atari_scores
+from sb3_sparse.experiments.figures.normalized_scores import human_normalized
+from sb3_sparse.experiments.figures.references import atari_scores
+from sb3_sparse.experiments.sweep.grid_run import short_task
 
 EPISODES, EPSILON = 100, 0.001  # Dopamine's
 

@@ -8,17 +8,17 @@ import numpy as np
 
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.envs import env_id
-from sb3_sparse.experiments.grid import Grid
-from sb3_sparse.experiments.grid_figures import draw_figure
-from sb3_sparse.experiments.grid_results import GridResults
-from sb3_sparse.experiments.grid_run import Evaluation, GridRun
-from sb3_sparse.experiments.outcome import Train
-from sb3_sparse.experiments.places import Processes
-from sb3_sparse.experiments.results_folder import ResultsFolder
-from sb3_sparse.experiments.run_folders import RunFolder
-from sb3_sparse.experiments.sweep import sweep
+from sb3_sparse.experiments.figures.grid_figures import draw_figure
+from sb3_sparse.experiments.sweep.grid import Grid
+from sb3_sparse.experiments.sweep.grid_results import GridResults
+from sb3_sparse.experiments.sweep.grid_run import Evaluation, GridRun
+from sb3_sparse.experiments.sweep.outcome import Train
+from sb3_sparse.experiments.sweep.places import Processes
+from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
+from sb3_sparse.experiments.sweep.sweep import sweep
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.sparsity import summary
+from sb3_sparse.zoo.run_folders import RunFolder
 
 TASK = env_id("walker", "walk")
 RANDOM_EPISODES = 10

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sb3_sparse.sparsity import SparseLayer, register_sparse_layer
-from sb3_sparse.sparsity.products import sparse_linear
+from sb3_sparse.sparsity.products.choice import sparse_linear
 
 
 class NoisyLinear(nn.Module):

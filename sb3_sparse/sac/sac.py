@@ -6,8 +6,8 @@ from typing import Any
 import stable_baselines3
 import torch as th
 
-from sb3_sparse.common.compiled_training import CompiledTraining, Constants, copy_statistics, frozen, smallest, total_error
-from sb3_sparse.common.static_samples import Samples
+from sb3_sparse.training.compiled_training import CompiledTraining, Constants, copy_statistics, frozen, smallest, total_error
+from sb3_sparse.training.static_samples import Samples
 
 
 class SAC(CompiledTraining, stable_baselines3.SAC):

@@ -7,8 +7,8 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from sb3_sparse.sparsity.dense_weights import DenseWeights
-from sb3_sparse.sparsity.products import sparse_linear
+from sb3_sparse.sparsity.products.choice import sparse_linear
+from sb3_sparse.sparsity.products.dense_weights import DenseWeights
 from sb3_sparse.sparsity.topology import Topology
 
 SelfSparseLayer = TypeVar("SelfSparseLayer", bound="SparseLayer")

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch as th
 from torch import nn
 
-from sb3_sparse.sparsity.allocation import UnreachableSparsityError, Distribution, check_sparsity, get_distribution
+from sb3_sparse.sparsity.allocation import Distribution, UnreachableSparsityError, check_sparsity, get_distribution
 from sb3_sparse.sparsity.layers import SparseLayer, sparse_type_of
 from sb3_sparse.sparsity.topology import Topology
 

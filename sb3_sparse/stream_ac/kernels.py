@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numba import njit
 
-from sb3_sparse.sparsity.compiling import compiled
+from sb3_sparse.sparsity.products.compiling import compiled
 
 # Columns of the table of layers: where its weights and the rest begin in the vectors; ROWS is -1 for a dense layer.
 WEIGHTS, BIAS, INPUTS, OUTPUTS, ROWS, COLUMNS, FIRST_OUTPUT, TABLE_COLUMNS = range(8)

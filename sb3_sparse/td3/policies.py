@@ -1,6 +1,7 @@
 """Sparse SimBa policy for TD3 and DDPG."""
 
 from collections import OrderedDict
+
 from gymnasium import spaces
 from stable_baselines3 import TD3
 from stable_baselines3.common.preprocessing import get_action_dim

@@ -17,10 +17,10 @@ from sb3_sparse.common.pruned_policy import PrunedPolicy, network_trees
 from sb3_sparse.common.simba_policy import SimBaPolicy
 from sb3_sparse.der import CnnPolicy
 from sb3_sparse.drqv2 import DrQv2Policy
-from sb3_sparse.experiments.provenance import versions
-from sb3_sparse.experiments.zoo_files import read_yaml
 from sb3_sparse.sparsity import summary
 from sb3_sparse.zoo import provenance
+from sb3_sparse.zoo.origin import versions
+from sb3_sparse.zoo.zoo_files import read_yaml
 
 TAG = "sb3-sparse"
 _PAPER = "https://arxiv.org/abs/2506.17204"

@@ -14,8 +14,8 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.pruned_policy import PrunedPolicy
-from sb3_sparse.experiments.provenance import commit, processor, versions
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file
+from sb3_sparse.zoo.origin import commit, processor, versions
 
 # Its key in the arguments of a run, which the zoo writes to args.yml, takes to the Hub and back, and tells Weights & Biases.
 KEY = "sb3_sparse"

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_sparse.checkpoints import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
-from sb3_sparse.experiments.run_folders import RunFolder
+from sb3_sparse.zoo.run_folders import RunFolder
 
 FOLDER = "checkpoints"
 _DEFAULT_FREQ = 10_000

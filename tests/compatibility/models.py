@@ -11,7 +11,6 @@ import pytest
 import sb3_contrib
 import stable_baselines3
 from catch_env import Catch
-from compatibility.environments import CHOICES, AnyEnv
 from dot_env import DotEnv
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -20,6 +19,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import sb3_sparse
+from compatibility.environments import CHOICES, AnyEnv
 from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, sparsify
 from sb3_sparse.stream_ac import StreamWrapper
 

@@ -6,17 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compatibility.environments import CHOICES, AnyEnv
-from compatibility.models import (
-    STEPS,
-    STREAM_AC,
-    Model,
-    each_kind,
-    each_model_at_leisure,
-    each_model_in_time,
-    each_of_ours,
-    predictions,
-)
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -31,6 +20,18 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
+
+from compatibility.environments import CHOICES, AnyEnv
+from compatibility.models import (
+    STEPS,
+    STREAM_AC,
+    Model,
+    each_kind,
+    each_model_at_leisure,
+    each_model_in_time,
+    each_of_ours,
+    predictions,
+)
 
 HAS_PROGRESS_BARS = all(importlib.util.find_spec(name) for name in ("rich", "tqdm"))
 

@@ -5,11 +5,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from compatibility.models import MODELS, Model
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
+from compatibility.models import MODELS, Model
 from sb3_sparse.stream_ac import StreamWrapper
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import stable_baselines3
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.monitor import Monitor, load_results
+
 from compatibility.models import (
     DRQV2,
     KINDS,
@@ -19,8 +22,6 @@ from compatibility.models import (
     each_model_at_leisure,
     each_of_ours,
 )
-from stable_baselines3.common.logger import configure
-from stable_baselines3.common.monitor import Monitor, load_results
 
 FORMATS = {"csv": "progress.csv", "json": "progress.json", "log": "log.txt"}
 EVERYWHERE = {

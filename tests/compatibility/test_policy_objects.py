@@ -10,6 +10,12 @@ import pytest
 import sb3_contrib
 import stable_baselines3
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from test_save_load import assert_same_state
+from torch import nn
+
+import sb3_sparse
 from compatibility.environments import AnyEnv
 from compatibility.models import (
     DER_PIXELS,
@@ -32,12 +38,6 @@ from compatibility.models import (
     observations,
     predictions,
 )
-from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from test_save_load import assert_same_state
-from torch import nn
-
-import sb3_sparse
 from sb3_sparse import sparsify
 from sb3_sparse.sparsity import sparse_layers
 

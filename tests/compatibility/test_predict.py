@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from compatibility.models import MODELS, STEPS, Model, observations, predictions
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from compatibility.models import MODELS, STEPS, Model, observations, predictions
 from sb3_sparse.stream_ac import StreamWrapper
 
 # Whose actions are drawn at random unless they are to be deterministic.

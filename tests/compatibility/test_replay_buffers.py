@@ -6,6 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
+
 from compatibility.environments import CHOICES, AnyEnv
 from compatibility.models import (
     DER_VECTORS,
@@ -19,10 +24,6 @@ from compatibility.models import (
     each,
     predictions,
 )
-from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
-from stable_baselines3.common.envs import BitFlippingEnv
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 # Stock classes and ours that take SB3's replay buffers.
 STORING = [model for model in MODELS if model.is_off_policy and model not in (DRQV2, DER_VECTORS) and not model.sees_images]

@@ -6,6 +6,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
+
 from compatibility.environments import ACTIONS
 from compatibility.models import (
     KINDS,
@@ -22,11 +27,6 @@ from compatibility.models import (
     each_model_in_time,
     each_of_ours,
 )
-from sb3_contrib import MaskablePPO
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor
-
 from sb3_sparse.sparsity import sparse_layers
 
 

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import DummyVecEnv
+from test_save_load import assert_same_state
+
 from compatibility.environments import AnyEnv
 from compatibility.models import (
     DER_VECTORS,
@@ -27,11 +32,6 @@ from compatibility.models import (
     observations,
     predictions,
 )
-from gymnasium import spaces
-from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import DummyVecEnv
-from test_save_load import assert_same_state
-
 from sb3_sparse.sparsity import sparse_layers
 
 

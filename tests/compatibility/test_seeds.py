@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from compatibility.models import SIMBA_POLICIES, STEPS, Model, each, each_kind, each_model_at_leisure, each_of_ours
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import set_random_seed
 from test_save_load import assert_same_state
+
+from compatibility.models import SIMBA_POLICIES, STEPS, Model, each, each_kind, each_model_at_leisure, each_of_ours
 
 
 @each_model_at_leisure

@@ -6,6 +6,12 @@ import numpy as np
 import pytest
 import stable_baselines3
 from catch_env import Catch
+from dot_env import DotEnv
+from gymnasium import spaces
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.envs import FakeImageEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+
 from compatibility.environments import CHOICES, VECTORS, AnyEnv
 from compatibility.models import (
     DER_PIXELS,
@@ -19,12 +25,6 @@ from compatibility.models import (
     Model,
     each,
 )
-from dot_env import DotEnv
-from gymnasium import spaces
-from stable_baselines3.common.env_checker import check_env
-from stable_baselines3.common.envs import FakeImageEnv
-from stable_baselines3.common.evaluation import evaluate_policy
-
 from sb3_sparse import sparsify
 from sb3_sparse.stream_ac import StreamWrapper
 

@@ -7,20 +7,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from catch_env import Catch
-from compatibility.environments import VECTORS, AnyEnv
-from compatibility.models import (
-    DER_PIXELS,
-    DRQV2,
-    KINDS,
-    MODELS,
-    OURS,
-    STEPS,
-    STREAM_AC,
-    Model,
-    each,
-    each_kind,
-    predictions,
-)
 from dot_env import DotEnv
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
@@ -35,6 +21,20 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
+from compatibility.environments import VECTORS, AnyEnv
+from compatibility.models import (
+    DER_PIXELS,
+    DRQV2,
+    KINDS,
+    MODELS,
+    OURS,
+    STEPS,
+    STREAM_AC,
+    Model,
+    each,
+    each_kind,
+    predictions,
+)
 from sb3_sparse.stream_ac import StreamWrapper
 
 VECTORISED = [model for model in MODELS if not model.is_streaming]

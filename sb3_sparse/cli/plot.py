@@ -1,0 +1,34 @@
+"""``sb3-sparse plot``: figures of training runs."""
+
+import argparse
+from pathlib import Path
+
+from sb3_sparse.experiments.figures.figures import plot_table
+from sb3_sparse.experiments.figures.run_figures import plot_runs
+from sb3_sparse.zoo.run_folders import find_runs
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add this command's parser."""
+    command = commands.add_parser("plot", help="draw learning curves, plasticity and sparsity of training runs")
+    command.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        help="folders of runs (the RL Zoo's or others), folders that contain some, or tables of results (CSV)",
+    )
+    command.add_argument("--output", type=Path, default=Path("plots"), help="folder to write to (default: %(default)s)")
+    command.add_argument(
+        "--action-repeat", type=int, help="environment steps per agent step (default: what the run's environment says)"
+    )
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw what there is of the runs."""
+    tables = [path for path in options.runs if path.suffix == ".csv"]
+    for table in tables:
+        print(plot_table(table, options.output / f"{table.stem}.png"))
+    folders = [path for path in options.runs if path not in tables]
+    for file in plot_runs(find_runs(folders, options.action_repeat), options.output):
+        print(file)

@@ -1,0 +1,1 @@
+"""What updates, loops, products and checkpoints cost, beside plain implementations."""

@@ -1,0 +1,171 @@
+"""What one update of Data-Efficient Rainbow costs: a plain dense network beside ours, dense and sparse, in one run."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.utils import get_device
+
+from sb3_sparse.der import DER
+from sb3_sparse.experiments.benchmarks.plain_rainbow import PlainBatch, PlainRainbow
+from sb3_sparse.experiments.benchmarks.update_cost import milliseconds
+from sb3_sparse.sparsity.allocation import check_sparsity
+from sb3_sparse.training.programs import WARM_UPS
+
+PLAIN = "plain torch, dense"
+BATCH_SIZE, ACTIONS, FRAMES = 32, 6, 4
+WIDTHS, SPARSITIES = (1.0, 3.0), (0.0, 0.4, 0.8)
+# In the replay buffer.
+_TRANSITIONS = 500
+
+
+@dataclass(frozen=True)
+class DerCost:
+    """
+    Cost of one contender: process time on a CPU, time until the GPU is done on a GPU.
+
+    :param width_scale: Width scale of the IMPALA encoder
+    :param variant: "plain torch, dense", or our sparsity
+    :param device: Name of the device
+    :param parameters: Trainable parameters
+    :param update_ms: Milliseconds of one update in each round, batch included
+    :param speedup: Median over rounds of the plain network's time divided by this one's
+    """
+
+    width_scale: float
+    variant: str
+    device: str
+    parameters: int
+    update_ms: Sequence[float]
+    speedup: float
+
+
+class RandomFrames(gym.Env):
+    """Frames of noise, of the size of Atari's, four of them stacked."""
+
+    observation_space = spaces.Box(0, 255, (FRAMES, 84, 84), np.uint8)
+    action_space = spaces.Discrete(ACTIONS)
+    frame_stack = FRAMES
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """
+        :param seed: Seed of the frames
+        :param options: Not used
+        """
+        super().reset(seed=seed)
+        self._frames = np.zeros((FRAMES, 84, 84), np.uint8)
+        return self._next(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """
+        :param action: Not used
+        """
+        return self._next(), float(self.np_random.integers(-1, 2)), False, bool(self.np_random.random() < 0.01), {}
+
+    def _next(self) -> np.ndarray:
+        new = self.np_random.integers(0, 256, (1, 84, 84), np.uint8)
+        self._frames = np.concatenate([self._frames[1:], new])
+        return self._frames
+
+
+def der_cost(
+    width_scales: Sequence[float] = WIDTHS,
+    sparsities: Sequence[float] = SPARSITIES,
+    rounds: int = 5,
+    updates: int = 2,
+    device: str = "auto",
+) -> list[DerCost]:
+    """
+    Time the updates of all contenders in turn, round by round, so that a machine whose speed drifts is fair to all. A CPU is
+    used by one thread.
+
+    :param width_scales: Width scales of the encoder
+    :param sparsities: Sparsities of our network
+    :param rounds: Timed rounds, after one that is not
+    :param updates: Updates per round
+    :param device: Device
+    :raises ValueError: if a number is out of range.
+    """
+    if rounds < 1 or updates < 1:
+        raise ValueError(f"rounds and updates must be at least 1, got {rounds} and {updates}.")
+    for sparsity in sparsities:
+        check_sparsity(sparsity)
+    if get_device(device).type == "cuda":
+        th.set_float32_matmul_precision("high")
+    else:
+        th.set_num_threads(1)
+    return [cost for width in width_scales for cost in _costs_of_width(width, sparsities, rounds, updates, device)]
+
+
+def format_der_table(costs: Sequence[DerCost]) -> str:
+    """
+    :param costs: Measured costs
+    :return: Markdown table
+    """
+    lines = [
+        "| width | variant | parameters | ms per update: median (min to max) | plain / this |",
+        "|---|---|---|---|---|",
+    ]
+    for cost in costs:
+        times = cost.update_ms
+        middle = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
+        lines.append(f"| x{cost.width_scale:g} | {cost.variant} | {cost.parameters:,} | {middle} | {cost.speedup:.2f} |")
+    return "\n".join(lines)
+
+
+def _costs_of_width(width: float, sparsities: Sequence[float], rounds: int, updates: int, device: str) -> list[DerCost]:
+    parameters: dict[str, int] = {}
+    work: dict[str, Callable[[], Any]] = {}
+    work[PLAIN], parameters[PLAIN] = _plain(width, updates, device)
+    for sparsity in sparsities:
+        name = f"DER, S={sparsity:g}"
+        work[name], parameters[name] = _ours(width, sparsity, updates, device)
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for timed_round in range(-1, rounds):
+        for name, update in work.items():
+            elapsed = milliseconds(update, device) / updates
+            if timed_round >= 0:
+                times[name].append(elapsed)
+    kind = get_device(device)
+    device_name = th.cuda.get_device_name(kind) if kind.type == "cuda" else "CPU"
+    return [
+        DerCost(width, name, device_name, parameters[name], times[name], _speedup(times[PLAIN], times[name])) for name in work
+    ]
+
+
+def _speedup(plain: Sequence[float], ours: Sequence[float]) -> float:
+    return statistics.median(base / own for base, own in zip(plain, ours, strict=True))
+
+
+def _plain(width: float, updates: int, device: str) -> tuple[Callable[[], Any], int]:
+    agent, kind = PlainRainbow(ACTIONS, width, device=get_device(device)), get_device(device)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (_TRANSITIONS, FRAMES, 84, 84), np.uint8)
+
+    def update() -> None:
+        for _ in range(updates):
+            now, later = rng.integers(_TRANSITIONS, size=(2, BATCH_SIZE))
+            observations, following = (th.from_numpy(frames[chosen]).to(kind) for chosen in (now, later))
+            actions = th.from_numpy(rng.integers(ACTIONS, size=BATCH_SIZE)).to(kind)
+            ones = th.ones(BATCH_SIZE, device=kind)
+            agent.update(PlainBatch(observations, actions, following, ones, 0.9 * ones, ones))
+
+    return update, sum(parameter.numel() for parameter in agent.online.parameters())
+
+
+def _ours(width: float, sparsity: float, updates: int, device: str) -> tuple[Callable[[], Any], int]:
+    kwargs = {"width_scale": width, "sparsity": sparsity}
+    model = DER("CnnPolicy", RandomFrames(), buffer_size=_TRANSITIONS, policy_kwargs=kwargs, seed=0, device=device)
+    model.learning_starts = _TRANSITIONS
+    model.set_logger(configure(None, []))
+    model.learn(_TRANSITIONS)  # fills the buffer
+    if model.device.type == "cuda":
+        for _ in range(2):  # at first the optimizer's state is made, whereupon the update is captured anew
+            model.train(WARM_UPS + 1, BATCH_SIZE)
+    return lambda: model.train(updates, BATCH_SIZE), sum(parameter.numel() for parameter in model.q_net.parameters())

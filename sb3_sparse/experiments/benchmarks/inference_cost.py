@@ -1,0 +1,105 @@
+"""What one pass of a network costs for one observation: dense torch against active weights only, in torch and exported."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+
+from sb3_sparse.common.architecture import simba_sizes
+from sb3_sparse.common.networks import simba_network
+from sb3_sparse.deployment.sparse_policy import SparsePolicy
+from sb3_sparse.deployment.step_list import steps_of
+from sb3_sparse.experiments.benchmarks.contenders import ACTION_DIM, OBSERVATION_DIM
+from sb3_sparse.sparsity import prune, to_dense
+
+SECONDS_PER_ROUND = 0.05
+
+
+@dataclass(frozen=True)
+class InferenceCost:
+    """
+    Process time of one pass, medians over rounds.
+
+    :param network: "actor" or "critic", of humanoid's sizes
+    :param width_scale: Width scale w
+    :param sparsity: Fraction of its parameters that was removed
+    :param dense_us: Microseconds of the dense torch module
+    :param sparse_us: Microseconds of the sparse torch module
+    :param exported_us: Microseconds of what ``load_policy`` returns for it
+    """
+
+    network: str
+    width_scale: float
+    sparsity: float
+    dense_us: float
+    sparse_us: float
+    exported_us: float
+
+
+def inference_cost(width_scales: Sequence[float], sparsities: Sequence[float], rounds: int = 7) -> list[InferenceCost]:
+    """
+    Time all variants in turn, on one thread.
+
+    :param width_scales: Width scales w
+    :param sparsities: Sparsities, in [0, 1)
+    :param rounds: Timed rounds
+    """
+    threads = th.get_num_threads()
+    th.set_num_threads(1)
+    try:
+        cases = itertools.product(("actor", "critic"), width_scales, sparsities)
+        return [_network_cost(*case, rounds) for case in cases]
+    finally:
+        th.set_num_threads(threads)
+
+
+@th.no_grad()
+def _network_cost(network: str, width_scale: float, sparsity: float, rounds: int) -> InferenceCost:
+    sizes = dict(zip(("actor", "critic"), simba_sizes(width_scale, 1.0), strict=True))
+    input_dim = OBSERVATION_DIM if network == "actor" else OBSERVATION_DIM + ACTION_DIM
+    output_dim = ACTION_DIM if network == "actor" else 1
+    module = simba_network(input_dim, sizes[network], output_dim)
+    prune(module, sparsity, generator=th.Generator().manual_seed(0))
+    dense = to_dense(module)
+    exported = SparsePolicy({"": (input_dim,)}, (output_dim,), steps_of(dense))
+    observation = th.randn(1, input_dim)
+    vector = observation[0].numpy()
+    th.testing.assert_close(th.as_tensor(exported(vector)), dense(observation)[0], rtol=1e-4, atol=1e-4)
+    works: list[Callable[[], Any]] = [lambda: dense(observation), lambda: module(observation), lambda: exported(vector)]
+    return InferenceCost(network, width_scale, sparsity, *_microseconds(works, rounds))
+
+
+def _microseconds(works: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    times: list[list[float]] = [[] for _ in works]
+    for timed_round in range(rounds + 1):
+        for work, of_work in zip(works, times, strict=True):
+            repeats, start = 0, time.process_time()
+            while time.process_time() - start < SECONDS_PER_ROUND:
+                for _ in range(10):
+                    work()
+                repeats += 10
+            if timed_round > 0:
+                of_work.append((time.process_time() - start) / repeats * 1e6)
+    return [statistics.median(of_work) for of_work in times]
+
+
+def format_passes(costs: Sequence[InferenceCost]) -> str:
+    """
+    :param costs: Measured costs
+    :return: Markdown table
+    """
+    lines = [
+        "| network | w | sparsity | dense torch, us | sparse torch, us | dense / sparse | exported, us | dense / exported |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for cost in costs:
+        ratios = [cost.dense_us / other for other in (cost.sparse_us, cost.exported_us)]
+        lines.append(
+            f"| {cost.network} | {cost.width_scale:g} | {cost.sparsity:g} | {cost.dense_us:.0f} | {cost.sparse_us:.0f} | "
+            f"{ratios[0]:.2f} | {cost.exported_us:.0f} | {ratios[1]:.2f} |"
+        )
+    return "\n".join(lines)

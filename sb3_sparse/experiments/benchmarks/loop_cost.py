@@ -1,0 +1,83 @@
+"""How many environment steps a second a whole training loop makes, environment included."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gymnasium as gym
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import get_device
+
+from sb3_sparse.experiments.benchmarks.contenders import Contender
+
+WARM_UP = 150
+
+
+@dataclass(frozen=True)
+class LoopCost:
+    """
+    Speed of one contender's training loop.
+
+    :param width_scale: Width scale w
+    :param variant: Name of the contender
+    :param env_id: Id of the environment
+    :param steps_per_second: Environment steps (frames) per second of process time on a CPU, of time on a GPU
+    """
+
+    width_scale: float
+    variant: str
+    env_id: str
+    steps_per_second: float
+
+
+class _Clock(BaseCallback):
+    """Takes the time from the step on at which updates are warm."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.clock = time.perf_counter if device == "cuda" else time.process_time
+        self.start = 0.0
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == WARM_UP:
+            self.start = self.clock()
+        return True
+
+
+def loop_cost(contender: Contender, env_id: str, agent_steps: int, device: str = "auto") -> LoopCost:
+    """
+    Train and take the time of the last part, two updates per agent step.
+
+    :param contender: What to train
+    :param env_id: Id of the environment
+    :param agent_steps: Agent steps that are timed, after 150 that are not
+    :param device: Device
+    """
+    env = gym.make(env_id)
+    kind = get_device(device).type
+    if kind == "cuda":
+        th.set_float32_matmul_precision("high")
+    else:
+        th.set_num_threads(1)
+    model = contender.build(env, device, learning_starts=WARM_UP - 50, buffer_size=WARM_UP + agent_steps)
+    clock = _Clock(kind)
+    model.learn(WARM_UP + agent_steps, callback=clock)
+    seconds = clock.clock() - clock.start
+    env.close()
+    frames = agent_steps * getattr(env.unwrapped, "action_repeat", 1)
+    return LoopCost(contender.width_scale, contender.variant, env_id, frames / seconds)
+
+
+def format_loops(costs: Sequence[LoopCost]) -> str:
+    """
+    :param costs: Measured speeds, stock SB3 first for every width
+    :return: Markdown table
+    """
+    lines = ["| w | variant | environment | environment steps/s | this / SB3 |", "|---|---|---|---|---|"]
+    base: dict[float, float] = {}
+    for cost in costs:
+        base.setdefault(cost.width_scale, cost.steps_per_second)
+        ratio = cost.steps_per_second / base[cost.width_scale]
+        lines.append(f"| {cost.width_scale:g} | {cost.variant} | {cost.env_id} | {cost.steps_per_second:.0f} | {ratio:.2f} |")
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""What one update and one action of SAC cost: stock SB3, ours in stock SB3, and our compiled update, in one run."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.utils import get_device
+
+from sb3_sparse.experiments.benchmarks.contenders import BATCH_SIZE, OBSERVATION_DIM, STOCK, Contender, filled
+from sb3_sparse.experiments.benchmarks.training_memory import training_memory
+from sb3_sparse.training.programs import WARM_UPS
+
+PREDICTIONS = 100
+
+
+@dataclass(frozen=True)
+class UpdateCost:
+    """
+    Cost of one contender: process time on a CPU, time until the GPU is done on a GPU.
+
+    :param width_scale: Width scale w
+    :param variant: Name of the contender
+    :param device: Name of the device
+    :param update_ms: Milliseconds of one update in each round
+    :param update_speedup: Median over rounds of the time of stock SB3 with a plain dense network of this width, divided by
+        this contender's
+    :param predict_ms: Milliseconds of one action for one observation in each round
+    :param predict_speedup: The same for actions
+    :param memory_bytes: Memory that training takes, without the replay buffer; None if it was not measured
+    """
+
+    width_scale: float
+    variant: str
+    device: str
+    update_ms: Sequence[float]
+    update_speedup: float
+    predict_ms: Sequence[float]
+    predict_speedup: float
+    memory_bytes: int | None
+
+
+def update_cost(
+    contenders: Sequence[Contender], rounds: int = 7, updates: int = 5, device: str = "auto", memory: bool = True
+) -> list[UpdateCost]:
+    """
+    Time ``train()`` and ``predict()`` of all contenders in turn, round by round, so that a machine whose speed drifts is fair
+    to all. On a GPU torch's matrix products use TF32, those of stock SB3 as well.
+
+    :param contenders: What to compare; widths without stock SB3 among them get no ratio
+    :param rounds: Timed rounds, after two that are not
+    :param updates: Updates per round, in one call of ``train()``
+    :param device: Device
+    :param memory: Whether to measure memory as well, each contender in a process of its own
+    :raises ValueError: if a number is not positive.
+    """
+    if rounds < 1 or updates < 1:
+        raise ValueError(f"rounds and updates must be at least 1, got {rounds} and {updates}.")
+    kind = get_device(device).type
+    if kind == "cuda":
+        th.set_float32_matmul_precision("high")
+    used = [training_memory(contender, device) if memory else None for contender in contenders]
+    models = [filled(contender, device) for contender in contenders]
+    observation = np.zeros(OBSERVATION_DIM, np.float32)
+    update_ms: list[list[float]] = [[] for _ in models]
+    predict_ms: list[list[float]] = [[] for _ in models]
+    if kind == "cuda":
+        for model in models * 2:  # at first the states of optimizers are made, whereupon updates are captured anew
+            model.train(WARM_UPS + 1, BATCH_SIZE)  # type: ignore[attr-defined]
+    for timed_round in range(-2, rounds):
+        for i, model in enumerate(models):
+            update = milliseconds(lambda model=model: model.train(updates, BATCH_SIZE), device) / updates  # type: ignore[misc]
+            acting = lambda model=model: [model.predict(observation) for _ in range(PREDICTIONS)]  # type: ignore[misc] # noqa: E731
+            predict = milliseconds(acting, device) / PREDICTIONS
+            if timed_round >= 0:
+                update_ms[i].append(update)
+                predict_ms[i].append(predict)
+    name = th.cuda.get_device_name(get_device(device)) if kind == "cuda" else "CPU"
+    return [
+        UpdateCost(
+            contender.width_scale,
+            contender.variant,
+            name,
+            update_ms[i],
+            _speedup(contenders, update_ms, i),
+            predict_ms[i],
+            _speedup(contenders, predict_ms, i),
+            used[i],
+        )
+        for i, contender in enumerate(contenders)
+    ]
+
+
+def format_table(costs: Sequence[UpdateCost]) -> str:
+    """
+    :param costs: Measured costs
+    :return: Markdown table
+    """
+    lines = [
+        "| w | variant | ms per update: median (min to max) | updates/s | SB3 / this | ms per action | SB3 / this | MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for cost in costs:
+        median = statistics.median(cost.update_ms)
+        update = f"{median:.2f} ({min(cost.update_ms):.2f} to {max(cost.update_ms):.2f}) | {1e3 / median:.0f}"
+        action = f"{statistics.median(cost.predict_ms):.3f}"
+        memory = "not measured" if cost.memory_bytes is None else f"{cost.memory_bytes / 2**20:.0f}"
+        lines.append(
+            f"| {cost.width_scale:g} | {cost.variant} | {update} | {cost.update_speedup:.2f} | {action} | "
+            f"{cost.predict_speedup:.2f} | {memory} |"
+        )
+    return "\n".join(lines)
+
+
+def milliseconds(work: Callable[[], Any], device: str) -> float:
+    """
+    Time some work: process time on a CPU, time until the GPU is done on a GPU.
+
+    :param work: Does it
+    :param device: Device that it runs on
+    """
+    if (gpu := get_device(device)).type == "cuda":
+        th.cuda.synchronize(gpu)
+        start = time.perf_counter()
+        work()
+        th.cuda.synchronize(gpu)
+        return (time.perf_counter() - start) * 1e3
+    start = time.process_time()
+    work()
+    return (time.process_time() - start) * 1e3
+
+
+def _speedup(contenders: Sequence[Contender], times: Sequence[Sequence[float]], i: int) -> float:
+    stock = Contender(STOCK, contenders[i].width_scale)
+    if stock not in contenders:
+        return float("nan")
+    return statistics.median(base / own for base, own in zip(times[contenders.index(stock)], times[i], strict=True))

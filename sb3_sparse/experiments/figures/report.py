@@ -1,0 +1,248 @@
+"""Results of grids as one self-contained HTML page: figures, tables, commands and where everything comes from."""
+
+import base64
+import html
+import itertools
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_sparse.common.extras import import_extra
+from sb3_sparse.experiments.figures.aggregation import Estimate, aggregate, performance_profile, probability_of_improvement
+from sb3_sparse.experiments.figures.figure_panels import Panels, name_panel, of, pairs_of, panel_name, styles
+from sb3_sparse.experiments.figures.grid_figures import draw_figure
+from sb3_sparse.experiments.figures.normalized_scores import normalize
+from sb3_sparse.experiments.figures.references import atari_scores
+from sb3_sparse.experiments.sweep.grid import parse_grid
+from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION, GridResults
+from sb3_sparse.experiments.sweep.grid_run import GridRun, short_task
+from sb3_sparse.experiments.sweep.grid_table import Lines
+from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
+from sb3_sparse.experiments.sweep.sweep_progress import duration
+from sb3_sparse.experiments.sweep.writing import write_text
+
+Rows = list[list[str]]
+# Scales of scores.
+_UNITS = {"dmc": "return / 1000", "atari": "human-normalised", "return": "return"}
+_MADE_WITH = ("hardware", "version", "commit", "date")
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1.2rem; font-size: 1.25rem; }
+img { max-width: 100%; } table { border-collapse: collapse; margin: .8rem 0; font-size: .87rem; }
+th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #eee; vertical-align: top; }
+td.number { font-variant-numeric: tabular-nums; }
+pre { background: #f5f5f5; padding: .6rem .8rem; overflow-x: auto; font-size: .85rem; white-space: pre-wrap; }
+.problem { background: #fff3e0; border-left: 4px solid #e69f00; padding: .4rem .8rem; margin: .4rem 0; }
+.scroll { overflow-x: auto; } details { margin: .6rem 0; } summary { cursor: pointer; }
+"""
+
+
+def write_report(results: Path, path: Path) -> Path:
+    """
+    Write the page.
+
+    :param results: Folder of results, which at least one grid was run in
+    :param path: HTML file
+    :return: That file
+    :raises ValueError: if the folder holds no grid.
+    """
+    folder = ResultsFolder(results)
+    noted = folder.noted_grids() if results.is_dir() else []
+    if not noted:
+        raise ValueError(f"{results} holds no results of a grid: give the folder that sweep or figure wrote to (--output).")
+    import_extra("matplotlib", "plots")
+    import_extra("rliable", "plots")
+    table, records = folder.collect(), folder.records()
+    sections = [_section(facts, table, records, folder) for facts in noted]
+    title = f"sb3-sparse: {len(noted)} grid{'s' if len(noted) > 1 else ''}, {len(records)} runs"
+    write_text(path, _page(title, [_introduction(), *sections, _provenance(records)]))
+    return path
+
+
+def _page(title: str, parts: Iterable[str]) -> str:
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    body = "\n".join([f"<h1>{html.escape(title)}</h1>", *parts])
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+
+
+def _introduction() -> str:
+    return (
+        f"<p>Written by sb3-sparse {html.escape(version('sb3-sparse'))}. Steps are environment steps. Final returns are means "
+        f"over the last {FINAL_FRACTION:.0%} of a run. Learning curves and returns of single tasks are drawn with the "
+        "standard deviation over seeds, statistics over tasks with 95 % intervals by stratified bootstrap (rliable). "
+        "Published results are drawn in grey behind ours where there are any; they come from other code.</p>"
+    )
+
+
+def _section(facts: Mapping[str, Any], table: Lines, records: Mapping[str, Any], folder: ResultsFolder) -> str:
+    grid = parse_grid(facts["source"], facts["stem"], facts["budget"])
+    results = GridResults.select(grid, table)
+    finished = sum(run.id in results.lines for run in grid.runs)
+    parts = [
+        f"<h2 id={_attribute(grid.name)}>{html.escape(f'{grid.name}: {grid.title}')}</h2>",
+        *(f'<p class="problem">{html.escape(problem)}</p>' for problem in results.problems()),
+        f"<pre>{html.escape(_shown(facts['command']))}</pre>",
+        f"<p>{finished} of {len(grid.runs)} runs are finished, in {_spent(grid.runs, records)} of computing.</p>",
+    ]
+    if finished:
+        parts.append(_image(draw_figure(results, folder.path / "runs", folder.figures / grid.name)[0], grid.title))
+        parts.append(_aggregates(results))
+        parts.append(_profiles(results, folder))
+        parts.append(_details("Every task", _task_table(results)))
+        parts.append(_details("Every run", _run_table(results, records)))
+    parts.append(_details("The grid's file", f"<pre>{html.escape(facts['source'])}</pre>"))
+    return "\n".join(filter(None, parts))
+
+
+def _shown(command: Sequence[str]) -> str:
+    words = list(command)
+    if words and Path(words[0]).is_absolute():  # where it was on that machine says nothing to others
+        words[0] = Path(words[0]).name
+    return shlex.join(words)
+
+
+def _spent(runs: Sequence[GridRun], records: Mapping[str, Any]) -> str:
+    return duration(sum(records[run.id]["seconds"] for run in runs if run.id in records))
+
+
+def _aggregates(results: GridResults) -> str:
+    head = ["algorithm", "network", "tasks", "seeds", f"IQM ({_UNITS[results.grid.score]})", "mean", "median"]
+    head += ["optimality gap"] if results.grid.score == "atari" else []
+    head += ["parameters", "learnable", "P(better than dense)"]
+    rows = [row for algorithm in results.grid.algorithms for row in _aggregate_rows(results, algorithm)]
+    return _table(head, rows)
+
+
+def _aggregate_rows(results: GridResults, algorithm: str) -> Rows:
+    rows = []
+    arms = results.arms(of(algorithm))
+    for runs in arms.values():
+        scores = results.scores(runs)
+        found = aggregate(scores)
+        if found is None:
+            continue
+        dense = next((others for others in arms.values() if _is_dense_twin(others[0], runs[0])), None)
+        better = None if dense is None else probability_of_improvement(scores, results.scores(dense))
+        seeds = f"{found.seeds}" + (f" ({found.left_out} runs left out)" if found.left_out else "")
+        gap = [found.optimality_gap] if results.grid.score == "atari" else []
+        rows.append(
+            [
+                panel_name(algorithm, "")[0],
+                runs[0].label,
+                str(found.tasks),
+                seeds,
+                *(_estimate(estimate) for estimate in (found.iqm, found.mean, found.median, *gap)),
+                *(_count(results, runs, column) for column in ("parameters", "active_parameters")),
+                "" if better is None else _estimate(better),
+            ]
+        )
+    return rows
+
+
+def _is_dense_twin(dense: GridRun, sparse: GridRun) -> bool:
+    """Whether an arm is another one's of the same size, unpruned."""
+    others = {key: value for key, value in sparse.policy.items() if key not in ("sparsity", "distribution")}
+    mine = {key: value for key, value in dense.policy.items() if key not in ("sparsity", "distribution")}
+    return dense.sparsity == 0 < sparse.sparsity and mine == others and dense.reset_freq == sparse.reset_freq
+
+
+def _estimate(estimate: Estimate) -> str:
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.4g}"
+    return f"{estimate.value:.4g} ({estimate.low:.4g} to {estimate.high:.4g})"
+
+
+def _count(results: GridResults, runs: Sequence[GridRun], column: str) -> str:
+    counts = sorted({int(count) for run in runs if (count := results.number(run, column)) is not None})
+    return f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "") if counts else ""
+
+
+def _profiles(results: GridResults, folder: ResultsFolder) -> str:
+    """Performance profiles, where several runs of an arm make one."""
+    counts = Counter((run.algorithm, run.arm) for run in results.grid.runs)
+    if max(counts.values()) == 1:
+        return ""
+    panels = Panels(len(results.grid.algorithms))
+    for axis, algorithm in zip(panels.axes, results.grid.algorithms, strict=True):
+        arms = results.arms(of(algorithm))
+        scores = {arm: results.scores(runs) for arm, runs in arms.items()}
+        values = [value for of_arm in scores.values() for of_task in of_arm.values() for value in of_task.values()]
+        thresholds = np.linspace(min(values, default=0.0), max(values, default=1.0), 100)
+        looks = styles(arms)
+        for arm, runs in arms.items():
+            profile = performance_profile(scores[arm], thresholds)
+            if profile is not None:
+                axis.plot(thresholds, profile, label=runs[0].label, **{**looks[arm], "marker": ""})
+        axis.set_xlabel("score")
+        name_panel(axis, [panel_name(algorithm, "")[0]], "fraction of runs above")
+    files = panels.save(folder.figures / f"{results.grid.name}-profiles", "Performance profiles")
+    return _details("Performance profiles", _image(files[0], "Performance profiles"))
+
+
+def _task_table(results: GridResults) -> str:
+    """Mean final return of every network on every task, and what it comes to on the grid's scale."""
+    unit, games = results.grid.score, atari_scores()
+    head = ["algorithm", "task", "network", "seeds", "final return"]
+    head += [_UNITS[unit]] if unit != "return" else []
+    head += ["published DER"] if unit == "atari" else []
+    rows = []
+    for (algorithm, task), runs in itertools.product(pairs_of(results), results.arms().values()):
+        finals = [final for run in runs if of(algorithm, task)(run) and (final := results.final(run)) is not None]
+        if finals:
+            mean = float(np.mean(finals))
+            shown = [f"{mean:.5g}", *([f"{normalize(unit, task, mean):.3f}"] if unit != "return" else [])]
+            shown += [f"{games[short_task(task)]['der']:g}"] if unit == "atari" else []
+            rows.append([panel_name(algorithm, "")[0], short_task(task), runs[0].label, str(len(finals)), *shown])
+    return _table(head, rows)
+
+
+def _run_table(results: GridResults, records: Mapping[str, Any]) -> str:
+    head = ["algorithm", "task", "network", "seed", "final return", "duration", *_MADE_WITH]
+    rows = []
+    for run in results.grid.runs:
+        record, final = records.get(run.id), results.final(run)
+        made = ["missing", *[""] * 5]
+        if record is not None:
+            shown = "no value" if final is None else f"{final:.5g}"
+            made = [shown, duration(record["seconds"]), *(str(record[key]) for key in _MADE_WITH)]
+        rows.append([panel_name(run.algorithm, "")[0], short_task(run.task), run.label, str(run.seed), *made])
+    return _table(head, rows)
+
+
+def _provenance(records: Mapping[str, Any]) -> str:
+    head = ["sb3-sparse", "commit", "hardware", "torch", "Stable-Baselines3", "runs"]
+    kinds = Counter(
+        (r["version"], r["commit"], r["hardware"], r["versions"].get("torch", ""), r["versions"].get("stable-baselines3", ""))
+        for r in records.values()
+    )
+    rows = [[*map(str, kind), str(count)] for kind, count in kinds.most_common()]
+    return "<h2>Where the runs come from</h2>\n" + _table(head, rows)
+
+
+def _table(head: Sequence[str], rows: Rows) -> str:
+    if not rows:
+        return ""
+    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
+    cells = ["".join(f'<td class="number">{html.escape(cell)}</td>' for cell in row) for row in rows]
+    lines = "\n".join(f"<tr>{line}</tr>" for line in cells)
+    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
+
+
+def _details(title: str, content: str) -> str:
+    return f"<details><summary>{html.escape(title)}</summary>{content}</details>" if content else ""
+
+
+def _image(file: Path, text: str) -> str:
+    data = base64.b64encode(file.read_bytes()).decode()
+    return f'<p><img alt={_attribute(text)} src="data:image/png;base64,{data}"></p>'
+
+
+def _attribute(text: str) -> str:
+    return f'"{html.escape(text, quote=True)}"'

@@ -1,0 +1,1 @@
+"""Grids of runs: how they are declared, where they run, and the table of their results."""

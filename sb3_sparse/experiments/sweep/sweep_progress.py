@@ -1,0 +1,114 @@
+"""How far a grid and its runs are, and when they will be done."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sb3_sparse.common.extras import import_extra
+from sb3_sparse.experiments.sweep.grid_run import GridRun
+from sb3_sparse.experiments.sweep.outcome import BUSY, FINISHED, Outcome
+from sb3_sparse.experiments.sweep.results_folder import RunPaths, is_moving
+
+
+class SweepProgress:
+    """
+    A bar for the grid and one for every run that is going on, in a terminal; elsewhere a line for each run that ended.
+
+    :param runs: Id -> run that is still to be done, and its files
+    :param done: Number of runs that are done already
+    """
+
+    def __init__(self, runs: Mapping[str, tuple[GridRun, RunPaths]], done: int):
+        self._runs = dict(runs)
+        self._begun, self._ended, self._done_before = time.monotonic(), 0, done
+        self._steps = {key: 0 for key in self._runs}
+        self._at_start = {key: paths.read_progress() for key, (_, paths) in self._runs.items()}
+        self._rich = import_extra("rich.progress", "progress")
+        self._display = self._rich.Progress(
+            self._rich.TextColumn("{task.description}"),
+            self._rich.BarColumn(),
+            self._rich.TextColumn("{task.fields[count]}"),
+            self._rich.TimeElapsedColumn(),
+            self._rich.TimeRemainingColumn(elapsed_when_finished=True),
+            console=import_extra("rich.console", "progress").Console(file=sys.stdout),
+            disable=not sys.stdout.isatty(),
+        )
+        self._bars: dict[Any, Any] = {}
+
+    def __enter__(self) -> "SweepProgress":
+        self._display.start()
+        total = sum(run.agent_steps for run, _ in self._runs.values())
+        self._total = self._display.add_task("grid", total=total, count=self._count())
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._display.stop()
+
+    def tick(self) -> None:
+        """Look how far runs are."""
+        for key, (run, paths) in self._runs.items():
+            if self._steps[key] < run.agent_steps and is_moving(paths):
+                self._steps[key] = min(paths.read_progress(), run.agent_steps)
+                self._show(key, run)
+        self._show_total()
+
+    def ended(self, outcome: Outcome) -> None:
+        """
+        Take note of a run that ended.
+
+        :param outcome: What became of it
+        """
+        run = outcome.run
+        if outcome.state != BUSY:
+            self._ended += 1
+            self._steps[run.id] = run.agent_steps
+        if run.id in self._bars:
+            self._display.remove_task(self._bars.pop(run.id))
+        self._show_total()
+        problem = "" if outcome.state == FINISHED else f": {outcome.message or 'another grid is training it'}"
+        self._say(f"{self._count()} {run.id} {outcome.state}{problem}{self._remaining()}")
+
+    def _show(self, key: Any, run: GridRun) -> None:
+        if key not in self._bars:
+            self._bars[key] = self._display.add_task(run.id.rpartition("-")[0], total=run.agent_steps, count="")
+        count = f"{self._steps[key]:,} of {run.agent_steps:,} agent steps"
+        self._display.update(self._bars[key], completed=self._steps[key], count=count)
+
+    def _show_total(self) -> None:
+        self._display.update(self._total, completed=sum(self._steps.values()), count=self._count())
+
+    def _count(self) -> str:
+        return f"[{self._done_before + self._ended}/{self._done_before + len(self._runs)}]"
+
+    def _remaining(self) -> str:
+        left = sum(run.agent_steps - self._steps[key] for key, (run, _) in self._runs.items())
+        made = sum(self._steps[key] - min(self._at_start[key], self._steps[key]) for key in self._runs)
+        if left == 0 or made == 0:
+            return ""
+        return f", about {duration((time.monotonic() - self._begun) * left / made)} left"
+
+    def _say(self, line: str) -> None:
+        # Brackets are rich's markup.
+        self._display.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """
+    A duration as people say it.
+
+    :param seconds: Seconds
+    """
+    for name, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def describe(runs: Sequence[GridRun]) -> str:
+    """
+    Size of a number of runs.
+
+    :param runs: Runs
+    """
+    return f"{len(runs)} runs, {sum(run.agent_steps for run in runs):,} agent steps"

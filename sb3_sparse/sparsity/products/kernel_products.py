@@ -1,0 +1,206 @@
+"""The products of a sparse layer by compiled kernels: addresses, scratch memory and threads for them."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch as th
+
+from sb3_sparse.sparsity.products import kernels
+from sb3_sparse.sparsity.topology import BLOCK_COLUMNS, BlockedRows, Topology
+
+# Up to this many samples are multiplied one by one; more are cheaper as a tile, however small.
+FEW_SAMPLES = 2
+# Multiplications worth a thread, about 0.2 ms: handing work to a thread costs some 20 us.
+WORK_PER_THREAD = 2**23
+
+_ZEROS = {th.float32: np.float32(0.0), th.float64: np.float64(0.0)}
+
+
+class Rows(NamedTuple):
+    """
+    What the products need of a topology.
+
+    :param rows: The topology
+    :param transposed: Its transpose, and the order of the values in it; None if no gradient of the input is wanted
+    """
+
+    rows: BlockedRows
+    transposed: tuple[BlockedRows, th.Tensor] | None
+
+    def positions(self) -> th.Tensor:
+        """(active,) int64 flat row-major positions of the active weights."""
+        return self.rows.positions()
+
+
+def rows_of(topology: Topology, with_transpose: bool) -> Rows:
+    """
+    :param topology: Topology of a matrix
+    :param with_transpose: Whether the input's gradient will be wanted
+    """
+    return Rows(topology.blocked_rows(), topology.transposed_blocked_rows() if with_transpose else None)
+
+
+def multiply(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, rows: Rows) -> th.Tensor:
+    """
+    :param input: (batch, in_features)
+    :param values: (active,)
+    :param bias: (out_features,) or None
+    :param rows: Where the values are
+    :return: (batch, out_features)
+    """
+    return _multiply(input, values, None, rows.rows, bias)
+
+
+def input_gradient(grad_output: th.Tensor, values: th.Tensor, rows: Rows) -> th.Tensor:
+    """
+    :param grad_output: (batch, out_features)
+    :param values: (active,)
+    :param rows: Where the values are, with the transpose
+    :return: (batch, in_features)
+    """
+    assert rows.transposed is not None
+    transposed, order = rows.transposed
+    return _multiply(grad_output, values, order, transposed, None)
+
+
+def weight_gradient(grad_output: th.Tensor, input: th.Tensor, rows: Rows) -> th.Tensor:
+    """
+    :param grad_output: (batch, out_features)
+    :param input: (batch, in_features)
+    :param rows: Where the active weights are
+    :return: (active,)
+    """
+    grad_output, input = grad_output.contiguous(), input.contiguous()
+    gradients = input.new_zeros(rows.rows.columns.numel())
+    run = partial(_add_weight_gradients, grad_output, input, rows.rows, gradients)
+    _share_out(run, rows.rows.shape[0], gradients.numel() * len(input))
+    return gradients
+
+
+def _multiply(
+    input: th.Tensor, values: th.Tensor, order: th.Tensor | None, rows: BlockedRows, bias: th.Tensor | None
+) -> th.Tensor:
+    input, values, bias = input.contiguous(), values.contiguous(), None if bias is None else bias.contiguous()
+    batch, height = input.shape[0], rows.shape[0]
+    output = input.new_empty(batch, height)
+    if order is None and batch <= FEW_SAMPLES:
+        run = partial(_multiply_samples, input, values, rows, bias, output)
+    else:
+        run = partial(_multiply_tiles, input, values, order, rows, bias, output)
+    _share_out(run, height, values.numel() * batch)
+    return output
+
+
+# Below, an address is only good as long as its tensor is referred to, which the callers see to.
+
+
+def _multiply_samples(
+    input: th.Tensor, values: th.Tensor, rows: BlockedRows, bias: th.Tensor | None, output: th.Tensor, first: int, last: int
+) -> None:
+    (height, width), blocks, starts, columns = rows
+    kernels.multiply_samples(
+        _ZEROS[input.dtype],
+        values.data_ptr(),
+        columns.data_ptr(),
+        starts.data_ptr(),
+        blocks,
+        first,
+        last,
+        input.data_ptr(),
+        width,
+        input.shape[0],
+        0 if bias is None else bias.data_ptr(),
+        output.data_ptr(),
+        height,
+    )
+
+
+def _multiply_tiles(
+    input: th.Tensor,
+    values: th.Tensor,
+    order: th.Tensor | None,
+    rows: BlockedRows,
+    bias: th.Tensor | None,
+    output: th.Tensor,
+    first: int,
+    last: int,
+) -> None:
+    (height, width), blocks, starts, columns = rows
+    block, sums = _scratch(input, blocks, last - first)
+    kernels.multiply_tiles(
+        _ZEROS[input.dtype],
+        values.data_ptr(),
+        None if order is None else order.data_ptr(),
+        columns.data_ptr(),
+        starts.data_ptr(),
+        blocks,
+        first,
+        last,
+        input.data_ptr(),
+        width,
+        input.shape[0],
+        0 if bias is None else bias.data_ptr(),
+        output.data_ptr(),
+        height,
+        block.data_ptr(),
+        sums.data_ptr(),
+    )
+
+
+def _add_weight_gradients(
+    grad_output: th.Tensor, input: th.Tensor, rows: BlockedRows, gradients: th.Tensor, first: int, last: int
+) -> None:
+    (height, width), blocks, starts, columns = rows
+    block, outer = _scratch(input, blocks, last - first)
+    kernels.add_weight_gradients(
+        _ZEROS[input.dtype],
+        gradients.data_ptr(),
+        columns.data_ptr(),
+        starts.data_ptr(),
+        blocks,
+        first,
+        last,
+        input.data_ptr(),
+        width,
+        input.shape[0],
+        grad_output.data_ptr(),
+        height,
+        block.data_ptr(),
+        outer.data_ptr(),
+    )
+
+
+def _scratch(input: th.Tensor, blocks: int, rows: int) -> tuple[th.Tensor, th.Tensor]:
+    """Memory for a block of columns, and for the rows that belong to it at a time."""
+    lanes = kernels.TILE_BYTES // input.itemsize
+    columns = min(input.shape[1], BLOCK_COLUMNS)
+    return input.new_empty(columns * lanes), input.new_empty((kernels.PANEL_ROWS if blocks == 1 else rows) * lanes)
+
+
+def _share_out(run: Callable[[int, int], None], rows: int, work: int) -> None:
+    """Run on ranges of rows, in as many threads as torch uses if they are worth it; results don't depend on their number."""
+    threads = min(th.get_num_threads(), work // WORK_PER_THREAD, rows // kernels.PANEL_ROWS)
+    if threads <= 1:
+        run(0, rows)
+        return
+    bounds = [rows * i // threads for i in range(threads + 1)]
+    others = [_pool().submit(run, *bounds[i : i + 2]) for i in range(1, threads)]
+    run(bounds[0], bounds[1])
+    for other in others:
+        other.result()
+
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def _pool() -> ThreadPoolExecutor:
+    # By process: the threads of a parent don't live on in a forked child.
+    process = os.getpid()
+    if process not in _pools:
+        _pools.clear()
+        _pools[process] = ThreadPoolExecutor(os.cpu_count() or 1, "sb3-sparse")
+    return _pools[process]

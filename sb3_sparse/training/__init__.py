@@ -1,0 +1,1 @@
+"""The compiled update: programs, live optimizers, losses per sample."""
