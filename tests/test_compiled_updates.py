@@ -22,14 +22,17 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 import sb3_sparse
-from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, sparsify
+from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, SparseSimBaTD3Policy, sparsify
+from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.common.architecture import SimBaSize
+from sb3_sparse.common.initial_statistics import start_statistics
 from sb3_sparse.common.networks import SimBaCritic
+from sb3_sparse.networks import DeferredNormalizer, RunningNormalizer, SimBaEncoder
 from sb3_sparse.sac.policies import SimBaActor
 from sb3_sparse.sparsity import share_topology, sparse_layers
 from sb3_sparse.td3.policies import SimBaDeterministicActor
 from sb3_sparse.training import compiled_training
-from sb3_sparse.training.compiled_training import DivergenceError
+from sb3_sparse.training.compiled_training import CompiledTraining, DivergenceError
 from sb3_sparse.training.live_optimizers import LiveOptimizers, obstacle_to_capture
 
 OURS = {"SAC": SparseSimBaPolicy, "TD3": SparseSimBaTD3Policy, "DDPG": SparseSimBaTD3Policy}
@@ -45,6 +48,22 @@ def build(library: Any, name: str, policy: Any = None, env: Any = "Pendulum-v1",
     policy_kwargs = kwargs.pop("policy_kwargs", {"sparsity": 0.8, **TINY} if policy is OURS[name] else MLP)
     arguments = {"learning_starts": 16, "batch_size": 8, "buffer_size": 500, "seed": 3, "device": "cpu", **kwargs}
     return getattr(library, name)(policy, env, policy_kwargs=dict(policy_kwargs), **arguments)
+
+
+class StartsAsOurs(BaseCallback):
+    """Has a stock model begin with the observation statistics of its replay buffer, as our classes do by themselves."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        if model._n_updates == 0 and model.num_timesteps > model.learning_starts:
+            start_statistics(model)
+
+
+def learn(model: OffPolicyAlgorithm, steps: int) -> Any:
+    return model.learn(steps, callback=None if isinstance(model, CompiledTraining) else StartsAsOurs())
 
 
 def parameters(model: OffPolicyAlgorithm) -> dict[str, th.Tensor]:
@@ -87,7 +106,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @each_algorithm
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_parity_with_sb3(name: str, variant: dict[str, Any]) -> None:
-    models = [build(library, name, **variant).learn(36) for library in (stable_baselines3, sb3_sparse)]
+    models = [learn(build(library, name, **variant), 36) for library in (stable_baselines3, sb3_sparse)]
     assert models[0]._n_updates == models[1]._n_updates >= 10
     assert_same(*map(parameters, models))
     stock, ours = (model.logger.name_to_value for model in models)
@@ -100,7 +119,8 @@ def test_parity_with_sb3(name: str, variant: dict[str, Any]) -> None:
     "kwargs", [{"ent_coef": 0.1}, {"ent_coef": "auto_0.01", "target_update_interval": 2, "gradient_steps": 3}]
 )
 def test_parity_of_sac(kwargs: dict[str, Any]) -> None:
-    assert_same(*(parameters(build(library, "SAC", **kwargs).learn(36)) for library in (stable_baselines3, sb3_sparse)))
+    models = [learn(build(library, "SAC", **kwargs), 36) for library in (stable_baselines3, sb3_sparse)]
+    assert_same(*map(parameters, models))
 
 
 @each_algorithm
@@ -108,12 +128,119 @@ def test_parity_with_dictionaries_and_normalised_environments(name: str) -> None
     her, normalised = [], []
     for library in (stable_baselines3, sb3_sparse):
         goals = BitFlippingEnv(n_bits=3, continuous=True, max_steps=3)
-        her.append(build(library, name, env=goals, replay_buffer_class=HerReplayBuffer, learning_starts=20).learn(36))
+        her.append(learn(build(library, name, env=goals, replay_buffer_class=HerReplayBuffer, learning_starts=20), 36))
         env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2))
         with pytest.warns(UserWarning, match="wrapped in VecNormalize"):
             normalised.append(build(library, name, env=env).learn(60))
     assert_same(*map(parameters, her))
     assert_same(*map(parameters, normalised))
+
+
+class FarEnv(gym.Env):
+    """Observations far from 0, where normalised and raw ones are easily told apart."""
+
+    def __init__(self, keys: tuple[str, ...] = (), discrete: bool = False):
+        self.action_space = spaces.Discrete(2) if discrete else spaces.Box(-1, 1, (2,), np.float32)
+        box = spaces.Box(90, 110, (3,), np.float32)
+        self.observation_space = spaces.Dict({key: box for key in keys}) if keys else box
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+EXTRACTOR = {
+    "policy": "MlpPolicy",
+    "policy_kwargs": {
+        "features_extractor_class": SparseSimBaExtractor, "features_extractor_kwargs": {"width_scale": 0.25}, "net_arch": []
+    },
+}  # fmt: skip
+STARTS: dict[str, dict[str, Any]] = {
+    "policy": {},
+    "dictionary": {"env": FarEnv(("b", "a"))},
+    "environments": {"env": DummyVecEnv([FarEnv] * 3)},
+    "n steps": {"n_steps": 3},
+    "device": {"replay_buffer_class": DeviceReplayBuffer},
+    "dictionary on the device": {"env": FarEnv(("b", "a")), "replay_buffer_class": DeviceReplayBuffer},
+    "extractor": EXTRACTOR,
+    "full buffer": {"buffer_size": 12},
+}
+
+
+def encoder_inputs(model: Any) -> list[th.Tensor]:
+    """Noted from now on: what enters SimBa's encoders."""
+    inputs: list[th.Tensor] = []
+    for module in model.policy.modules():
+        if isinstance(module, SimBaEncoder):
+            module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].detach().clone()))
+    return inputs
+
+
+def collected(name: str, variant: dict[str, Any]) -> Any:
+    return build(sb3_sparse, name, **{"env": FarEnv(), **variant, "learning_starts": 1_000}).learn(60)
+
+
+def normalizers(network: nn.Module) -> list[Any]:
+    return [part for part in network.modules() if isinstance(part, RunningNormalizer | DeferredNormalizer)]
+
+
+@each_algorithm
+@pytest.mark.parametrize("variant", STARTS.values(), ids=STARTS)
+def test_the_first_update_sees_normalised_observations(name: str, variant: dict[str, Any]) -> None:
+    model = collected(name, variant)
+    inputs = encoder_inputs(model)
+    model.train(1, 8)
+    assert len(inputs) >= 3
+    assert max(float(x.abs().max()) for x in inputs) < 3  # uniform ones lie within sqrt(3) standard deviations
+
+
+def test_an_update_of_sb3_sees_normalised_observations() -> None:
+    model = collected("SAC", {**EXTRACTOR, "use_sde": True})
+    inputs = encoder_inputs(model)
+    with pytest.warns(UserWarning, match="updates as Stable-Baselines3 does"):
+        model.train(1, 8)
+    assert max(float(x.abs().max()) for x in inputs) < 3
+
+
+@pytest.mark.parametrize("variant", STARTS.values(), ids=STARTS)
+def test_statistics_begin_with_all_stored_observations(variant: dict[str, Any]) -> None:
+    model = collected("SAC", variant)
+    kept = model.replay_buffer.observations
+    parts = [kept[key] for key in model.observation_space.spaces] if isinstance(kept, dict) else [kept]
+    size = 12 if variant.get("buffer_size") else 60 // model.n_envs
+    rows = np.concatenate([np.asarray(part)[:size].reshape(-1, 3) for part in parts], axis=1)
+    start_statistics(model)
+    for normalizer in normalizers(model.policy):
+        state = {key.removeprefix("running_"): value for key, value in normalizer.state_dict().items()}
+        np.testing.assert_allclose(state["mean"], rows.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(state["var"], rows.var(0), rtol=1e-4)
+
+
+def count(model: Any) -> int:
+    """What the critic's normaliser has counted so far: batches, or observations."""
+    normalizer = normalizers(model.critic)[0]
+    return int(normalizer.num_batches if isinstance(normalizer, RunningNormalizer) else normalizer.total + normalizer.pooled)
+
+
+# A critic's extractor sees each batch of 8 in both losses.
+@pytest.mark.parametrize(("variant", "at_start", "per_update"), [("policy", 1, 1), ("extractor", 62, 16)])
+def test_observations_are_taken_in_once(variant: str, at_start: int, per_update: int, tmp_path: Any) -> None:
+    """Before the first update, also of a loaded model, and not again by one that goes on."""
+    model = collected("SAC", STARTS[variant])
+    model.save_replay_buffer(tmp_path / "buffer")
+    for updates in (0, 1, 2):
+        model.save(tmp_path / "model")
+        model = sb3_sparse.SAC.load(tmp_path / "model", env=FarEnv(), device="cpu")
+        model.load_replay_buffer(tmp_path / "buffer")
+        assert count(model) == (at_start + updates * per_update if updates else 0)
+        model.learn(2, reset_num_timesteps=updates == 2)
+        model.train(0, 8)
+        assert count(model) == (at_start + updates * per_update if updates else 0)
+        model.train(1, 8)
+    assert count(model) == at_start + 3 * per_update
 
 
 GOLDEN = flax_reference.read("golden_update.json")

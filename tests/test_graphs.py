@@ -22,6 +22,7 @@ from test_compiled_updates import (
     assert_same,
     build,
     each_algorithm,
+    learn,
     move_topology,
     parameters,
     trained,
@@ -79,7 +80,7 @@ def test_replays_update_as_sb3_does(
         assert program.graph.replays == program.runs - WARM_UPS > 4
         assert program.graph.generators == ([ours.replay_buffer.generator] if buffer else [])
     assert set(log.devices) == {ours.device} and not log.streams
-    stock = build(stable_baselines3, name, **variant, **buffer).learn(44)
+    stock = learn(build(stable_baselines3, name, **variant, **buffer), 44)
     assert_same(parameters(stock), parameters(ours), tolerance=1e-4)
 
 
@@ -87,7 +88,7 @@ def test_replays_update_as_sb3_does(
 @pytest.mark.parametrize("change", CHANGES)
 def test_replays_do_not_go_stale(name: str, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     emulate(monkeypatch)
-    models = [build(library, name, policy_kwargs=FIXED).learn(40) for library in (sb3_sparse, stable_baselines3)]
+    models = [learn(build(library, name, policy_kwargs=FIXED), 40) for library in (sb3_sparse, stable_baselines3)]
     for model in models:
         change(model) if change.__name__ != "load_parameters" else _load(model)
         np.random.seed(0)
@@ -106,7 +107,7 @@ def _load(model: Any) -> None:
 def test_replays_see_recycled_units(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written in place, so that the graph need not be captured anew, which would cost more than the units are worth."""
     emulate(monkeypatch)
-    models: list[Any] = [build(library, name, policy_kwargs=FIXED).learn(40) for library in (sb3_sparse, stable_baselines3)]
+    models: list[Any] = [learn(build(library, name, policy_kwargs=FIXED), 40) for library in (sb3_sparse, stable_baselines3)]
     programs = dict(models[0]._programs)
     for model in models:
         callback = ReDoCallback(redo_freq=10, tau=0.9, batch_size=8)
@@ -143,7 +144,7 @@ def test_replays_follow_optimizers(name: str, change: Any, monkeypatch: pytest.M
 def test_gradients_of_replays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     emulate(monkeypatch)
     ours: Any = build(sb3_sparse, name).learn(40)
-    stock: Any = build(stable_baselines3, name).learn(40)
+    stock = learn(build(stable_baselines3, name), 40)
     noted: dict[str, th.Tensor] = {}
     for network in ("actor", "critic"):
         module = getattr(stock, network)
@@ -281,7 +282,7 @@ def test_sb3_updates_what_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.warns(UserWarning, match="updates as Stable-Baselines3 does.*SGD has no option `capturable`") as caught:
         model: Any = build(sb3_sparse, "SAC", **kwargs).learn(30)
     assert len(caught) == 1 and not model._programs
-    assert_same(parameters(model), parameters(build(stable_baselines3, "SAC", **kwargs).learn(30)), tolerance=0.0)
+    assert_same(parameters(model), parameters(learn(build(stable_baselines3, "SAC", **kwargs), 30)), tolerance=0.0)
     with pytest.raises(ValueError, match="update_rule='paper' needs the compiled update, but the optimizer SGD"):
         build(sb3_sparse, "SAC", update_rule="paper", **kwargs).learn(30)
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.her import HerReplayBuffer
+from test_compiled_updates import FarEnv, encoder_inputs
 from test_policies import RandomEnv
 
 import sb3_sparse
@@ -324,6 +325,20 @@ def test_covariance_before_and_after(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.diag(matrix), 1.0, atol=1e-6)
     off_diagonal = np.abs(matrix[~np.eye(16, dtype=bool)]).mean()
     assert measured(tmp_path)[20, "gradient_interference"] == pytest.approx(off_diagonal, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sac", "sac-compiled", "td3-compiled", "tqc", "dqn-extractor"])
+@pytest.mark.filterwarnings("ignore:.*PlasticityCallback")
+def test_networks_are_measured_on_normalised_observations_before_the_first_update(name: str, tmp_path: Path) -> None:
+    model = make(name, env=FarEnv(discrete="dqn" in name), learning_starts=60).learn(40)
+    before, inputs = everything(model), encoder_inputs(model)
+    callback = watch(tmp_path, covariance_freq=20, covariance_networks=("actor", "critic", "q_net"))
+    callback.init_callback(model)
+    callback.measure(units=True, covariance=True)
+    assert len(inputs) >= 3
+    assert max(float(x.abs().max()) for x in inputs) < 3  # uniform ones lie within sqrt(3) standard deviations
+    after = everything(model)
+    assert [key for key in before if not th.equal(before[key], after[key])] == []
 
 
 def test_a_resumed_run_goes_on_with_its_file(tmp_path: Path) -> None:

@@ -86,6 +86,13 @@ class DeviceReplayBuffer(ReplayBuffer):
         return 4 * self.buffer_size * self.n_envs * self.row_dim
 
     @property
+    def observations(self) -> Observations:  # type: ignore[override]
+        """(buffer_size, n_envs, *shape) views of the stored observations, as SB3's buffers have them."""
+        pieces = self._rows[..., : self._observation_dim].split([math.prod(s) for s in self._shapes.values()], dim=-1)
+        found = {key: piece.unflatten(-1, shape) for (key, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
+        return found if isinstance(self.obs_shape, dict) else found[""]
+
+    @property
     def device(self) -> th.device:
         """Where transitions are stored. SB3 sets this after loading, which moves them."""
         return self._device

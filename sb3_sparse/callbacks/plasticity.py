@@ -13,6 +13,7 @@ from sb3_sparse.callbacks.gradient_watch import GradientWatch, gradient_norms
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with, run
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile, run_folder
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
+from sb3_sparse.common.initial_statistics import started_statistics
 from sb3_sparse.diagnostics import (
     Recording,
     dormant_ratio,
@@ -37,7 +38,8 @@ class PlasticityCallback(BaseCallback):
     Measures plasticity while any off-policy model of SB3 trains, per network and per layer, on batches of its replay buffer.
 
     A run with this callback is bit-identical to one without: batches come from a random stream of their own, networks run in
-    evaluation mode, and observation statistics do not move. Measured are the online networks as they are at that step: a first
+    evaluation mode, and observation statistics do not move; before the first update, networks are measured with those of what
+    the replay buffer holds. Measured are the online networks as they are at that step: a first
     time before the first update, then every ``log_freq`` agent steps, and when training ends.
 
     Per network go to SB3's logger, ``plasticity/critic/dormant_0.1`` and so on, which is dumped then (as ``EvalCallback``
@@ -163,7 +165,7 @@ class PlasticityCallback(BaseCallback):
             return
         networks = measured_networks(self.model)
         self._pending = _Pending(self.num_timesteps, self.model._n_updates)  # type: ignore[attr-defined]
-        with private_randomness(self.model, self.seed, self.num_timesteps):
+        with private_randomness(self.model, self.seed, self.num_timesteps), started_statistics(self.model):  # type: ignore[arg-type]
             batch = sample_batch(self.model, self.batch_size)
             if units:
                 for name, network in networks.items():

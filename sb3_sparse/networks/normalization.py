@@ -1,17 +1,22 @@
 """Running normalisation of observations."""
 
+from collections.abc import Iterable
+
 import torch as th
 from torch import nn
+
+# Inputs that were there before the first batch count as batches of this size.
+_USUAL_BATCH = 256
 
 
 class RunningNormalizer(nn.Module):
     """
     Standardise inputs with running statistics: ``(x - mean) / sqrt(var + eps)``, without clipping.
 
-    Statistics move only in :meth:`update`, never in a forward pass, and in place. They average the moments of the batches
-    they are given with weight 1/k for the k-th batch until that falls to ``min_weight``, which stays: a plain average would
-    lag behind data that drifts, because early batches would count as much as recent ones. Differences between batch means
-    add to the variance (Chan et al., 1979), so the statistics are those of the data, not of a typical batch.
+    Statistics move only in :meth:`update` and :meth:`start`, never in a forward pass, and in place. They average the moments
+    of the batches they are given with weight 1/k for the k-th batch until that falls to ``min_weight``, which stays: a plain
+    average would lag behind data that drifts, because early batches would count as much as recent ones. Differences between
+    batch means add to the variance (Chan et al., 1979), so the statistics are those of the data, not of a typical batch.
 
     Deviation from the reference, which counts every observation once while collecting: SB3 does not hand collected
     observations to the policy. Batches drawn from the replay buffer have what was visited as their expectation.
@@ -65,6 +70,24 @@ class RunningNormalizer(nn.Module):
         self.num_batches.add_(moving)
         weight = moving * th.clamp(1.0 / self.num_batches.clamp(min=1), min=self.min_weight)
         _mix(self.mean, self.var, batch_mean, batch_var, weight)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether statistics may move, and never did."""
+        return not self.frozen and int(self.num_batches) == 0
+
+    @th.no_grad()
+    def start(self, mean: th.Tensor, var: th.Tensor, count: int) -> None:
+        """
+        Begin with the moments of what there is already.
+
+        :param mean: (dim,) means
+        :param var: (dim,) population variances
+        :param count: Number of inputs that they are of
+        """
+        self.mean.copy_(mean)
+        self.var.copy_(var)
+        self.num_batches.fill_(max(1, round(count / _USUAL_BATCH)))
 
     def extra_repr(self) -> str:
         return f"{self.dim}, min_weight={self.min_weight}, eps={self.eps}"
@@ -129,6 +152,24 @@ class DeferredNormalizer(nn.Module):
             self._commit()
         return self
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether statistics may move, and nothing was seen for it."""
+        return not self.frozen and int(self.total + self.pooled) == 0
+
+    @th.no_grad()
+    def start(self, mean: th.Tensor, var: th.Tensor, count: int) -> None:
+        """
+        Begin with the moments of what there is already.
+
+        :param mean: (dim,) means
+        :param var: (dim,) population variances
+        :param count: Number of inputs that they are of
+        """
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(var)
+        self.total.fill_(count)
+
     @th.no_grad()
     def _pool(self, x: th.Tensor) -> None:
         self.pooled.add_(len(x) * ~self.frozen)
@@ -147,6 +188,21 @@ class DeferredNormalizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.dim}, min_weight={self.min_weight}, horizon={self.horizon}, eps={self.eps}"
+
+
+def pooled_moments(parts: Iterable[th.Tensor]) -> tuple[th.Tensor, th.Tensor, int]:
+    """
+    Take the moments of all inputs together.
+
+    :param parts: (n, dim) inputs each, at least one
+    :return: (dim,) means and (dim,) population variances in double precision, and the number of inputs
+    """
+    moments = [(len(part), *th.var_mean(part.double(), dim=0, correction=0)) for part in parts]
+    counts, variances, means = zip(*moments, strict=True)
+    weights = th.tensor(counts, dtype=th.float64)[:, None] / sum(counts)
+    mean = (weights * th.stack(means)).sum(0)
+    var = (weights * (th.stack(variances) + (th.stack(means) - mean).square())).sum(0)
+    return mean, var, sum(counts)
 
 
 def _mix(mean: th.Tensor, var: th.Tensor, new_mean: th.Tensor, new_var: th.Tensor, weight: th.Tensor) -> None:

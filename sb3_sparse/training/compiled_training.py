@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.common.initial_statistics import start_statistics
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
 from sb3_sparse.training.live_optimizers import LiveOptimizers, obstacle_to_capture
@@ -70,6 +71,9 @@ class CompiledTraining(OffPolicyAlgorithm):
     On a GPU each gradient step is one CUDA graph, its batch drawn from a replay buffer that lies there as well; on a CPU it
     runs operation by operation. On both, gradients are computed only where they are used, the matrices of sparse layers are
     kept instead of built anew in every forward pass, and losses are fetched once per ``train()``.
+
+    Before the first gradient step, running observation statistics take in what the replay buffer holds then, as the paper's
+    code takes in its warm-up; in SB3's own classes that step sees raw observations.
 
     :param args: Positional arguments of the SB3 algorithm
     :param update_rule: "sb3" for the order and losses of SB3, "paper" for those of the paper's code
@@ -210,6 +214,8 @@ class CompiledTraining(OffPolicyAlgorithm):
         :raises DivergenceError: if a loss is not finite, noticed after the last step: nothing waits for the GPU before.
         :raises torch.OutOfMemoryError: if the GPU's memory does not suffice; it says what would help.
         """
+        if self._n_updates == 0 and gradient_steps > 0:
+            start_statistics(self)
         obstacle = self._obstacle()
         if obstacle is not None:
             self._fall_back(obstacle, gradient_steps, batch_size)
