@@ -38,7 +38,7 @@ from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.checkpoints.environment_state import EnvironmentState
 from sb3_sparse.checkpoints.fingerprint import compare, fingerprint
-from sb3_sparse.training.compiled_training import DivergenceError
+from sb3_sparse.training.divergence import DivergenceError
 
 RUN = TortureRun("SAC", steps=120, save_freq=30)
 

@@ -32,7 +32,8 @@ from sb3_sparse.sac.policies import SimBaActor
 from sb3_sparse.sparsity import share_topology, sparse_layers
 from sb3_sparse.td3.policies import SimBaDeterministicActor
 from sb3_sparse.training import compiled_training
-from sb3_sparse.training.compiled_training import CompiledTraining, DivergenceError
+from sb3_sparse.training.compiled_training import CompiledTraining
+from sb3_sparse.training.divergence import DivergenceError
 from sb3_sparse.training.live_optimizers import LiveOptimizers, obstacle_to_capture
 
 OURS = {"SAC": SparseSimBaPolicy, "TD3": SparseSimBaTD3Policy, "DDPG": SparseSimBaTD3Policy}

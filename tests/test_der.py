@@ -29,7 +29,7 @@ from sb3_sparse.buffers.frame_store import FrameStore
 from sb3_sparse.der import CnnPolicy, PrioritizedFrameReplayBuffer
 from sb3_sparse.der.sum_tree import SumTree
 from sb3_sparse.experiments.benchmarks.der_cost import der_cost, format_der_table
-from sb3_sparse.training.compiled_training import DivergenceError
+from sb3_sparse.training.divergence import DivergenceError
 from sb3_sparse.zoo.hyperparameter_files import our_hyperparameters
 
 SMALL = {"learning_starts": 20, "buffer_size": 300, "batch_size": 8, "n_steps": 3, "target_update_interval": 10, "seed": 0}

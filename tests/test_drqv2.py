@@ -30,7 +30,8 @@ from sb3_sparse.diagnostics import record
 from sb3_sparse.drqv2 import DrQv2Policy
 from sb3_sparse.envs import pixel_observations
 from sb3_sparse.sparsity import sparse_layers
-from sb3_sparse.training.compiled_training import DivergenceError, _without_validation
+from sb3_sparse.training.compiled_training import _without_validation
+from sb3_sparse.training.divergence import DivergenceError
 from sb3_sparse.training.live_optimizers import LiveOptimizers
 from sb3_sparse.training.programs import WARM_UPS
 

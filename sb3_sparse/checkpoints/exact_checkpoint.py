@@ -14,7 +14,6 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from sb3_sparse.checkpoints.callback_states import CallbackStates
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.checkpoint_folder import STATE, WEIGHTS, CheckpointFolder, Manifest
-from sb3_sparse.checkpoints.divergence import broken_losses, broken_tensors
 from sb3_sparse.checkpoints.environment_state import warn_of_inexact
 from sb3_sparse.checkpoints.fingerprint import compare, fingerprint
 from sb3_sparse.checkpoints.iterations import Iterations
@@ -32,7 +31,7 @@ from sb3_sparse.checkpoints.random_streams import random_streams, restore_random
 from sb3_sparse.checkpoints.remote_environment_state import environment_state
 from sb3_sparse.checkpoints.replay_rows import ReplayRows
 from sb3_sparse.checkpoints.signals import StopSignals
-from sb3_sparse.training.compiled_training import DivergenceError
+from sb3_sparse.training.divergence import DivergenceError, broken_losses, broken_tensors
 
 # Shells' way of saying that a signal ended a program.
 _EXIT_STATUS = 128

@@ -18,6 +18,7 @@ from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.initial_statistics import start_statistics
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
+from sb3_sparse.training.divergence import DivergenceError, broken_tensors
 from sb3_sparse.training.live_optimizers import LiveOptimizers, obstacle_to_capture
 from sb3_sparse.training.programs import EagerProgram, GraphProgram
 from sb3_sparse.training.static_samples import Samples, StaticSamples
@@ -38,12 +39,6 @@ MATMUL_PRECISIONS = ("highest", "high", "medium")
 _MANY_CAPTURES = 20
 # Each holds memory, so those made first go: numbers that change all the time would fill the GPU.
 _MOST_PROGRAMS = 8
-# In the report of a divergence.
-_NAMED_TENSORS = 5
-
-
-class DivergenceError(ValueError):
-    """A loss is no longer a finite number, so training stops. What was saved before that is still good."""
 
 
 class Constants(NamedTuple):
@@ -375,11 +370,7 @@ class CompiledTraining(OffPolicyAlgorithm):
     def _refuse_divergence(self, logged: dict[str, list[float]]) -> None:
         broken = [name for name, values in logged.items() if not np.isfinite(values).all()]
         if broken:
-            tensors = [name for name, tensor in self.policy.state_dict().items() if not tensor.isfinite().all()]
-            more = f" and {len(tensors) - _NAMED_TENSORS} more" if len(tensors) > _NAMED_TENSORS else ""
-            weights = (
-                ", ".join(tensors[:_NAMED_TENSORS]) + more or "no weights yet, so rewards or observations may be the cause"
-            )
+            weights = ", ".join(broken_tensors(self)) or "no weights yet, so rewards or observations may be the cause"
             raise DivergenceError(
                 f"Training diverged by update {self._n_updates}: {', '.join(broken)} are not finite; nor are {weights}. "
                 "Go on from the last checkpoint with a lower learning rate, or check what the environment returns "

@@ -18,8 +18,8 @@ from sb3_sparse.common.simba_policy import SimBaPolicy
 from sb3_sparse.der import CnnPolicy
 from sb3_sparse.drqv2 import DrQv2Policy
 from sb3_sparse.sparsity import summary
-from sb3_sparse.zoo import provenance
-from sb3_sparse.zoo.origin import versions
+from sb3_sparse.zoo import recording
+from sb3_sparse.zoo.provenance import versions
 from sb3_sparse.zoo.zoo_files import read_yaml
 
 TAG = "sb3-sparse"
@@ -57,7 +57,7 @@ class SharedModel:
     @property
     def record(self) -> Mapping[str, Any]:
         """What was put on record at training; empty for a model trained without this package's hook."""
-        return self.args.get(provenance.KEY, {})
+        return self.args.get(recording.KEY, {})
 
     @property
     def hyperparameters(self) -> Mapping[str, Any]:

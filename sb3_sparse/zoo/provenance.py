@@ -1,93 +1,71 @@
-"""What a run of the RL Zoo leaves on record about where it comes from, besides its own files."""
+"""Where a result comes from: software, commit, hardware."""
 
 import datetime
-import functools
-import importlib
-import shlex
-import sys
-from collections.abc import Callable
+import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.utils import get_device
-from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_sparse.common.pruned_policy import PrunedPolicy
-from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file
-from sb3_sparse.zoo.origin import commit, processor, versions
+from sb3_sparse.common.installed_versions import installed_versions
 
-# Its key in the arguments of a run, which the zoo writes to args.yml, takes to the Hub and back, and tells Weights & Biases.
-KEY = "sb3_sparse"
+_PACKAGES = (
+    "sb3-sparse",
+    "stable-baselines3",
+    "sb3-contrib",
+    "rl-zoo3",
+    "torch",
+    "numpy",
+    "gymnasium",
+    "dm-control",
+    "mujoco",
+)
 
 
-def record_provenance(manager_class: Any) -> None:
+def commit() -> str:
+    """The checkout's commit, or "release" for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # a project that this package is installed in may be a checkout too
+        return "release"
+    command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "release"
+
+
+def processor() -> str:
+    """Name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what results depend on, as far as it is installed."""
+    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
+
+
+def hardware(device: th.device | str) -> str:
     """
-    Have the zoo save, with the arguments of a run that trains one of our policies, what the run was made with.
-
-    :param manager_class: The zoo's ``ExperimentManager``, changed in place
+    :param device: What is trained on; "auto" as SB3 takes it
+    :return: Name of the processor, and of the GPU if that is used
     """
-    manager_class.create_envs = _note_action_repeat(manager_class.create_envs)
-    manager_class._save_config = _record(manager_class._save_config)
-
-
-def _note_action_repeat(create_envs: Callable) -> Callable:
-    @functools.wraps(create_envs)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> VecEnv:
-        env = create_envs(self, *args, **kwargs)
-        self.action_repeat = int(env.get_attr("action_repeat", [0])[0]) if env.has_attr("action_repeat") else 1
-        return env
-
-    return wrapped
-
-
-def _record(save_config: Callable) -> Callable:
-    @functools.wraps(save_config)
-    def wrapped(self: Any, saved_hyperparams: dict[str, Any]) -> None:
-        if _is_ours(saved_hyperparams.get("policy")):
-            setattr(self.args, KEY, _provenance(self))
-        save_config(self, saved_hyperparams)
-
-    return wrapped
-
-
-def _is_ours(policy: Any) -> bool:
-    # As hyperparameter files have it, a class is the string "module.Class"; other strings are names that the algorithm knows.
-    if isinstance(policy, str) and "." in policy:
-        module, _, name = policy.rpartition(".")
-        policy = getattr(importlib.import_module(module), name)
-    return isinstance(policy, type) and issubclass(policy, PrunedPolicy)
-
-
-def _provenance(manager: Any) -> dict[str, Any]:
-    return {
-        "action_repeat": manager.action_repeat,  # of the training environment, which is made last
-        "command": shlex.join(_without_folder(word) for word in sys.orig_argv),
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
-        "hardware": _hardware(manager.device),
-        "hyperparameters": _public_name(Path(manager.config), manager.algo),
-        "versions": versions(),
-    }
-
-
-def _without_folder(word: str) -> str:
-    """An absolute path by its name alone: where it was on this machine says nothing to others."""
-    return Path(word).name if Path(word).is_absolute() else word
-
-
-def _hardware(device: th.device | str) -> str:
     used = get_device(device)
     return f"{th.cuda.get_device_name(used)}, {processor()}" if used.type == "cuda" else processor()
 
 
-def _public_name(path: Path, algo: str) -> str:
-    """The file by its package, or by its name alone."""
-    for package, file in {"sb3_sparse": hyperparameter_file(algo), "rl_zoo3": _zoo_file(algo)}.items():
-        if path == file:
-            return f"{package}/hyperparams/{path.name}"
-    return path.name
-
-
-def _zoo_file(algo: str) -> Path:
-    return Path(str(importlib.import_module("rl_zoo3").__file__)).parent / "hyperparams" / f"{algo}.yml"
+def provenance(device: th.device | str) -> dict[str, Any]:
+    """
+    :param device: What is trained on
+    :return: Commit, date, hardware, versions
+    """
+    return {
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "hardware": hardware(device),
+        "versions": versions(),
+    }

@@ -25,7 +25,7 @@ from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.initial_simplicity import initial_simplicity
 from sb3_sparse.experiments.sweep.results_folder import ResultsFolder, RunPaths
 from sb3_sparse.experiments.sweep.run_callbacks import ProgressFile, Stopwatch, TrainingMeans, action_repeat
-from sb3_sparse.experiments.sweep.run_record import count_parameters, provenance, table_lines
+from sb3_sparse.experiments.sweep.run_record import count_parameters, made_with, table_lines
 from sb3_sparse.zoo.compiled_algorithms import registered
 from sb3_sparse.zoo.registration import register
 
@@ -85,7 +85,7 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
         **parameters,
         **_simplicity(run),
         "command": list(sys.orig_argv),
-        **provenance(model.device, *stopwatch.spent),
+        **made_with(model.device, *stopwatch.spent),
     }
     return record, run_files
 

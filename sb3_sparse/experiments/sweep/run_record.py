@@ -1,6 +1,5 @@
 """What is kept of a finished run: its lines of the table, and what it was made with."""
 
-import datetime
 import math
 import platform
 from collections import defaultdict
@@ -16,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.grid_table import MEASURED, PROVENANCE
 from sb3_sparse.sparsity import SparseLayer, sparse_layers
-from sb3_sparse.zoo.origin import commit, processor, versions
+from sb3_sparse.zoo.provenance import provenance
 from sb3_sparse.zoo.run_folders import RunFolder
 
 # The networks of value-based algorithms stand in the columns of the critic.
@@ -43,7 +42,7 @@ def _pruned(layer: SparseLayer) -> int:
     return sum(size - layer.get_parameter(values).numel() for values in layer.value_names.values())
 
 
-def provenance(device: th.device | str, seconds: float, cpu_seconds: float) -> dict[str, Any]:
+def made_with(device: th.device | str, seconds: float, cpu_seconds: float) -> dict[str, Any]:
     """
     What a run was made with.
 
@@ -51,21 +50,16 @@ def provenance(device: th.device | str, seconds: float, cpu_seconds: float) -> d
     :param seconds: How long it took, the pieces of an interrupted run together
     :param cpu_seconds: Process time
     """
-    on_gpu = th.device(device).type == "cuda"
+    origin = provenance(device)
+    threads = "one thread" if th.get_num_threads() == 1 else f"{th.get_num_threads()} threads"
     return {
         "version": version("sb3-sparse"),
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
-        "hardware": th.cuda.get_device_name(device) if on_gpu else f"{processor()}, {_threads()}",
+        **origin,
+        "hardware": f"{origin['hardware']}, {threads}",
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
         "host": platform.node(),
-        "versions": versions(),
     }
-
-
-def _threads() -> str:
-    return "one thread" if th.get_num_threads() == 1 else f"{th.get_num_threads()} threads"
 
 
 def table_lines(run: GridRun, folder: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,6 +9,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 _NAMED = 5
 
 
+class DivergenceError(ValueError):
+    """A loss is no longer a finite number, so training stops. What was saved before that is still good."""
+
+
 def broken_losses(model: BaseAlgorithm) -> list[str]:
     """
     Find what the last update logged that is not finite.
