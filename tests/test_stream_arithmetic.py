@@ -136,8 +136,10 @@ def test_back_ends_agree_on_adaptive_steps_and_what_is_logged(network: str, disc
         policies.append(policy)
         means.append(learner.means.take())
         assert learner.means.take() == {}
+    # Few weights take large adaptive steps, in which round-off grows: from 1.5e-8 after the first one.
+    atol = 5e-5 if "frozen" in network else 2e-6
     for a, b in zip(*(policy.parameters() for policy in policies), strict=True):
-        th.testing.assert_close(a, b, atol=5e-6, rtol=0)
+        th.testing.assert_close(a, b, atol=atol, rtol=0)
     assert means[0] == pytest.approx(means[1], rel=1e-5)
     for optimizer in ("actor", "critic"):
         states = [policy.get_submodule(optimizer).optimizer.state_dict()["state"] for policy in policies]
