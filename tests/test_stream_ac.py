@@ -32,6 +32,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMoni
 
 import sb3_sparse
 from sb3_sparse import ExactCheckpointCallback, StreamAC, diagnostics
+from sb3_sparse.sparsity import sparse_layers
 from sb3_sparse.stream_ac import StreamACPolicy, StreamWrapper
 from sb3_sparse.stream_ac import stream_wrapper as wrapper_module
 
@@ -47,6 +48,30 @@ def make(env: Any = "Pendulum-v1", backend: str = "torch", **kwargs: Any) -> Str
 
 def pendulum(limit: int = 50) -> gym.Env:
     return gym.make("Pendulum-v1", max_episode_steps=limit)
+
+
+class Circling(gym.Env):
+    """Twelve numbers, enough for the pattern of SparseInit to leave some; the action is to match one of them."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (12,), np.float32)
+    action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.time = 0
+        self.phase = self.np_random.random(12)
+        return self._observation(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        reward = -float(np.abs(action - self._observation()[:2]).sum())
+        self.time += 1
+        return self._observation(), reward, False, self.time == 40, {}
+
+    def _observation(self) -> np.ndarray:
+        return np.sin(self.phase + 0.3 * self.time).astype(np.float32)
+
+
+FROZEN = {"width": 20, "init": "frozen_sparse"}
 
 
 def vector(model: StreamAC) -> np.ndarray:
@@ -258,11 +283,14 @@ def test_progress_bar() -> None:
     assert make().learn(20, progress_bar=True).num_timesteps == 20
 
 
-def test_learning_rate_schedule_bounds_the_steps() -> None:
-    model = make(learning_rate=lambda remaining: 1e-9 * remaining)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_learning_rate_schedule_bounds_the_steps(backend: str) -> None:
+    model = make(backend=backend, learning_rate=lambda remaining: 1e-9 * remaining)
     before = vector(model)
     model.learn(50)
     assert 0 < np.abs(vector(model) - before).max() < 1e-6
+    # That of the last of 50 updates.
+    assert {optimizer.group["lr"] for optimizer in model._learner.optimizers} == {1e-9 * (1 - 49 / 50)}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -293,6 +321,23 @@ def test_a_saved_run_goes_on_bit_for_bit(steps: int, backend: str, optimizer: st
     assert_same_state(whole, loaded)
     assert loaded.ep_info_buffer is not None and whole.ep_info_buffer is not None
     assert [info["r"] for info in loaded.ep_info_buffer] == [info["r"] for info in whole.ep_info_buffer]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_frozen_pattern_stays_in_training_files_and_resumed_runs(backend: str) -> None:
+    whole, part = (make(Circling(), backend, policy_kwargs=FROZEN) for _ in range(2))
+    masks = [layer.topology.mask() for _, layer in sparse_layers(whole.policy)]
+    before = vector(whole)
+    whole.learn(130), part.learn(70)
+    assert len(masks) == 7 and not np.array_equal(before, vector(whole))
+    buffer = io.BytesIO()
+    part.save(buffer)
+    buffer.seek(0)
+    th.manual_seed(1)  # the pattern is the file's, not one that is drawn anew
+    loaded = StreamAC.load(buffer, env=Circling()).learn(60, reset_num_timesteps=False)
+    assert_same_state(whole, loaded)
+    for (_, layer), mask in zip(sparse_layers(loaded.policy), masks, strict=True):
+        assert th.equal(layer.topology.mask(), mask) and (layer.weight[~mask] == 0).all() and (layer.values != 0).all()
 
 
 @pytest.mark.skipif(not HAS_NUMBA, reason="needs numba")
@@ -488,6 +533,7 @@ def test_hidden_activations_for_diagnostics() -> None:
         ({"backend": "jax"}, "Unknown backend 'jax'.*'numba'"),
         ({"policy_kwargs": {"width": 0}}, "width must be an integer of at least 2"),
         ({"policy_kwargs": {"init": "zeros"}}, "Unknown init 'zeros'.*'dense'"),
+        ({"policy_kwargs": {"init": "frozen_sparse"}}, "a layer of 4 inputs would have none left.*init='sparse'"),
         ({"policy_kwargs": {"sparsity": 1.0}}, r"sparsity must lie in \[0, 1\)"),
         ({"policy_kwargs": {"optimizer": "obgd"}}, "optimizer is an argument of StreamAC"),
         ({"policy_kwargs": {"time_feature": False}}, "time_feature is an argument of StreamWrapper"),
@@ -496,6 +542,12 @@ def test_hidden_activations_for_diagnostics() -> None:
 def test_bad_options_are_named(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**kwargs)
+
+
+@pytest.mark.parametrize("pruning", [{"sparsity": 0.5}, {"sparsity": {"actor": 0.0, "critic": 0.5}}, {"skip": "actor.mu"}])
+def test_a_mask_of_its_own_leaves_nothing_to_prune(pruning: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="init='frozen_sparse' is a mask of its own"):
+        make(Circling(), policy_kwargs={**FROZEN, **pruning})
 
 
 def test_policies_of_other_algorithms_are_refused() -> None:

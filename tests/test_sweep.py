@@ -19,6 +19,7 @@ import pytest
 import torch as th
 from dot_env import DotEnv
 
+from sb3_sparse import StreamAC
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.cli.command_line import main
 from sb3_sparse.experiments.sweep import results_folder
@@ -77,6 +78,11 @@ def run_of(algorithm: str, **changes: Any) -> GridRun:
 
 def grid_of(*runs: GridRun, name: str = "test") -> Grid:
     return Grid(name, None, "A test", runs, source="algorithm: sac")
+
+
+def test_streaming_runs_collect_no_variables_that_nobody_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(StreamAC, "_locals", lambda *_: pytest.fail("it takes a tenth of a step's time"))
+    train_run(run_of("stream_ac", agent_steps=20, checkpoints=2, windows=2), tmp_path)
 
 
 class CrashError(Exception):

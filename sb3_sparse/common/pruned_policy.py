@@ -56,6 +56,9 @@ class PrunedPolicy(BasePolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]
         self.note_mask_seed(self._mask_seed)
+        self._prune()
+
+    def _prune(self) -> None:
         prune_policy(self, self.pruning, self.mask_seed, self.skip)
 
     @property

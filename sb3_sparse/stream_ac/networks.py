@@ -22,7 +22,7 @@ class StreamNetwork(nn.Module):
     :param input_dim: Size of the input
     :param width: Units of each hidden layer
     :param heads: Name -> size of each head
-    :param init: "sparse" or "dense", see :mod:`sb3_sparse.stream_ac.initializers`
+    :param init: "sparse", "frozen_sparse" or "dense", see :mod:`sb3_sparse.stream_ac.initializers`
     """
 
     def __init__(self, input_dim: int, width: int, heads: Mapping[str, int], init: str):
@@ -76,7 +76,7 @@ class StreamActor(StreamNetwork):
     :param input_dim: Size of the input
     :param action_space: A Box or Discrete space
     :param width: Units of each hidden layer
-    :param init: "sparse" or "dense"
+    :param init: As for :class:`StreamNetwork`
     """
 
     optimizer: th.optim.Optimizer
@@ -109,7 +109,7 @@ class StreamCritic(nn.Module):
 
     :param input_dim: Size of the input
     :param width: Units of each hidden layer
-    :param init: "sparse" or "dense"
+    :param init: As for :class:`StreamNetwork`
     """
 
     optimizer: th.optim.Optimizer

@@ -70,8 +70,10 @@ class NumbaLearner(Learner):
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """See :class:`~sb3_sparse.stream_ac.learner.Learner`."""
-        super().set_learning_rate(learning_rate)
-        self._options[kernels.LR] = learning_rate
+        # Called before every update, which it must not slow down: most schedules are constants.
+        if learning_rate != self._options[kernels.LR]:
+            super().set_learning_rate(learning_rate)
+            self._options[kernels.LR] = learning_rate
 
     def observe(self, observation: np.ndarray) -> np.ndarray:
         """See :class:`~sb3_sparse.stream_ac.learner.Learner`."""

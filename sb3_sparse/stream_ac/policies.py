@@ -10,8 +10,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch.distributions import Distribution
 
-from sb3_sparse.common.pruned_policy import PrunedPolicy
-from sb3_sparse.stream_ac.initializers import INITIALIZERS
+from sb3_sparse.common.pruned_policy import PrunedPolicy, guard_parts
+from sb3_sparse.stream_ac.initializers import FROZEN, INITIALIZERS
 from sb3_sparse.stream_ac.networks import StreamActor, StreamCritic
 from sb3_sparse.stream_ac.obgd import OPTIMIZERS
 from sb3_sparse.stream_ac.observation_statistics import ObservationStatistics
@@ -49,13 +49,16 @@ class StreamACPolicy(PrunedPolicy, _DenseStreamPolicy):
     pre-activations and LeakyReLU, pruned at random once, before training, if asked for (Ma et al., ICML 2025, section 5).
 
     Width, initialisation and sparsity are independent of each other. The arms of the paper's figure 13 are ``init="dense"``,
-    ``init="sparse"`` (SparseInit), and ``init="dense", sparsity=0.9`` (static).
+    ``init="sparse"`` (SparseInit), and ``init="dense", sparsity=0.9`` (static). The paper does not say which mask its static
+    arm has; ``init="frozen_sparse"`` is another candidate, SparseInit whose zeros stay: a tenth of the inputs of every unit,
+    those of the output layers included, from the same weights as ``init="sparse"`` with the same seed.
 
     :param observation_space: A Box of vectors, as :class:`~sb3_sparse.stream_ac.StreamWrapper` makes them
     :param action_space: A Box or Discrete space
     :param lr_schedule: Learning rate schedule
     :param width: Units of each hidden layer, of actor and critic
-    :param init: "sparse" (SparseInit: nine tenths of each unit's weights begin at zero, and are trained) or "dense"
+    :param init: "sparse" (SparseInit: nine tenths of each unit's weights begin at zero, and are trained), "frozen_sparse"
+        (they stay zero: a mask by itself, so without ``sparsity`` and ``skip``) or "dense"
     :param sparsity: Fraction of each network's parameters to remove, in [0, 1), or a mapping with the keys "actor", "critic"
     :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
     :param budget: What the sparsity is a fraction of: "all" parameters of each network or its "weights"
@@ -64,8 +67,8 @@ class StreamACPolicy(PrunedPolicy, _DenseStreamPolicy):
     :param time_feature: Whether the last entry of the observation is the time in the episode, which is not normalised; set by
         the algorithm
     :param optimizer: "obgd" or "adaptive_obgd"; set by the algorithm
-    :raises ValueError: for observations that are no vectors, actions that are neither, an unknown ``init``, and whatever
-        :func:`sb3_sparse.sparsity.prune` refuses.
+    :raises ValueError: for observations that are no vectors, actions that are neither, an unknown ``init``, one that cannot be
+        had with what else is asked for, and whatever :func:`sb3_sparse.sparsity.prune` refuses.
     """
 
     def __init__(
@@ -92,6 +95,17 @@ class StreamACPolicy(PrunedPolicy, _DenseStreamPolicy):
             optimizer=optimizer,
             **pruning,
         )
+
+    def _prune(self) -> None:
+        if self.init != FROZEN:
+            super()._prune()
+            return
+        if (self.pruning.actor, self.pruning.critic, self.skip) != (0.0, 0.0, ()):
+            raise ValueError(
+                f"init={FROZEN!r} is a mask of its own, got sparsity={self.sparsity} and skip={self.skip} besides: leave them "
+                "out, or give another init."
+            )
+        guard_parts(self)
 
     def distribution(self, observations: th.Tensor) -> Distribution:
         """

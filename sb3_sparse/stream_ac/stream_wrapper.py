@@ -208,7 +208,7 @@ class StreamWrapper(gym.Wrapper):
     def _record(self, action: Any) -> None:
         assert self._episode is not None, "reset() comes before step()"
         if len(self._episode.actions) <= MAX_RECORDED_STEPS:
-            self._episode.actions.append(np.copy(action))
+            self._episode.actions.append(np.array(action))
 
     def _scale(self, reward: float, done: bool) -> float:
         # The algorithm refuses a reward that is no number; until then it must not spoil the statistics.

@@ -14,7 +14,7 @@ from sb3_sparse.experiments.figures.references import reference_curve
 from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION, Arm, GridResults
 from sb3_sparse.experiments.sweep.grid_run import GridRun, short_task
 
-SPARSE_INIT_COLOUR = "#E69F00"
+INIT_COLOURS = {"sparse": "#E69F00", "frozen_sparse": "#000000"}
 FORMATS = ("png", "pdf")
 _LINES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v")
 _MOST_COLUMNS = 4
@@ -79,7 +79,7 @@ class Panels:
 def styles(arms: Mapping[Arm, Sequence[GridRun]]) -> dict[Arm, Style]:
     """
     Colour, line and marker of every arm: dense networks have one colour in all figures, each sparsity has its own, SparseInit
-    too; arms that share a colour differ in line and marker.
+    and its frozen pattern, too; arms that share a colour differ in line and marker.
 
     :param arms: Arms
     """
@@ -89,8 +89,8 @@ def styles(arms: Mapping[Arm, Sequence[GridRun]]) -> dict[Arm, Style]:
     for arm, runs in arms.items():
         sparsity = runs[0].sparsity
         colour = SPARSE_COLOURS[sparsities.index(sparsity) % len(SPARSE_COLOURS)] if sparsity else DENSE_COLOUR
-        if not sparsity and runs[0].policy.get("init") == "sparse":
-            colour = SPARSE_INIT_COLOUR
+        if not sparsity:
+            colour = INIT_COLOURS.get(str(runs[0].policy.get("init")), colour)
         line, marker = next(used.setdefault(colour, itertools.cycle(zip(_LINES, _MARKERS, strict=False))))
         chosen[arm] = {"color": colour, "linestyle": line, "marker": marker}
     return chosen

@@ -18,7 +18,7 @@ from sb3_sparse.experiments.figures.figure_panels import (
     styles,
 )
 from sb3_sparse.experiments.sweep.grid_results import GridResults
-from sb3_sparse.experiments.sweep.grid_run import GridRun, short_task
+from sb3_sparse.experiments.sweep.grid_run import INITIALISATIONS, GridRun, short_task
 
 _PUBLISHED_WIDTH = 128  # of Stream AC's networks in published results
 
@@ -37,7 +37,7 @@ def final_against_width(results: GridResults, runs: Path, path: Path) -> list[Pa
             own = [run for run in kind if of(*pair)(run)]
             widths = sorted({_width(run) for run in own})
             values = [[v for run in own if _width(run) == w and is_finite(v := results.final(run))] for w in widths]
-            name = "SparseInit" if init == "sparse" else f"static, S = {sparsity:g}" if sparsity else "dense"
+            name = INITIALISATIONS.get(init) or (f"static, S = {sparsity:g}" if sparsity else "dense")
             draw_line(axis, widths, values, name, {**looks[kind[0].arm], "linestyle": "-"})  # type: ignore[arg-type]
         axis.set_xscale("log", base=2)
         widths = sorted({_width(run) for run in results.grid.runs})

@@ -21,6 +21,10 @@ POLICY_AXES = {
 }
 
 
+# Initialisations that have a name, besides which "dense" need not be said.
+INITIALISATIONS = {"sparse": "SparseInit", "frozen_sparse": "frozen SparseInit"}
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """
@@ -100,7 +104,7 @@ class GridRun:
 
     def _words(self) -> list[str]:
         words = [_word(name, self.policy[name]) for name in POLICY_AXES if name in self.policy]
-        if self.policy.get("init") == "sparse" and not self.sparsity:
+        if self.policy.get("init") in INITIALISATIONS and not self.sparsity:
             words.remove("dense")
         return [*filter(None, words), *(["reset"] if self.reset_freq else [])]
 
@@ -140,7 +144,7 @@ def _word(name: str, value: Any) -> str:
             return "S = " + "/".join(f"{part:.3g}" for part in value.values())
         return f"S = {value:.3g}" if value else "dense"
     if name == "init":
-        return "SparseInit" if value == "sparse" else ""
+        return INITIALISATIONS.get(value, "")
     if (name, value) == ("depth_scale", 1):
         return ""
     return f"{POLICY_AXES[name]} = {value:g}" if isinstance(value, int | float) else f"{POLICY_AXES[name]} = {value}"
