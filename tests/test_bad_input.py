@@ -12,6 +12,7 @@ from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from test_policies import RandomEnv
 
+import sb3_sparse
 from sb3_sparse import SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, hyperparameters
 
 MODELS = [
@@ -266,3 +267,38 @@ def test_hyperparameters_for_actions_of_any_shape(algo: str) -> None:
     assert model._n_updates == 2 * (20 - 10)
     if algo != "td3":
         assert model.target_entropy == -3.0
+
+
+class Acting(RandomEnv):
+    def __init__(self, low: Any, high: Any, dtype: Any = np.float32):
+        super().__init__()
+        self.action_space = spaces.Box(np.array(low, dtype), np.array(high, dtype), dtype=dtype)
+
+
+TOP = np.finfo(np.float32).max
+BOUNDS = [
+    (([0, -1], [0, 1]), r"action 0 of 2 lies between 0\.0 and 0\.0, so there is nothing to choose"),
+    (([-1, -TOP], [1, TOP]), r"action 1 of 2 lies between .*, a range that is too large for float32"),
+    (([-128], [127], np.int8), r"action 0 of 1 lies between -128 and 127, a range that is too large for int8"),
+]
+ACTING = [*MODELS, (sb3_sparse.SAC, "MlpPolicy"), (sb3_sparse.TD3, "MlpPolicy"), (sb3_sparse.DDPG, SparseSimBaTD3Policy)]
+
+
+@pytest.mark.parametrize("model_class, policy", ACTING)
+@pytest.mark.parametrize("bounds, message", BOUNDS)
+def test_actions_that_cannot_be_scaled(model_class, policy, bounds, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        model_class(policy, Acting(*bounds), buffer_size=10, device="cpu")
+
+
+def test_actions_of_a_streaming_agent_are_not_scaled() -> None:
+    with pytest.raises(ValueError, match="there is nothing to choose"):
+        sb3_sparse.StreamAC("MlpPolicy", Acting([0, -1], [0, 1]))
+    sb3_sparse.StreamAC("MlpPolicy", Acting([-TOP], [TOP]), seed=0).learn(5)
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "TD3", "DDPG", "DER", "DrQv2", "StreamAC"])
+def test_vectorised_environments_of_gymnasium(algorithm) -> None:
+    policy = "CnnPolicy" if algorithm == "DrQv2" else "MlpPolicy"
+    with pytest.raises(ValueError, match=r"CartPoleVectorEnv is a vectorised .*make_vec_env\(env_id, n_envs=3\)"):
+        getattr(sb3_sparse, algorithm)(policy, gym.make_vec("CartPole-v1", num_envs=3))

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import ARS
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
@@ -32,6 +32,7 @@ from torture.kills import kill_points
 from torture.models import TortureRun, make_model
 from torture.runs import CHECKPOINTS, differences, make_env, outcome, train
 
+import sb3_sparse
 from sb3_sparse import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.checkpoints import replay_rows, sticky_emulator
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
@@ -341,6 +342,38 @@ def test_finished_runs_stay_finished(finished: Path) -> None:
 
 def test_more_steps_can_be_asked_for(finished: Path) -> None:
     assert train(replace(RUN, steps=150), finished).num_timesteps == 150
+
+
+def scheduled(algorithm: str, **kwargs: Any) -> Any:
+    policy, env = ("MlpPolicy", "CartPole-v1" if algorithm in ("DER", "DQN") else "Pendulum-v1")
+    sizes = {"n_steps": 20} if algorithm == "PPO" else {"learning_starts": 20, "batch_size": 8, "buffer_size": 200}
+    classes = {"PPO": PPO, "DQN": DQN}
+    return classes.get(algorithm, getattr(sb3_sparse, algorithm, None))(
+        policy, env, seed=0, device="cpu", **{**sizes, **kwargs}
+    )
+
+
+SCHEDULED = [
+    ("SAC", {"learning_rate": lambda left: 1e-3 * left}, "learning_rate"),
+    ("SAC", {"learning_rate": LinearSchedule(1e-3, 0.0, 0.01)}, "learning_rate"),
+    ("PPO", {"clip_range": lambda left: 0.2 * left}, "clip_range"),
+    ("DQN", {}, "exploration_schedule"),
+    ("DER", {"priority_beta_final": 1.0}, "beta_schedule"),
+    ("DER", {"policy_kwargs": {"noisy": False}}, "exploration_schedule"),
+    ("SAC", {"learning_rate": lambda left: 1e-3}, None),
+    ("DER", {}, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("algorithm", "kwargs", "named"), SCHEDULED)
+def test_more_steps_change_what_schedules_were(algorithm: str, kwargs: Any, named: str | None, tmp_path: Path) -> None:
+    for steps in (40, 60):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            scheduled(algorithm, **kwargs).learn(steps, callback=ExactCheckpointCallback(tmp_path, save_freq=20))
+        found = [str(w.message) for w in said if "never stopped" in str(w.message)]
+        assert len(found) == (steps == 60 and named is not None), found
+    assert named is None or f"({named})" in found[0]
 
 
 def test_models_can_be_saved_and_used_after_all(tmp_path: Path) -> None:

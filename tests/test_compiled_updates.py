@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -541,6 +542,64 @@ def test_global_settings_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model.train(1, 8)
     assert seen == ["high"] and th.get_float32_matmul_precision() == "highest"
     assert th.distributions.Distribution._validate_args is before
+
+
+FROZEN = [("SAC", "sb3"), ("SAC", "paper"), ("TD3", "sb3"), ("DDPG", "sb3"), ("DDPG", "paper")]
+
+
+@pytest.mark.parametrize(("name", "rule"), FROZEN)
+@pytest.mark.parametrize("network", ["actor", "critic"])
+def test_frozen_networks_are_not_trained(name: str, rule: str, network: str) -> None:
+    model = trained(name, update_rule=rule)
+    getattr(model, network).requires_grad_(False)
+    before = parameters(model)
+    with pytest.warns(UserWarning, match=f"{name} does not train {network}: all parameters are frozen") as said:
+        model.train(4, 8)
+    assert len([w for w in said if "does not train" in str(w.message)]) == 1
+    for part in ("actor", "critic"):
+        names = [key for key, _ in getattr(model, part).named_parameters()]
+        moved = any(not th.equal(before[f"{part}.{key}"], parameters(model)[f"{part}.{key}"]) for key in names)
+        assert moved == (part != network)
+
+
+@each_algorithm
+def test_partly_frozen_actors_are_trained_as_by_sb3(name: str) -> None:
+    models = [learn(build(library, name), 20) for library in (stable_baselines3, sb3_sparse)]
+    for model in models:
+        next(model.actor.parameters()).requires_grad_(False)
+        np.random.seed(0)
+        th.manual_seed(0)
+        model.train(6, 8)
+    assert_same(*map(parameters, models))
+
+
+def test_a_frozen_temperature_stays() -> None:
+    model = trained("SAC")
+    model.log_ent_coef.requires_grad_(False)
+    before = model.log_ent_coef.clone()
+    with pytest.warns(UserWarning, match="SAC does not train the temperature"):
+        model.train(4, 8)
+    assert th.equal(before, model.log_ent_coef)
+
+
+@pytest.mark.parametrize(
+    ("saved", "loads", "message"),
+    [
+        ({}, {"env": make_vec_env("Pendulum-v1", 4)}, "transitions of 1 environments, the model has 4 environments"),
+        ({"env": make_vec_env("Pendulum-v1", 2)}, {}, "transitions of 2 environments, the model has 1 environments"),
+        ({"n_steps": 3, "env": make_vec_env("Pendulum-v1", 2)}, {"n_steps": 3}, "transitions of 2 environments"),
+        ({"replay_buffer_class": DeviceReplayBuffer}, {"env": make_vec_env("Pendulum-v1", 4)}, "1 environments, the model"),
+        ({}, {"env": FarEnv(("a",))}, r"observations of shape \(3,\), the model has observations of shape \{'a': \(3,\)\}"),
+        ({}, {"env": FarEnv()}, r"actions of shape \(1,\), the model has actions of shape \(2,\)"),
+    ],
+)  # fmt: skip
+def test_replay_buffers_of_other_environments_are_refused(saved: Any, loads: Any, message: str, tmp_path: Any) -> None:
+    build(sb3_sparse, "SAC", **saved).learn(20).save_replay_buffer(tmp_path / "buffer")
+    model = build(sb3_sparse, "SAC", **loads)
+    kept = model.replay_buffer
+    with pytest.raises(ValueError, match=message):
+        model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer is kept
 
 
 def test_pruned_stock_model() -> None:

@@ -326,9 +326,9 @@ def test_weights_by_hand() -> None:
 def test_beta_is_annealed() -> None:
     model = build(VECTORS, priority_beta=0.4, priority_beta_final=1.0)
     model.learn(60)
-    assert model._beta() == pytest.approx(1.0)
+    assert model.beta_schedule(model._current_progress_remaining) == pytest.approx(1.0)
     assert float(model.replay_buffer.beta) == pytest.approx(1.0)
-    assert build(VECTORS)._beta() == 0.5
+    assert build(VECTORS).beta_schedule(0.3) == 0.5
 
 
 BUFFERS: dict[str, dict[str, Any]] = {
@@ -551,6 +551,22 @@ def test_a_buffer_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="n_steps=3"):
         longer.load_replay_buffer(tmp_path / "buffer.pkl")
     assert longer.replay_buffer.n_steps == 5
+
+
+def test_a_buffer_of_another_number_of_environments_is_refused(tmp_path: Path) -> None:
+    build(VECTORS).learn(30).save_replay_buffer(tmp_path / "buffer.pkl")
+    model = build(VECTORS, env=DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2))
+    with pytest.raises(ValueError, match="transitions of 1 environments, the model has 2 environments"):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+
+
+def test_a_frozen_network_is_not_trained() -> None:
+    model = build(VECTORS).learn(30)
+    model.q_net.requires_grad_(False)
+    before = parameters(model)
+    with pytest.warns(UserWarning, match=r"DER does not train policy: all parameters are frozen"):
+        model.train(3, 8)
+    assert all(th.equal(before[name], value) for name, value in parameters(model).items())
 
 
 def test_model_card_tells_sizes_of_the_online_network() -> None:

@@ -700,3 +700,33 @@ def test_checkpoints_of_another_sparsity_are_refused() -> None:
     dense, sparse = make(policy_kwargs=NETWORK), make()
     with pytest.raises(RuntimeError, match="topology does not fit"):
         sparse.policy.load_state_dict(dense.policy.state_dict())
+
+
+def test_a_buffer_of_another_number_of_environments_is_refused(tmp_path: Any) -> None:
+    make().learn(30).save_replay_buffer(tmp_path / "buffer")
+    model = make(DummyVecEnv([DotEnv] * 2))
+    with pytest.raises(ValueError, match="transitions of 1 environments, the model has 2 environments"):
+        model.load_replay_buffer(tmp_path / "buffer")
+
+
+@pytest.mark.parametrize(
+    ("frozen", "untrained"),
+    [(("actor",), "actor"), (("encoder",), None), (("critic",), None), (("critic", "encoder"), "encoder and critic")],
+)
+def test_frozen_networks_are_not_trained(frozen: tuple[str, ...], untrained: str | None) -> None:
+    model = make().learn(40)
+    for name in frozen:
+        model.policy.get_submodule(name).requires_grad_(False)
+    trained = {name: value for name, value in model.policy.named_parameters() if "target" not in name}
+    before = {name: value.clone() for name, value in trained.items()}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.train(3, 8)
+    skipped = [str(w.message) for w in said if "does not train" in str(w.message)]
+    assert len(skipped) == (untrained is not None) and all(f"train {untrained}:" in message for message in skipped)
+    moved = {
+        name.partition(".")[0]
+        for name, value in model.policy.named_parameters()
+        if not th.equal(before.get(name, value), value)
+    }
+    assert moved == {"encoder", "actor", "critic"} - set(frozen)

@@ -130,12 +130,16 @@ def replace_moments(model: Any) -> None:
         state["exp_avg"] = th.zeros_like(state["exp_avg"])
 
 
+def freeze_actor(model: Any) -> None:
+    model.actor.requires_grad_(False)
+
+
 def change_rate(model: Any) -> None:
     model.lr_schedule = lambda _: 1e-2
 
 
 @each_algorithm
-@pytest.mark.parametrize("change", [change_weight_decay, replace_moments, change_rate])
+@pytest.mark.parametrize("change", [change_weight_decay, replace_moments, change_rate, freeze_actor])
 def test_replays_follow_optimizers(name: str, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     test_replays_do_not_go_stale(name, change, monkeypatch)
 

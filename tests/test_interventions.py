@@ -527,3 +527,18 @@ def test_recycling_knows_every_head_of_an_actor() -> None:
     chains = record(network.module, lambda: network.forward(batch)).chains
     consumers = {chain.producer: set(chain.consumers) for chain in chains}
     assert consumers == {"latent_pi.0": {"latent_pi.2"}, "latent_pi.2": {"mu", "log_std"}}
+
+
+def test_rigl_leaves_frozen_networks_alone() -> None:
+    model = SAC(
+        SparseSimBaPolicy,
+        "Pendulum-v1",
+        policy_kwargs={"sparsity": 0.5, "width_scale": 0.0625},
+        learning_starts=20,
+        batch_size=8,
+    )
+    model.actor.requires_grad_(False)
+    before = {name: layer.indices.clone() for name, layer in sparse_layers(model.policy)}
+    model.learn(45, callback=SparseTopologyCallback("rigl", update_freq=20, batch_size=8, schedule="constant"))
+    moved = {name.split(".")[0] for name, layer in sparse_layers(model.policy) if not th.equal(before[name], layer.indices)}
+    assert moved == {"critic", "critic_target"}

@@ -499,3 +499,12 @@ def test_sparsified_models_can_be_measured(tmp_path: Path) -> None:
     model = sparsify(make("sac-stock"), 0.5)
     model.learn(45, callback=watch(tmp_path))
     assert any("values" in m.layer for m in read_measurements(tmp_path / "plasticity.csv"))
+
+
+def test_frozen_networks_are_measured_but_for_their_gradients(tmp_path: Path) -> None:
+    model = make("sac-compiled")
+    model.actor.requires_grad_(False)
+    with pytest.warns(UserWarning, match="actor is frozen, so there are no gradients of it: no covariance"):
+        model.learn(45, callback=watch(tmp_path, covariance_freq=20, covariance_networks=("actor", "critic")))
+    assert (20, "dormant_0.1") in measured(tmp_path, "actor")
+    assert {network for _, network, _ in saved_matrices(tmp_path / "plasticity.csv")} == {"critic"}

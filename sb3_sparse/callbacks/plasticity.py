@@ -248,6 +248,9 @@ class PlasticityCallback(BaseCallback):
     def _measure_covariance(self, networks: dict[str, MeasuredNetwork], batch: Any) -> None:
         assert self._pending is not None
         for name in [name for name in self.covariance_networks if name in networks]:
+            if not any(parameter.requires_grad for parameter in networks[name].module.parameters()):
+                self._say(f"{name} is frozen, so there are no gradients of it: no covariance.")
+                continue
             with evaluation_mode(self.model.policy):
                 losses = sample_losses(self.model, name, batch)
                 gram = None if losses is None else gradient_gram(networks[name].module, losses)

@@ -229,6 +229,8 @@ def _dense_gradients(network: nn.Module, losses: Any) -> dict[Topology, th.Tenso
         layer.record_dense_gradient()
     try:
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if not parameters:  # frozen
+            return {}
         with th.enable_grad():
             th.autograd.grad(losses().mean(), parameters, allow_unused=True)
         return {layer.topology: layer.dense_gradient for layer in layers if layer.dense_gradient is not None}

@@ -30,6 +30,7 @@ from sb3_sparse.checkpoints.model_state import (
 from sb3_sparse.checkpoints.random_streams import random_streams, restore_random_streams
 from sb3_sparse.checkpoints.remote_environment_state import environment_state
 from sb3_sparse.checkpoints.replay_rows import ReplayRows
+from sb3_sparse.checkpoints.schedules import schedules_of_progress
 from sb3_sparse.checkpoints.signals import StopSignals
 from sb3_sparse.training.divergence import DivergenceError, broken_losses, broken_tensors
 
@@ -157,12 +158,23 @@ class ExactCheckpointCallback(BaseCallback):
                 f"{total}: use one folder per call of learn(), or ask for more steps."
             )
         self._restore_model(manifest)
+        self._warn_of_schedules(manifest)
         self.resumed_from = self._last_step = self.num_timesteps = manifest.num_timesteps
         self._plan_after(manifest.num_timesteps)
         if self.verbose:
             print(f"Resumed from step {manifest.num_timesteps}, {self.folder}")
         if manifest.num_timesteps >= total:  # nothing is left to do, so that no rollout begins
             self._begin()
+
+    def _warn_of_schedules(self, manifest: Manifest) -> None:
+        moving, total = schedules_of_progress(self.model), self.model._total_timesteps
+        if moving and manifest.total_timesteps != total:
+            warnings.warn(
+                f"The run in {self.folder} was asked for {manifest.total_timesteps} steps so far and for {total} now. It will "
+                f"not be the run of {total} steps that was never stopped, because its schedules ({', '.join(moving)}) depend "
+                "on that number.",
+                stacklevel=2,
+            )
 
     def _restore_model(self, manifest: Manifest) -> None:
         state = load(self._store.read(manifest.files[STATE]), {})

@@ -11,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_sparse.common.action_bounds import check_action_bounds
 from sb3_sparse.common.architecture import simba_sizes
 from sb3_sparse.common.constructing_algorithm import (
     check_algorithm,
@@ -104,6 +105,7 @@ class SimBaPolicy(PrunedPolicy):
         check_observation_space(observation_space)
         if not isinstance(action_space, spaces.Box):
             raise ValueError(f"{type(self).__name__} needs continuous actions (a Box), got {action_space}.")
+        check_action_bounds(action_space)
         _refuse_useless(type(self).__name__, kwargs, ("skip", *self.own_arguments))
         warn_of_single_critic(algorithm, n_critics)
         self.width_scale, self.depth_scale = width_scale, depth_scale

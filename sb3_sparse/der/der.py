@@ -12,7 +12,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import LinearSchedule, get_parameters_by_name
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule, get_parameters_by_name
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
@@ -194,9 +194,10 @@ class DER(CompiledTraining):
             self.replay_buffer.seed(self.seed)
         self.replay_buffer_class = type(self.replay_buffer)
         self._create_aliases()
-        self.exploration_schedule = LinearSchedule(
-            self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
-        )
+        explored = self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
+        self.exploration_schedule = ConstantSchedule(0.0) if self.q_net.noisy else LinearSchedule(*explored)
+        final = self.priority_beta if self.priority_beta_final is None else self.priority_beta_final
+        self.beta_schedule = LinearSchedule(self.priority_beta, final, 1.0)
 
     def _create_aliases(self) -> None:
         self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
@@ -217,7 +218,7 @@ class DER(CompiledTraining):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        wrapped = CompiledTraining._wrap_env(env, verbose, monitor_wrapper)
         # Before SB3 advises a MultiInputPolicy, which there is not.
         _check_observations(wrapped.observation_space)
         return wrapped
@@ -304,12 +305,8 @@ class DER(CompiledTraining):
         :raises torch.OutOfMemoryError: if the GPU's memory does not suffice; it says what would help.
         """
         if isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer):
-            self.replay_buffer.set_beta(self._beta())
+            self.replay_buffer.set_beta(self.beta_schedule(self._current_progress_remaining))
         super().train(gradient_steps, batch_size)
-
-    def _beta(self) -> float:
-        final = self.priority_beta if self.priority_beta_final is None else self.priority_beta_final
-        return final + (self.priority_beta - final) * self._current_progress_remaining
 
     def _update(self, samples: Any, constants: Constants, variant: bool) -> list[th.Tensor]:
         target, clipped = self._target(samples, noisy=self.q_net.noisy)
@@ -323,6 +320,9 @@ class DER(CompiledTraining):
 
     def _descend(self, loss: th.Tensor) -> None:
         optimizer = self.policy.optimizer
+        if not loss.requires_grad:
+            self._warn_of_frozen([optimizer])
+            return
         optimizer.zero_grad()
         loss.backward()
         if self.max_grad_norm is not None:
@@ -440,22 +440,8 @@ class DER(CompiledTraining):
             progress_bar=progress_bar,
         )
 
-    def load_replay_buffer(self, *args: Any, **kwargs: Any) -> None:
-        """
-        See :class:`~stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm`.
-
-        :raises ValueError: if the saved buffer is of another kind, has priorities where none are asked for, or none where they
-            are, or cannot sum rewards as this model does. The model has not changed then.
-        """
-        former, self.replay_buffer = self.replay_buffer, None
-        try:
-            super().load_replay_buffer(*args, **kwargs)
-            self._check_buffer(self.replay_buffer)
-        except BaseException:
-            self.replay_buffer = former
-            raise
-
-    def _check_buffer(self, buffer: ReplayBuffer | None) -> None:
+    def _check_loaded_buffer(self, buffer: ReplayBuffer) -> None:
+        super()._check_loaded_buffer(buffer)
         expected = PrioritizedFrameReplayBuffer if self.prioritized else FrameReplayBuffer
         if type(buffer) is not expected:
             raise ValueError(

@@ -84,7 +84,7 @@ def record(module: nn.Module, forward: Callable[[], Any], is_encoder: bool = Fal
     :return: What was seen; tensors are detached, and those of a module that ran several times are joined along the batch
     """
     calls: list[_Call] = []
-    with _hooked(module, calls), evaluation_mode(module), th.enable_grad():
+    with _hooked(module, calls), evaluation_mode(module), _differentiable(module), th.enable_grad():
         output = forward()
     graph = _Graph(calls, output)
     recording = Recording(chains=tuple(graph.chains()))
@@ -109,6 +109,19 @@ def _note_output_layers(recording: Recording, calls: "list[_Call]") -> None:
             sources.add(call_list[0].source)
             recording.features[name] = th.cat([call.input.flatten(1) for call in call_list])
     recording.output_layers = tuple(dict.fromkeys(call.name for call in calls))
+
+
+@contextmanager
+def _differentiable(module: nn.Module) -> Iterator[None]:
+    """Frozen parameters would leave no autograd graph to tell the order of layers by."""
+    frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 @contextmanager

@@ -181,7 +181,7 @@ class DrQv2(CompiledTraining):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        wrapped = CompiledTraining._wrap_env(env, verbose, monitor_wrapper)
         # Before SB3 advises a MultiInputPolicy, which there is not.
         if isinstance(wrapped.observation_space, spaces.Dict):
             check_spaces(wrapped.observation_space, wrapped.action_space)
@@ -315,21 +315,11 @@ class DrQv2(CompiledTraining):
         self._ensure_buffer()  # callbacks ask for it
         return super()._setup_learn(*args, **kwargs)
 
-    def load_replay_buffer(self, *args: Any, **kwargs: Any) -> None:
-        """
-        Load a replay buffer, see :class:`~stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm`.
-
-        :raises ValueError: if it cannot sum rewards as this model does. The model has not changed then.
-        """
-        former = self.replay_buffer
-        super().load_replay_buffer(*args, **kwargs)
-        try:
-            if isinstance(self.replay_buffer, FrameReplayBuffer):
-                options = {**self._frame_options(), **self.replay_buffer_kwargs}
-                self.replay_buffer.adopt_returns(options["n_steps"], options["gamma"])
-        except ValueError:
-            self.replay_buffer = former
-            raise
+    def _check_loaded_buffer(self, buffer: ReplayBuffer) -> None:
+        super()._check_loaded_buffer(buffer)
+        if isinstance(buffer, FrameReplayBuffer):
+            options = {**self._frame_options(), **self.replay_buffer_kwargs}
+            buffer.adopt_returns(options["n_steps"], options["gamma"])
 
     @property
     def stddev(self) -> float:

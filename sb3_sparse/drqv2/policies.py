@@ -13,6 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_sparse.common.action_bounds import check_action_bounds
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
 from sb3_sparse.drqv2.exploration import noisy_actions
@@ -203,10 +204,12 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
 
     :param observation_space: Observation space, after SB3 has moved the channels of images to the front
     :param action_space: Action space
-    :raises ValueError: for observations that are no channel-first images of bytes, and actions that are no Box.
+    :raises ValueError: for observations that are no channel-first images of bytes, and actions that are no Box or whose bounds
+        cannot be scaled.
     """
     if not isinstance(action_space, spaces.Box):
         raise ValueError(f"DrQv2 needs continuous actions (a Box), got {action_space}: for discrete ones there is DQN.")
+    check_action_bounds(action_space)
     if not is_image_space(observation_space):
         raise ValueError(f"DrQv2 learns from images, got observations {observation_space}: {_remedy(observation_space)}")
     assert isinstance(observation_space, spaces.Box)

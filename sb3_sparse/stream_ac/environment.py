@@ -9,6 +9,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, is_vecenv_wrapped
 
+from sb3_sparse.common.vector_env import refuse_vector_env
 from sb3_sparse.stream_ac.stream_wrapper import StreamWrapper
 
 
@@ -41,6 +42,7 @@ def with_stream_wrapper(env: GymEnv) -> GymEnv:
     :param env: Environment, or a vectorised one with one environment in it
     :raises ValueError: for several environments, for VecNormalize, and for vectorised environments that it cannot look into.
     """
+    refuse_vector_env(env)
     if isinstance(env, VecEnv):
         return _vectorized(env)
     if is_wrapped(env, StreamWrapper):

@@ -22,6 +22,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.common.action_bounds import check_action_bounds
 from sb3_sparse.diagnostics import dormant_ratio
 from sb3_sparse.stream_ac.environment import Transition, stepper, with_stream_wrapper
 from sb3_sparse.stream_ac.learner import Learner
@@ -142,6 +143,7 @@ class StreamAC(BaseAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        check_action_bounds(self.action_space, are_scaled=False)
         self._check_options()
         self._setup_lr_schedule()
         rng = self._rng

@@ -11,11 +11,16 @@ import torch as th
 import torch.nn.functional as F
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.initial_statistics import start_statistics
+from sb3_sparse.common.action_bounds import check_action_bounds
+from sb3_sparse.common.loaded_buffer import check_loaded_buffer
+from sb3_sparse.common.vector_env import refuse_vector_env
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
 from sb3_sparse.training.divergence import DivergenceError, broken_tensors
@@ -115,12 +120,36 @@ class CompiledTraining(OffPolicyAlgorithm):
         makes_buffer = self.replay_buffer is None and self._keeps_buffer_on_device()
         if makes_buffer:
             self.replay_buffer = self._device_buffer()
+        check_action_bounds(self.action_space)
         super()._setup_model()
         if makes_buffer:
             assert isinstance(self.replay_buffer, DeviceReplayBuffer)
             self.replay_buffer.seed(self.seed)
         self.recapture()
         self._warn_without_tf32()
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        refuse_vector_env(env)
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def load_replay_buffer(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Load a replay buffer, see :class:`~stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm`.
+
+        :raises ValueError: if it does not fit the model, which has not changed then.
+        """
+        former = self.replay_buffer
+        try:
+            super().load_replay_buffer(*args, **kwargs)
+            assert self.replay_buffer is not None
+            self._check_loaded_buffer(self.replay_buffer)
+        except BaseException:
+            self.replay_buffer = former
+            raise
+
+    def _check_loaded_buffer(self, buffer: ReplayBuffer) -> None:
+        check_loaded_buffer(self, buffer)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -337,14 +366,28 @@ class CompiledTraining(OffPolicyAlgorithm):
         return [value for group in groups for key, value in group.items() if key not in ("params", "lr")]
 
     def _step_optimizer(self, optimizer: th.optim.Optimizer, loss: th.Tensor, *others: th.optim.Optimizer) -> None:
-        """Step the optimizer of a loss; and others, if the loss trains several networks."""
+        """
+        Step the optimizer of a loss; and others, if the loss trains several networks. Nothing happens if all that it could
+        train is frozen: critics are no part of an actor's loss here, so there may be nothing to differentiate.
+        """
         optimizers = (optimizer, *others)
+        if not loss.requires_grad:
+            self._warn_of_frozen(optimizers)
+            return
         for stepped in optimizers:
             stepped.zero_grad()
         loss.backward()
         for stepped in optimizers:
             stepped.step()
             self._dense_weights.expire(parameter for group in stepped.param_groups for parameter in group["params"])
+
+    def _warn_of_frozen(self, optimizers: Sequence[th.optim.Optimizer]) -> None:
+        owners = [(name, getattr(part, "optimizer", None)) for name, part in self.policy.named_modules()]
+        names = [name or "policy" for name, owned in owners if any(owned is optimizer for optimizer in optimizers)]
+        self._warn_once(
+            f"{type(self).__name__} does not train {' and '.join(names) or 'the temperature'}: all parameters are frozen "
+            "(requires_grad=False)."
+        )
 
     def _average(self, network: nn.Module, target: nn.Module, tau: float) -> None:
         """Move a target network towards its online network."""
@@ -453,7 +496,8 @@ class _Kept:
         # Moving a module to another device gives its parameters other memory, but not other objects.
         addresses = [parameter.data_ptr() for parameter in self._parameters]
         records = [layer.records_dense_gradient for layer in self._layers]
-        return [*versions, *addresses, *records, *model._settings()]
+        trained = [parameter.requires_grad for parameter in self._parameters]
+        return [*versions, *addresses, *records, *trained, *model._settings()]
 
 
 def _parts(optimizer: th.optim.Optimizer) -> Iterator[Any]:
