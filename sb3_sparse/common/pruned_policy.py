@@ -148,7 +148,7 @@ def moved_topologies(module: nn.Module, state_dict: Mapping[str, Any]) -> set[To
     moved: set[Topology] = set()
     for name, topology in module.named_modules(remove_duplicate=False):
         if isinstance(topology, Topology):
-            indices = state_dict.get(f"{name}.indices".removeprefix("."), topology.indices)
+            indices = state_dict.get(f"{name}.indices".removeprefix("."), topology.verified_indices())
             if not th.equal(indices.to(topology.indices), topology.indices):
                 moved.add(topology)
     return moved

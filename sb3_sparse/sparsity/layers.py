@@ -101,7 +101,7 @@ class SparseLayer(nn.Module):
     @property
     def indices(self) -> th.Tensor:
         """(active,) flat row-major positions of the active weights."""
-        return self.topology.indices
+        return self.topology.verified_indices()
 
     @property
     def weight(self) -> th.Tensor:
