@@ -124,6 +124,38 @@ def test_policy_is_copied_and_pickled(model_class) -> None:
         assert_same_state(duplicate.state_dict(), model.policy.state_dict())
 
 
+def networks(model: Any) -> list[Any]:
+    """The networks of a model that SB3 can load alone, and its policy."""
+    parts = [model.policy._modules.get(name) for name in ("actor", "q_net", "q_net_target", "quantile_net")]
+    return [part for part in [*parts, model.policy] if part is not None]
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+@each_algorithm
+def test_networks_are_saved_and_loaded_alone(model_class, reloaded: bool, tmp_path) -> None:
+    model = sparsify(make(model_class), 0.5)
+    if reloaded:
+        model.save(tmp_path / "model")
+        model = model_class.load(tmp_path / "model", device="cpu")
+    observation = th.as_tensor(model.observation_space.sample())[None]
+    for network in networks(model):
+        network.save(tmp_path / "network")
+        loaded = type(network).load(tmp_path / "network", device="cpu")
+        assert_same_state(loaded.state_dict(), network.state_dict())
+        with th.no_grad():
+            outputs = [module.set_training_mode(False) or module._predict(observation, True) for module in (network, loaded)]
+        assert th.equal(*outputs)
+        assert type(copy.deepcopy(network)) is type(loaded) is type(network)
+
+
+def test_images_are_extracted_by_a_network_loaded_alone(tmp_path) -> None:
+    env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1)
+    model = sparsify(make(DQN, "CnnPolicy", env, optimize_memory_usage=False), 0.5)
+    model.q_net.save(tmp_path / "network")
+    loaded = type(model.q_net).load(tmp_path / "network", device="cpu")
+    assert_same_state(loaded.state_dict(), model.q_net.state_dict())
+
+
 @pytest.mark.parametrize("model_class", [SAC, TD3, DQN, PPO])
 def test_moments_of_kept_weights_stay(model_class) -> None:
     model = make(model_class).learn(40)

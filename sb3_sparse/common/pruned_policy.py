@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_sparse.common.architecture import PruningConfig
+from sb3_sparse.common.pruned_network import let_load_alone
 from sb3_sparse.sparsity import SparseLayer, allocate, prune, share_topology
 from sb3_sparse.sparsity.topology import Topology
 
@@ -231,8 +232,8 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
 
 def guard_parts(policy: BasePolicy) -> None:
     """
-    Have the parts of a policy refuse to be loaded alone where that would move a topology; parts that do already are left
-    alone.
+    Have the parts of a policy refuse to take a state alone where that would move a topology, and load alone as new networks;
+    parts that do already are left alone.
 
     :param policy: Pruned policy
     """
@@ -242,6 +243,7 @@ def guard_parts(policy: BasePolicy) -> None:
         )
         if module is not policy and not guarded and any(isinstance(part, Topology) for part in module.modules()):
             module.register_load_state_dict_pre_hook(refuse_to_move_alone)
+            let_load_alone(module)
 
 
 def skipped_modules(policy: BasePolicy, skip: Iterable[str]) -> set[nn.Module]:

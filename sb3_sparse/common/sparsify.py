@@ -1,14 +1,13 @@
 """Pruning a model that exists already."""
 
-import functools
-import types
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import TypeVar
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_sparse.common.architecture import PruningConfig
+from sb3_sparse.common.pruned_network import Derived, derived_class
 from sb3_sparse.common.pruned_policy import PrunedPolicy, check_mask_seed, draw_mask_seed, prune_policy, pruning_parameters
 
 ModelT = TypeVar("ModelT", bound=BaseAlgorithm)
@@ -64,29 +63,14 @@ def sparsify(
     return model
 
 
-class SparsifiedPolicy(PrunedPolicy):
-    """Mixin for the classes that :func:`pruned_policy_class` derives: pickle finds them by their stock class, not by name."""
-
-    stock_class: ClassVar[type[BasePolicy]]
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        reduced = super().__reduce_ex__(protocol)
-        assert isinstance(reduced, tuple)
-        return (_uninitialised, (self.stock_class,), *reduced[2:])
+class SparsifiedPolicy(Derived, PrunedPolicy):
+    """Mixin for the classes that :func:`pruned_policy_class` derives."""
 
 
-def _uninitialised(stock_class: type[BasePolicy]) -> PrunedPolicy:
-    policy_class = pruned_policy_class(stock_class)
-    return policy_class.__new__(policy_class)
-
-
-@functools.cache
 def pruned_policy_class(policy_class: type[BasePolicy]) -> type[PrunedPolicy]:
     """
     Derive the policy class that prunes what a stock one builds.
 
     :param policy_class: Stock SB3 policy
     """
-    body = {"__module__": __name__, "__doc__": f"Statically sparse {policy_class.__name__}.", "stock_class": policy_class}
-    bases = (SparsifiedPolicy, policy_class)
-    return types.new_class(f"Pruned{policy_class.__name__}", bases, exec_body=lambda namespace: namespace.update(body))
+    return derived_class(SparsifiedPolicy, policy_class)
