@@ -70,7 +70,7 @@ class PrunedPolicy(BasePolicy):
 
         :param mask_seed: Seed
         """
-        self.register_buffer("seed_of_masks", th.tensor(mask_seed))
+        self.register_buffer("seed_of_masks", th.tensor(mask_seed, device=self.device))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -188,7 +188,7 @@ def pruning_parameters(policy: PrunedPolicy) -> dict[str, Any]:
 
 def draw_mask_seed() -> int:
     """Draw a mask seed from torch's default generator, which SB3 seeds with the model's seed."""
-    return int(th.randint(2**31, ()))
+    return int(th.randint(2**31, (), device="cpu"))
 
 
 def check_mask_seed(mask_seed: int) -> int:

@@ -178,6 +178,12 @@ class SparseLayer(nn.Module):
         """Parameter of this layer -> the dense layer's weight of which it holds the active entries."""
         return {values: weight for weight, values in self.value_names.items()}
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            "torch.jit.script cannot compile sparse layers: script sparsity.to_dense(module), or trace the module instead "
+            "(torch.jit.trace)."
+        )
+
     def _accumulate_dense_gradient(self, gradient: th.Tensor) -> None:
         gradient = gradient.detach()
         self.dense_gradient = gradient.clone() if self.dense_gradient is None else self.dense_gradient + gradient

@@ -132,7 +132,8 @@ class Topology(nn.Module):
         :param values: (active,) values of the active weights
         :return: Dense weight, exactly 0 at inactive positions
         """
-        if th._C._are_functorch_transforms_active():  # which take no autograd function without rules of its own
+        # Which take no autograd function, the former without rules of its own.
+        if th._C._are_functorch_transforms_active() or th._C._is_tracing():
             return values.new_zeros(self.numel).index_put((self.long_indices(),), values).view(self.shape)
         flat: th.Tensor = _Scatter.apply(values, self.long_indices(), self.numel)  # type: ignore[no-untyped-call]
         return flat.view(self.shape)
@@ -223,7 +224,7 @@ class Topology(nn.Module):
 
     def _derive(self, key: str, build: Any) -> Any:
         """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
-        if th.compiler.is_compiling():  # which has no place to cache in
+        if th.compiler.is_compiling() or th._C._is_tracing():  # where what is cached would be a constant
             return build()
         indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
         assert indices is not None
@@ -327,7 +328,8 @@ def _starts(rows: th.Tensor, number_of_rows: int) -> th.Tensor:
 
 def _block(indices: th.Tensor, shape: th.Size) -> BlockedRows:
     blocks = -(-shape[1] // BLOCK_COLUMNS)
-    firsts = th.arange(shape[0]).unsqueeze(1) * shape[1] + (th.arange(blocks + 1) * BLOCK_COLUMNS).clamp(max=shape[1])
+    rows, starts = (th.arange(count, device=indices.device) for count in (shape[0], blocks + 1))
+    firsts = rows.unsqueeze(1) * shape[1] + (starts * BLOCK_COLUMNS).clamp(max=shape[1])
     return BlockedRows(shape, blocks, th.searchsorted(indices, firsts).int(), (indices % shape[1]).to(th.uint16))
 
 

@@ -45,7 +45,7 @@ def _uniform(weight: th.Tensor) -> None:
 def _sparse_uniform(weight: th.Tensor) -> None:
     _uniform(weight)
     zeros = math.ceil(INITIAL_SPARSITY * weight.shape[1])
-    order = th.rand(weight.shape).argsort(dim=1)
+    order = th.rand(weight.shape, device="cpu").argsort(dim=1)
     weight.scatter_(1, order[:, :zeros].to(weight.device), 0.0)
 
 
