@@ -11,6 +11,7 @@ from stable_baselines3.common.utils import get_device
 from torch import nn
 
 from sb3_sparse.sparsity import Topology
+from sb3_sparse.sparsity.constant_units import make_safe
 from sb3_sparse.sparsity.layers import sparse_type_of
 
 NetworkT = TypeVar("NetworkT", bound="PrunedNetwork")
@@ -32,6 +33,7 @@ class PrunedNetwork(BaseModel):
         saved = th.load(path, map_location=device, weights_only=False)
         network = cls(**saved["data"])
         _adopt_topologies(network, saved["state_dict"])
+        make_safe(network)
         network.load_state_dict(saved["state_dict"])
         return network.to(device)
 

@@ -53,7 +53,8 @@ def simplicity_bias_score(
     if networks < 1:
         raise ValueError(f"networks must be at least 1, got {networks}.")
     grid = _grid(normalize)
-    scores = th.tensor([1.0 / _complexity(_image(make_network(), grid)) for _ in range(networks)], dtype=th.float64, device="cpu")
+    found = [1.0 / _complexity(_image(make_network(), grid)) for _ in range(networks)]
+    scores = th.tensor(found, dtype=th.float64, device="cpu")
     error = float(scores.std() / math.sqrt(networks)) if networks > 1 else float("nan")
     return SimplicityScore(float(scores.mean()), error, tuple(scores.tolist()))
 

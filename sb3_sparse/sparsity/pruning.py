@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.sparsity.allocation import Distribution, UnreachableSparsityError, check_sparsity, get_distribution
+from sb3_sparse.sparsity.constant_units import make_plain, make_safe
 from sb3_sparse.sparsity.layers import SparseLayer, sparse_type_of
 from sb3_sparse.sparsity.topology import Topology
 
@@ -63,6 +64,8 @@ def prune(
             drawn.append((layers, Topology.random(shape, active[names[0]], generator)))
     for layers, topology in drawn:
         _convert(layers, topology)
+    if drawn:
+        make_safe(module)
     return module
 
 
@@ -110,6 +113,7 @@ def to_dense(module: ModuleT) -> ModuleT:
     tied: dict[nn.Parameter, nn.Parameter] = {}
     for _, layer in list(sparse_layers(dense)):
         layer.densify(tied)
+    make_plain(dense)
     return dense
 
 
