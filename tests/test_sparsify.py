@@ -158,6 +158,23 @@ def test_images_are_extracted_by_a_network_loaded_alone(tmp_path) -> None:
     assert_same_state(loaded.state_dict(), model.q_net.state_dict())
 
 
+@pytest.mark.parametrize("model_class", [SAC, DQN, PPO])
+def test_default_device_is_not_that_of_the_model(model_class, tmp_path) -> None:
+    def train() -> Any:
+        learner.learn(24)
+        sparsify(learner, 0.5)
+        learner.learn(8)
+        learner.save(tmp_path / "model")
+        return learner.policy.state_dict()
+
+    states = []
+    for device in ("cpu", "meta"):
+        learner = make(model_class)
+        with th.device(device):
+            states.append(train())
+    assert_same_state(*states)
+
+
 @pytest.mark.parametrize("model_class", [SAC, TD3, DQN, PPO])
 def test_moments_of_kept_weights_stay(model_class) -> None:
     model = make(model_class).learn(40)

@@ -76,8 +76,9 @@ def let_load_alone(network: nn.Module) -> None:
 
 
 def _uninitialised(mixin: type[Derived], stock_class: type[BaseModel]) -> BaseModel:
-    derived = derived_class(mixin, stock_class)
-    return derived.__new__(derived)
+    derived: Any = derived_class(mixin, stock_class)
+    instance: BaseModel = derived.__new__(derived)
+    return instance
 
 
 def _adopt_topologies(network: nn.Module, state_dict: Mapping[str, th.Tensor]) -> None:
