@@ -53,7 +53,6 @@ class SparsifiedNetwork(Derived, PrunedNetwork):
     """Mixin for the parts of stock policies that were pruned."""
 
 
-@functools.cache
 def derived_class(mixin: type[Derived], stock_class: type[BaseModel]) -> type[Any]:
     """
     Derive the class of what is pruned from a stock one.
@@ -61,8 +60,14 @@ def derived_class(mixin: type[Derived], stock_class: type[BaseModel]) -> type[An
     :param mixin: What it is in addition
     :param stock_class: Class of an SB3 network or policy
     """
+    return _derived_class((mixin, stock_class))
+
+
+@functools.cache
+def _derived_class(bases: tuple[type[Derived], type[BaseModel]]) -> type[Any]:
+    stock_class = bases[1]
     body = {"__module__": __name__, "__doc__": f"Statically sparse {stock_class.__name__}.", "stock_class": stock_class}
-    return types.new_class(f"Pruned{stock_class.__name__}", (mixin, stock_class), exec_body=lambda space: space.update(body))
+    return types.new_class(f"Pruned{stock_class.__name__}", bases, exec_body=lambda namespace: namespace.update(body))
 
 
 def let_load_alone(network: nn.Module) -> None:
