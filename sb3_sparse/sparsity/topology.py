@@ -133,7 +133,7 @@ class Topology(nn.Module):
         :return: Dense weight, exactly 0 at inactive positions
         """
         # Which take no autograd function, the former without rules of its own.
-        if th._C._are_functorch_transforms_active() or th._C._is_tracing():
+        if th._C._are_functorch_transforms_active() or th.jit.is_tracing():
             return values.new_zeros(self.numel).index_put((self.long_indices(),), values).view(self.shape)
         flat: th.Tensor = _Scatter.apply(values, self.long_indices(), self.numel)  # type: ignore[no-untyped-call]
         return flat.view(self.shape)
@@ -224,7 +224,7 @@ class Topology(nn.Module):
 
     def _derive(self, key: str, build: Any) -> Any:
         """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
-        if th.compiler.is_compiling() or th._C._is_tracing():  # where what is cached would be a constant
+        if th.compiler.is_compiling() or th.jit.is_tracing():  # where what is cached would be a constant
             return build()
         indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
         assert indices is not None
@@ -366,7 +366,7 @@ def _are_followed(indices: th.Tensor) -> bool:
     return (
         th.compiler.is_compiling()
         or indices.is_meta
-        or th._C._is_tracing()
+        or th.jit.is_tracing()
         or th._C._are_functorch_transforms_active()
         or th._C._len_torch_dispatch_stack() > 0
     )
