@@ -247,6 +247,18 @@ def test_average_of_equal_networks_is_that_network(average: str, size: int) -> N
         assert th.equal(mine[1].indices, theirs[1].indices)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("follow", ["compile", "trace"])
+def test_average_that_is_followed_at_its_first_use_is_right(follow: str) -> None:
+    network = prune(nn.Sequential(nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 2)), 0.8)
+    result, batch = averaged("exponential", network, network), th.randn(3, 30)
+    if follow == "compile":
+        followed = th.compile(result, fullgraph=True, backend="eager")
+    else:
+        followed = th.jit.trace(result, batch, check_trace=False)
+    th.testing.assert_close(followed(batch), network(batch))
+
+
 @pytest.mark.parametrize("average", list(AVERAGES))
 def test_average_of_different_masks_is_refused(average: str) -> None:
     network, other = (prune(nn.Sequential(nn.Linear(30, 30)), 0.8, generator=th.Generator().manual_seed(i)) for i in (0, 1))

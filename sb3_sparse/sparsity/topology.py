@@ -198,6 +198,11 @@ class Topology(nn.Module):
             self._verify()
         return self.indices
 
+    @th.compiler.assume_constant_result
+    def _verify_while_compiling(self) -> None:
+        """Which runs once, on the tensors themselves."""
+        self._verify()
+
     def _are_verified(self, indices: th.Tensor) -> bool:
         if indices.is_inference():  # made under th.inference_mode(), and without a version
             return False
@@ -224,6 +229,8 @@ class Topology(nn.Module):
 
     def _derive(self, key: str, build: Any) -> Any:
         """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
+        if th.compiler.is_dynamo_compiling():
+            self._verify_while_compiling()
         if th.compiler.is_compiling() or th.jit.is_tracing():  # where what is cached would be a constant
             return build()
         indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
