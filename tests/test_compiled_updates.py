@@ -660,3 +660,15 @@ def test_gpu_checkpoint_on_cpu(name: str, tmp_path: Any) -> None:
         loaded.load_replay_buffer(tmp_path / "buffer")
         loaded.learn(5, reset_num_timesteps=False)
         assert loaded._n_updates > model._n_updates
+
+
+@pytest.mark.parametrize("library", [sb3_sparse, stable_baselines3])
+def test_default_device_is_not_that_of_the_model(library: Any) -> None:
+    found = []
+    for default in ("cpu", "meta"):
+        model = build(library, "SAC")
+        with th.device(default):
+            learn(model, 40)
+        found.append(parameters(model))
+    assert found[0].keys() == found[1].keys()
+    assert all(th.equal(value, found[1][key]) for key, value in found[0].items())

@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
+from sb3_sparse.networks import NoisyLinear
 from sb3_sparse.sparsity import SparseConv2d, SparseLinear, allocate, prune, share_topology, sparse_layers, summary, to_dense
 
 
@@ -427,13 +428,20 @@ def tied_conv() -> nn.Module:
     return module
 
 
+def tied_noisy() -> nn.Module:
+    module = nn.Sequential(nn.Linear(9, 9), NoisyLinear(9, 9))
+    module[1].weight_mu = module[0].weight
+    return module
+
+
 REFUSALS = {
     "spectral norm": (spectral, {}, "'1' is computed by something else"),
     "weight norm": (weight_normed, {}, "'1' is computed by something else"),
     "torch.nn.utils.prune": (torch_pruned, {}, "'1' is computed by something else"),
     "lazy": (lazy, {}, r"'1.weight' is not initialised yet"),
-    "tied embedding": (TiedEmbedding, {}, r"'embedding.weight' .*'embedding' \(Embedding\)"),
-    "tied, one skipped": (tied_conv, {"skip": ["0"]}, "not pruned along"),
+    "tied embedding": (TiedEmbedding, {}, r"weight of 'head' \(Linear\) is tied to 'embedding' \(Embedding\), which is not"),
+    "tied, one skipped": (tied_conv, {"skip": ["0"]}, r"'1' \(Conv2d\) is tied to '0' \(Conv2d\), which is not pruned along"),
+    "tied to another type": (tied_noisy, {}, r"'0' \(Linear\) is tied to '1' \(NoisyLinear\), which is not pruned along"),
     "unknown name": (mlp, {"skip": ["head"]}, "'head', but Sequential has no such"),
     "no layer": (lambda: nn.GRU(3, 4), {}, "GRU has no layer to prune"),
     "all skipped": (mlp, {"skip": nn.Linear}, "no layer to prune"),

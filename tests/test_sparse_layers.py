@@ -216,6 +216,30 @@ def test_per_sample_gradients(kind: str) -> None:
     assert_close(gradients(sparse, "values"), th.stack([sparse.topology.gather(sample) for sample in expected]))
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        th.func.jacrev,
+        th.func.hessian,
+        lambda function: th.func.vmap(th.func.grad(function)),
+        lambda function: th.func.grad(lambda x: th.func.grad(function)(x).square().sum()),
+    ],
+    ids=["jacrev", "hessian", "vmap", "nested"],
+)
+@pytest.mark.parametrize("used_before", [False, True])
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_functional_transforms_leave_nothing_behind(kind: str, transform, used_before: bool) -> None:
+    sparse, dense = make(kind, dtype=th.float64)
+    x = th.randn(3, *LAYERS[kind][1], dtype=th.float64)
+    if used_before:
+        sparse(x)
+    functions = [lambda x, layer=layer: layer(x).sin().sum() for layer in (sparse, dense)]
+    first, second = (transform(functions[0])(x) for _ in range(2))
+    assert th.equal(first, second)
+    assert_close(first, transform(functions[1])(x), slack=10)
+    compare_with_dense(sparse, dense, x)
+
+
 def test_autocast(kind: str) -> None:
     sparse, dense = make(kind, sparsity=0.9)
     x = th.randn(64, *LAYERS[kind][1])
@@ -842,9 +866,58 @@ def test_sparse_layers_can_be_traced(product: str) -> None:
         th.testing.assert_close(traced(batch), layer(batch))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("used_before", [False, True])
+def test_traces_can_be_saved(kind: str, used_before: bool, product: str) -> None:
+    layer = make(kind)[0].eval()
+    batch = th.randn(4, *LAYERS[kind][1])
+    if used_before:
+        layer(batch)
+    buffer = io.BytesIO()
+    th.jit.save(th.jit.trace(layer, (th.randn_like(batch),)), buffer)
+    buffer.seek(0)
+    th.testing.assert_close(th.jit.load(buffer)(batch), layer(batch))
+    layer(batch).sum().backward()  # nothing of the trace is left
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripting_is_refused_with_the_remedy(kind: str) -> None:
+    layer = nn.Sequential(make(kind)[0])
+    with pytest.raises(RuntimeError, match="to_dense"):
+        th.jit.script(layer)
+    batch = th.randn(4, *LAYERS[kind][1])
+    th.testing.assert_close(th.jit.script(to_dense(layer))(batch), layer(batch))
+
+
 @pytest.mark.filterwarnings("ignore:.*assigned during export")
-def test_sparse_layers_can_be_exported() -> None:
-    layer = prune(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10)), 0.9).eval()
-    batch = th.randn(4, 20)
+@pytest.mark.parametrize("used_before", [False, True])
+def test_sparse_layers_can_be_exported(kind: str, used_before: bool) -> None:
+    layer = nn.Sequential(make(kind)[0]).eval()
+    batch = th.randn(4, *LAYERS[kind][1])
+    if used_before:
+        layer(batch)
     exported = th.export.export(layer, (batch,)).module()
     th.testing.assert_close(exported(batch), layer(batch))
+
+
+def test_default_device_is_not_that_of_the_layer(kind: str, product: str) -> None:
+    dense = LAYERS[kind][0]()
+    twin, batch = copy.deepcopy(dense), th.randn(50, *LAYERS[kind][1])  # on the CPU
+    expected = prune(twin, 0.8, budget="weights", generator=th.Generator().manual_seed(0))
+    expected(batch).sum().backward()
+    with th.device("meta"):
+        layer = prune(dense, 0.8, budget="weights", generator=th.Generator().manual_seed(0))
+        layer(batch).sum().backward()
+        to_dense(layer), summary(layer), layer.reset_parameters()
+        layer.set_topology(layer.indices, layer.values.detach() + 1.0)
+        layer.load_state_dict(expected.state_dict())
+    assert th.equal(layer.values.grad, expected.values.grad)
+    assert th.equal(layer(batch), expected(batch))
+    assert {tensor.device.type for tensor in layer.state_dict().values()} == {"cpu"}
+
+
+def test_default_device_set_after_construction(kind: str, product: str) -> None:
+    layer, batch = make(kind)[0], th.randn(4, *LAYERS[kind][1])
+    with th.device("meta"):
+        output = layer(batch)
+    assert th.equal(output, layer(batch))

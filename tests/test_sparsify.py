@@ -3,12 +3,13 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch as th
-from sb3_contrib import QRDQN, TQC, MaskablePPO, RecurrentPPO
+from sb3_contrib import QRDQN, TQC, CrossQ, MaskablePPO, RecurrentPPO
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.envs import FakeImageEnv
@@ -18,8 +19,9 @@ from test_save_load import assert_same_state, train_alike
 from torch import nn
 
 from sb3_sparse import SparseSimBaPolicy, sparsify
+from sb3_sparse.common.batch_renorm import SafeBatchRenorm1d
 from sb3_sparse.common.pruned_policy import optimizers_of
-from sb3_sparse.sparsity import SparseLayer, prune, register_sparse_layer, sparse_layers, summary
+from sb3_sparse.sparsity import SparseLayer, prune, register_sparse_layer, sparse_layers, summary, to_dense
 
 ALGORITHMS = [SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO, A2C]
 TARGETS = {"actor": "actor_target", "critic": "critic_target", "q_net": "q_net_target", "quantile_net": "quantile_net_target"}
@@ -122,6 +124,55 @@ def test_policy_is_copied_and_pickled(model_class) -> None:
     for duplicate in (copy.deepcopy(model.policy), pickle.loads(pickle.dumps(model.policy))):
         assert type(duplicate) is type(model.policy)
         assert_same_state(duplicate.state_dict(), model.policy.state_dict())
+
+
+def networks(model: Any) -> list[Any]:
+    """The networks of a model that SB3 can load alone, and its policy."""
+    parts = [model.policy._modules.get(name) for name in ("actor", "q_net", "q_net_target", "quantile_net")]
+    return [part for part in [*parts, model.policy] if part is not None]
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+@each_algorithm
+def test_networks_are_saved_and_loaded_alone(model_class, reloaded: bool, tmp_path) -> None:
+    model = sparsify(make(model_class), 0.5)
+    if reloaded:
+        model.save(tmp_path / "model")
+        model = model_class.load(tmp_path / "model", device="cpu")
+    observation = th.as_tensor(model.observation_space.sample())[None]
+    for network in networks(model):
+        network.save(tmp_path / "network")
+        loaded = type(network).load(tmp_path / "network", device="cpu")
+        assert_same_state(loaded.state_dict(), network.state_dict())
+        with th.no_grad():
+            outputs = [module.set_training_mode(False) or module._predict(observation, True) for module in (network, loaded)]
+        assert th.equal(*outputs)
+        assert type(copy.deepcopy(network)) is type(loaded) is type(network)
+
+
+def test_images_are_extracted_by_a_network_loaded_alone(tmp_path) -> None:
+    env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=1)
+    model = sparsify(make(DQN, "CnnPolicy", env, optimize_memory_usage=False), 0.5)
+    model.q_net.save(tmp_path / "network")
+    loaded = type(model.q_net).load(tmp_path / "network", device="cpu")
+    assert_same_state(loaded.state_dict(), model.q_net.state_dict())
+
+
+@pytest.mark.parametrize("model_class", [SAC, DQN, PPO])
+def test_default_device_is_not_that_of_the_model(model_class, tmp_path) -> None:
+    def train() -> Any:
+        learner.learn(24)
+        sparsify(learner, 0.5)
+        learner.learn(8)
+        learner.save(tmp_path / "model")
+        return learner.policy.state_dict()
+
+    states = []
+    for device in ("cpu", "meta"):
+        learner = make(model_class)
+        with th.device(device):
+            states.append(train())
+    assert_same_state(*states)
 
 
 @pytest.mark.parametrize("model_class", [SAC, TD3, DQN, PPO])
@@ -306,6 +357,68 @@ def test_maskable_ppo_trains_and_loads(tmp_path) -> None:
     model.save(tmp_path / "model")
     loaded = MaskablePPO.load(tmp_path / "model")
     assert_same_state(loaded.policy.state_dict(), model.policy.state_dict())
+
+
+def crossq(sparsity: float = 0.95) -> CrossQ:
+    kwargs = dict(learning_starts=16, batch_size=8, buffer_size=200, policy_kwargs=dict(renorm_warmup_steps=1))
+    model = CrossQ("MlpPolicy", RandomEnv(), seed=0, device="cpu", **kwargs)
+    return sparsify(model, sparsity) if sparsity else model
+
+
+def finite(model: Any) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in model.policy.state_dict().values())
+
+
+@pytest.mark.filterwarnings("ignore:.*left without inputs")
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_units_without_inputs_learn_under_batch_renormalisation(reloaded: bool, tmp_path) -> None:
+    model = crossq()
+    assert summary(model.policy).units_without_input > 0
+    if reloaded:
+        model.save(tmp_path / "model")
+        model = CrossQ.load(tmp_path / "model", env=RandomEnv(), device="cpu")
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(60)
+    assert finite(model)
+    moved = {name for name, value in model.policy.state_dict().items() if not th.equal(value, before[name])}
+    assert {name for name, _ in model.actor.named_parameters(prefix="actor")} <= moved
+    model.actor.save(tmp_path / "actor")
+    loaded = type(model.actor).load(tmp_path / "actor", device="cpu")
+    assert [type(layer) for layer in loaded.modules()] == [type(layer) for layer in model.actor.modules()]
+    assert not any(isinstance(layer, SafeBatchRenorm1d) for layer in to_dense(model.policy).modules())
+
+
+@pytest.mark.parametrize("layer", [SafeBatchRenorm1d(5, warmup_steps=1), nn.BatchNorm1d(5)], ids=["renorm", "norm"])
+def test_constant_units_have_finite_gradients(layer: nn.Module) -> None:
+    batch = th.randn(8, 5)
+    batch[:, 1] = 0.0
+    outer = th.randn(8, 5)
+    gradients = []
+    for kind in (type(layer), type(layer).__bases__[0] if isinstance(layer, SafeBatchRenorm1d) else type(layer)):
+        twin = copy.deepcopy(layer)
+        twin.__class__ = kind
+        for _ in range(4):
+            x = batch.clone().requires_grad_()
+            output = twin(x)
+            twin.zero_grad()
+            output.backward(outer)
+        gradients.append((output, x.grad, [p.grad for p in twin.parameters()]))
+    (output, gradient, others), (stock_output, stock_gradient, stock_others) = gradients
+    varying = [0, 2, 3, 4]
+    assert bool(gradient.isfinite().all())
+    assert th.equal(output, stock_output) and th.equal(gradient[:, varying], stock_gradient[:, varying])
+    assert all(map(th.equal, others, stock_others))
+
+
+def test_units_without_inputs_are_reported_once(tmp_path) -> None:
+    with pytest.warns(UserWarning, match=r"^\d+ units of PrunedCrossQPolicy are left without inputs.*summary"):
+        model = crossq()
+    model.save(tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CrossQ.load(tmp_path / "model", device="cpu")
+        sparsify(make(SAC), 0.9)  # nothing divides by the deviation of a unit
+        crossq(0.0)
 
 
 def test_recurrent_layers_count_in_the_budget() -> None:

@@ -3,12 +3,15 @@ import io
 import math
 import pickle
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch as th
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
-from sb3_sparse.sparsity import Topology, prune, share_topology
+from sb3_sparse.sparsity import Topology, prune, share_topology, sparse_layers
 
 SHAPES = [(6, 5), (4, 3, 3, 2)]
 
@@ -121,8 +124,9 @@ def test_compressed_rows_describe_the_matrix_and_its_transpose() -> None:
     assert all(tensor.dtype == th.int32 for tensor in rows)
 
 
-def write_in_place(topology: Topology, indices: th.Tensor) -> None:
-    topology.indices.copy_(indices)
+def copy_buffers(topology: Topology, indices: th.Tensor) -> None:
+    for mine, other in zip(topology.buffers(), Topology(indices, topology.shape).buffers(), strict=True):
+        mine.copy_(other)
 
 
 def load(topology: Topology, indices: th.Tensor) -> None:
@@ -134,7 +138,8 @@ def load_by_assignment(topology: Topology, indices: th.Tensor) -> None:
 
 
 @pytest.mark.parametrize("inference", [False, True])
-@pytest.mark.parametrize("move", [Topology.assign, write_in_place, load, load_by_assignment])
+@pytest.mark.filterwarnings("ignore:The buffers of another network")
+@pytest.mark.parametrize("move", [Topology.assign, copy_buffers, load, load_by_assignment])
 def test_what_is_derived_follows_the_indices(topology: Topology, move, inference: bool) -> None:
     fresh = Topology(th.tensor([1, 2, 5, 6, 9]), topology.shape)
     with th.inference_mode(inference):
@@ -162,7 +167,7 @@ def test_what_is_derived_is_neither_copied_nor_saved() -> None:
         twin.assign(th.arange(1000))
         assert twin.mask().sum() == 1000
         assert not th.equal(twin.mask(), topology.mask())
-    assert len(pickle.dumps(topology)) < 2 * 1000 * 4
+    assert len(pickle.dumps(topology)) < 3 * 1000 * 4  # indices and positions
 
 
 def test_loading_another_number_of_active_weights_is_refused_with_the_remedy(topology: Topology) -> None:
@@ -184,6 +189,116 @@ def test_loading_damaged_indices_is_refused(topology: Topology, indices: list[in
     with pytest.raises(RuntimeError, match=r"damaged in the checkpoint.*increase strictly"):
         topology.load_state_dict(state)
     assert topology.indices.tolist() == [0, 3, 7, 10, 11]
+
+
+@pytest.mark.parametrize("name", ["indices", "signature"])
+def test_loading_indices_that_were_not_saved_is_refused(topology: Topology, name: str) -> None:
+    state = {**topology.state_dict(), name: Topology(th.tensor([0, 3, 7, 9, 11]), (4, 3)).state_dict()[name]}
+    with pytest.raises(RuntimeError, match=r"damaged in the checkpoint.*not those that were saved"):
+        topology.load_state_dict(state)
+
+
+def average_of_torch(**kwargs: Any) -> Callable[[nn.Module, nn.Module], None]:
+    def update(average: nn.Module, network: nn.Module) -> None:
+        wrapped = AveragedModel(average, use_buffers=True, **kwargs)
+        wrapped.module, wrapped.n_averaged = average, wrapped.n_averaged + 1  # which wraps a copy
+        wrapped.update_parameters(network)
+
+    return update
+
+
+def average_of_states(average: nn.Module, network: nn.Module) -> None:
+    for mine, other in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        mine.copy_(0.99 * mine + 0.01 * other)
+
+
+def average_behind_the_back(average: nn.Module, network: nn.Module) -> None:
+    for mine, other in zip(average.buffers(), network.buffers(), strict=True):
+        mine.data.copy_(0.99 * mine.data + 0.01 * other.data)
+
+
+AVERAGES = {
+    "stochastic": average_of_torch(),
+    "exponential": average_of_torch(multi_avg_fn=get_ema_multi_avg_fn(0.999)),
+    "one by one": average_of_torch(avg_fn=get_ema_avg_fn(0.9)),
+    "states": average_of_states,
+    "data": average_behind_the_back,
+}
+
+
+def averaged(average: str, network: nn.Module, other: nn.Module) -> nn.Module:
+    result = copy.deepcopy(network)
+    for _ in range(20):
+        AVERAGES[average](result, other)
+    return result
+
+
+@pytest.mark.parametrize("size", [30, 5000])  # indices of the larger one have more digits than a float holds
+@pytest.mark.parametrize("average", list(AVERAGES))
+def test_average_of_equal_networks_is_that_network(average: str, size: int) -> None:
+    network = prune(nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 2)), 0.995, budget="weights")
+    batch = th.randn(3, size)
+    result = averaged(average, network, network)
+    th.testing.assert_close(result(batch), network(batch))
+    twin = copy.deepcopy(network)
+    twin.load_state_dict(averaged(average, network, network).state_dict())
+    th.testing.assert_close(twin(batch), network(batch))
+    for mine, theirs in zip(sparse_layers(averaged(average, network, network)), sparse_layers(network), strict=True):
+        assert th.equal(mine[1].indices, theirs[1].indices)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("follow", ["compile", "trace"])
+def test_average_that_is_followed_at_its_first_use_is_right(follow: str) -> None:
+    network = prune(nn.Sequential(nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 2)), 0.8)
+    result, batch = averaged("exponential", network, network), th.randn(3, 30)
+    if follow == "compile":
+        followed = th.compile(result, fullgraph=True, backend="eager")
+    else:
+        followed = th.jit.trace(result, batch, check_trace=False)
+    th.testing.assert_close(followed(batch), network(batch))
+
+
+@pytest.mark.parametrize("average", list(AVERAGES))
+def test_average_of_different_masks_is_refused(average: str) -> None:
+    network, other = (prune(nn.Sequential(nn.Linear(30, 30)), 0.8, generator=th.Generator().manual_seed(i)) for i in (0, 1))
+    for use in (nn.Module.state_dict, lambda module: module(th.ones(1, 30))):
+        with pytest.raises(RuntimeError, match=r"computed with the indices.*set_topology or load_state_dict"):
+            use(averaged(average, network, other))
+
+
+@pytest.mark.parametrize("write", [lambda t: t.mul_(2), lambda t: t.fill_(3), lambda t: t.copy_(t.flip(0))])
+def test_indices_written_by_others_are_refused(topology: Topology, write) -> None:
+    topology.long_indices()
+    write(topology.indices)
+    with pytest.raises(RuntimeError, match="computed with the indices"):
+        topology.long_indices()
+
+
+def test_masks_that_move_under_an_average_are_reported() -> None:
+    network = prune(nn.Linear(30, 30), 0.8)
+    average = AveragedModel(network)
+    average.update_parameters(network)
+    network.set_topology(th.arange(network.topology.active), network.values.detach().clone())
+    average.update_parameters(network)
+    with pytest.warns(UserWarning, match="active weights moved"):
+        average(th.ones(1, 30))
+
+
+def test_networks_of_different_masks_can_be_stacked() -> None:
+    networks = [prune(nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 5)), 0.8) for _ in range(3)]
+    counts = {tuple(layer.topology.active for _, layer in sparse_layers(network)) for network in networks}
+    assert len(counts) == 1
+    state, batch = th.func.stack_module_state(networks), th.randn(4, 30)
+    base = copy.deepcopy(networks[0])
+    for _ in range(2):
+        outputs = th.func.vmap(lambda *state: th.func.functional_call(base, state, (batch,)))(*state)
+        th.testing.assert_close(outputs, th.stack([network(batch) for network in networks]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for network in networks:
+            th.testing.assert_close(th.func.functional_call(base, network.state_dict(), (batch,)), network(batch))
+    th.testing.assert_close(base(batch), networks[0](batch))
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         filled = self.buffer_size if self.full else self.pos
         # Only n-step returns need the position once the buffer is full.
         if not self.full or self.n_steps > 1 or self.pos == 0:
-            self._cursor.copy_(th.tensor([self.pos, filled * self.n_envs]))
+            self._cursor.copy_(th.tensor([self.pos, filled * self.n_envs], device="cpu"))
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -246,7 +246,7 @@ class DeviceReplayBuffer(ReplayBuffer):
         self._rows = self._allocate()
         self._rows[: len(rows)].copy_(th.from_numpy(rows))
         self._cursor = th.zeros(2, dtype=th.int64, device=self._device)
-        self._cursor.copy_(th.tensor([self.pos, len(rows) * self.n_envs]))
+        self._cursor.copy_(th.tensor([self.pos, len(rows) * self.n_envs], device="cpu"))
         self.generator = th.Generator(self._device)
         self.generator.manual_seed(seed)
         if self._device == device:

@@ -392,7 +392,7 @@ class FrameReplayBuffer(ReplayBuffer):
         to_gpu = th.device(self.device).type == "cuda" and places.device.type == "cpu"
         observations = self._frames.read(places, pinned=to_gpu)
         if env is not None:
-            observations = th.as_tensor(env.normalize_obs(observations.cpu().numpy()))  # type: ignore[arg-type]
+            observations = th.from_numpy(env.normalize_obs(observations.cpu().numpy()))  # type: ignore[arg-type]
         return self._on_device(observations)
 
     def _on_device(self, tensor: th.Tensor) -> th.Tensor:

@@ -13,7 +13,7 @@ def seed_generator(generator: th.Generator, seed: int | None) -> None:
     """
     if seed is None:
         with th.random.fork_rng(devices=[]):
-            seed = int(th.randint(2**63 - 1, ()))
+            seed = int(th.randint(2**63 - 1, (), device="cpu"))
     generator.manual_seed(seed)
 
 

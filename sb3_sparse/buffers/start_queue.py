@@ -52,7 +52,7 @@ class StartQueue:
 
     def publish(self) -> None:
         """Let what has been appended and popped be drawn; before that, draws on a GPU see the former positions."""
-        self._cursor.copy_(th.tensor([self._first, self._count]))
+        self._cursor.copy_(th.tensor([self._first, self._count], device="cpu"))
 
     def draw(self, batch_size: int, generator: th.Generator | None) -> th.Tensor:
         """

@@ -184,7 +184,7 @@ class SparseTopologyCallback(BaseCallback):
             if topology in scores:
                 score = scores[topology].abs()
             elif self.method == "set":
-                score = th.rand(topology.numel, generator=generator).to(topology.indices.device)
+                score = th.rand(topology.numel, generator=generator, device="cpu").to(topology.indices.device)
             else:
                 continue  # no gradient reaches it
             count = int(fraction * topology.active)

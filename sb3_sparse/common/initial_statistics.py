@@ -67,9 +67,13 @@ def _stored_observations(model: OffPolicyAlgorithm) -> Iterator[th.Tensor]:
     keys = tuple(space.spaces) if isinstance(buffer.observations, dict) else ()  # type: ignore[attr-defined]
     for first in range(0, buffer.size(), steps):
         chosen = slice(first, min(first + steps, buffer.size()))
-        part = _map(buffer.observations, lambda stored: th.as_tensor(stored[chosen]).flatten(0, 1).cpu().numpy())  # noqa: B023
+        part = _map(buffer.observations, lambda stored: _on_cpu(stored[chosen]).flatten(0, 1).numpy())  # noqa: B023
         raw = ReplayBuffer._normalize_obs(part, model.get_vec_normalize_env())
-        yield flatten_observations(preprocess_obs(_map(raw, th.as_tensor), space), keys)  # type: ignore[arg-type]
+        yield flatten_observations(preprocess_obs(_map(raw, _on_cpu), space), keys)  # type: ignore[arg-type]
+
+
+def _on_cpu(array: Any) -> th.Tensor:
+    return th.as_tensor(array, device="cpu")
 
 
 def _map(observations: Any, function: Any) -> Any:

@@ -1,7 +1,6 @@
 """What SimBa actors and critics of all algorithms have in common."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch as th
@@ -10,18 +9,15 @@ from stable_baselines3.common.policies import BaseModel, BasePolicy, ContinuousC
 from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.common.utils import get_device
 from torch import nn
 
 from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.observations import ObservationNormalizer
+from sb3_sparse.common.pruned_network import PrunedNetwork
 from sb3_sparse.networks import SimBaEncoder
 from sb3_sparse.networks.initializers import orthogonal_linear
-from sb3_sparse.sparsity import Topology
-from sb3_sparse.sparsity.layers import sparse_type_of
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
-ActorT = TypeVar("ActorT", bound="SimBaActorBase")
 
 
 class NormalizesObservations(BaseModel):
@@ -51,7 +47,7 @@ class NormalizesObservations(BaseModel):
         return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)  # type: ignore[return-value]
 
 
-class SimBaActorBase(NormalizesObservations, BasePolicy):
+class SimBaActorBase(NormalizesObservations, PrunedNetwork, BasePolicy):
     """Mixin for SB3 actors: saved and loaded alone (``policy.actor.save(path)``), with topology and statistics."""
 
     features_dim: int
@@ -62,22 +58,6 @@ class SimBaActorBase(NormalizesObservations, BasePolicy):
         for name in ("features_extractor", "features_dim", "normalizer", "size"):
             data[name] = getattr(self, name)
         return data
-
-    @classmethod
-    def load(cls: type[ActorT], path: str, device: th.device | str = "auto") -> ActorT:
-        """
-        Load an actor that was saved alone.
-
-        :param path: Path to the file
-        :param device: Device for the actor
-        """
-        device = get_device(device)
-        # As in SB3: spaces are no plain tensors.
-        saved = th.load(path, map_location=device, weights_only=False)
-        actor = cls(**saved["data"])
-        _adopt_topologies(actor, saved["state_dict"])
-        actor.load_state_dict(saved["state_dict"])
-        return actor.to(device)
 
 
 class SimBaCriticBase(NormalizesObservations):
@@ -188,14 +168,3 @@ def _set_training(module: nn.Module, mode: bool) -> None:
             child.train(mode)
     if module.training != mode:
         module.training = mode
-
-
-def _adopt_topologies(network: nn.Module, state_dict: Mapping[str, th.Tensor]) -> None:
-    """Make those layers of a dense network sparse that are in the state dict."""
-    suffix = ".topology.indices"
-    for name in [key.removesuffix(suffix) for key in state_dict if key.endswith(suffix)]:
-        layer = network.get_submodule(name)
-        sparse_type = sparse_type_of(layer)
-        if sparse_type is not None:
-            shape = state_dict[f"{name}.topology.weight_shape"].tolist()
-            sparse_type.convert(layer, Topology(state_dict[name + suffix], shape))

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_sparse.common.architecture import PruningConfig
+from sb3_sparse.common.pruned_network import let_load_alone
 from sb3_sparse.sparsity import SparseLayer, allocate, prune, share_topology
 from sb3_sparse.sparsity.topology import Topology
 
@@ -72,7 +73,7 @@ class PrunedPolicy(BasePolicy):
 
         :param mask_seed: Seed
         """
-        self.register_buffer("seed_of_masks", th.tensor(mask_seed))
+        self.register_buffer("seed_of_masks", th.tensor(mask_seed, device=self.device))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -151,7 +152,7 @@ def moved_topologies(module: nn.Module, state_dict: Mapping[str, Any]) -> set[To
     moved: set[Topology] = set()
     for name, topology in module.named_modules(remove_duplicate=False):
         if isinstance(topology, Topology):
-            indices = state_dict.get(f"{name}.indices".removeprefix("."), topology.indices)
+            indices = state_dict.get(f"{name}.indices".removeprefix("."), topology.verified_indices())
             if not th.equal(indices.to(topology.indices), topology.indices):
                 moved.add(topology)
     return moved
@@ -190,7 +191,7 @@ def pruning_parameters(policy: PrunedPolicy) -> dict[str, Any]:
 
 def draw_mask_seed() -> int:
     """Draw a mask seed from torch's default generator, which SB3 seeds with the model's seed."""
-    return int(th.randint(2**31, ()))
+    return int(th.randint(2**31, (), device="cpu"))
 
 
 def check_mask_seed(mask_seed: int) -> int:
@@ -234,8 +235,8 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
 
 def guard_parts(policy: BasePolicy) -> None:
     """
-    Have the parts of a policy refuse to be loaded alone where that would move a topology; parts that do already are left
-    alone.
+    Have the parts of a policy refuse to take a state alone where that would move a topology, and load alone as new networks;
+    parts that do already are left alone.
 
     :param policy: Pruned policy
     """
@@ -245,6 +246,7 @@ def guard_parts(policy: BasePolicy) -> None:
         )
         if module is not policy and not guarded and any(isinstance(part, Topology) for part in module.modules()):
             module.register_load_state_dict_pre_hook(refuse_to_move_alone)
+            let_load_alone(module)
 
 
 def skipped_modules(policy: BasePolicy, skip: Iterable[str]) -> set[nn.Module]:

@@ -1,15 +1,18 @@
 """Pruning a model that exists already."""
 
-import functools
-import types
+import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import TypeVar
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_sparse.common.architecture import PruningConfig
+from sb3_sparse.common.batch_renorm import SafeBatchRenorm1d
+from sb3_sparse.common.pruned_network import Derived, derived_class
 from sb3_sparse.common.pruned_policy import PrunedPolicy, check_mask_seed, draw_mask_seed, prune_policy, pruning_parameters
+from sb3_sparse.sparsity import summary
 
 ModelT = TypeVar("ModelT", bound=BaseAlgorithm)
 
@@ -58,35 +61,33 @@ def sparsify(
     policy.sparsity = dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
     policy.pruning, policy.skip = config, skip
     policy.note_mask_seed(mask_seed)
+    _report_constant_units(policy)
     # What load() builds the policy from.
     model.policy_class = type(policy)
     model.policy_kwargs = {**model.policy_kwargs, **pruning_parameters(policy)}
     return model
 
 
-class SparsifiedPolicy(PrunedPolicy):
-    """Mixin for the classes that :func:`pruned_policy_class` derives: pickle finds them by their stock class, not by name."""
-
-    stock_class: ClassVar[type[BasePolicy]]
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        reduced = super().__reduce_ex__(protocol)
-        assert isinstance(reduced, tuple)
-        return (_uninitialised, (self.stock_class,), *reduced[2:])
-
-
-def _uninitialised(stock_class: type[BasePolicy]) -> PrunedPolicy:
-    policy_class = pruned_policy_class(stock_class)
-    return policy_class.__new__(policy_class)
+def _report_constant_units(policy: PrunedPolicy) -> None:
+    """Say how many units are left without inputs, where a batch normalisation follows that divides by their deviation."""
+    count = summary(policy).units_without_input
+    if count and any(isinstance(layer, SafeBatchRenorm1d | _BatchNorm) for layer in policy.modules()):
+        warnings.warn(
+            f"{count} units of {type(policy).__name__} are left without inputs, so that they are constant and learn nothing. "
+            "sb3_sparse.sparsity.summary(model.policy) lists them; a lower sparsity or a larger network leaves fewer.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
-@functools.cache
+class SparsifiedPolicy(Derived, PrunedPolicy):
+    """Mixin for the classes that :func:`pruned_policy_class` derives."""
+
+
 def pruned_policy_class(policy_class: type[BasePolicy]) -> type[PrunedPolicy]:
     """
     Derive the policy class that prunes what a stock one builds.
 
     :param policy_class: Stock SB3 policy
     """
-    body = {"__module__": __name__, "__doc__": f"Statically sparse {policy_class.__name__}.", "stock_class": policy_class}
-    bases = (SparsifiedPolicy, policy_class)
-    return types.new_class(f"Pruned{policy_class.__name__}", bases, exec_body=lambda namespace: namespace.update(body))
+    return derived_class(SparsifiedPolicy, policy_class)

@@ -218,7 +218,7 @@ class Rescaled(nn.Module):
 
     def __init__(self, space: spaces.Box):
         super().__init__()
-        self.low, self.high = (nn.Buffer(th.as_tensor(bound)) for bound in (space.low, space.high))
+        self.low, self.high = (nn.Buffer(th.tensor(bound, device="cpu")) for bound in (space.low, space.high))
 
     def forward(self, output: th.Tensor) -> th.Tensor:
         """

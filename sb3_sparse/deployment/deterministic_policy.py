@@ -68,8 +68,8 @@ class FixedNormalization(nn.Module):
         statistics = [_statistics(vec_normalize, key, part) for key, part in _parts(space).items()]
         mean, var, normalized = (np.concatenate([part[i] for part in statistics]) for i in range(3))
         shape = space.shape if isinstance(space, spaces.Box) else mean.shape
-        self.mean, self.var = (nn.Buffer(th.as_tensor(value, dtype=th.float32).view(shape)) for value in (mean, var))
-        self.normalized = nn.Buffer(th.as_tensor(normalized).view(shape))
+        self.mean, self.var = (nn.Buffer(th.from_numpy(value).float().view(shape)) for value in (mean, var))
+        self.normalized = nn.Buffer(th.from_numpy(normalized).view(shape))
 
     def forward(self, observation: th.Tensor) -> th.Tensor:
         """

@@ -104,7 +104,7 @@ def _check_same(model: BaseAlgorithm, read: BaseAlgorithm) -> None:
 def _write_onnx(policy: DeterministicPolicy, space: spaces.Space, path: Path) -> Policy:
     import_extra("onnxscript", "export")
     runtime = import_extra("onnxruntime", "export")
-    example = th.as_tensor(example_observations(space, 2))
+    example = th.from_numpy(example_observations(space, 2))
     batch = th.export.Dim("batch")
     with _quiet():
         th.onnx.export(

@@ -206,7 +206,8 @@ def _tensors(model: BaseAlgorithm) -> Iterator[tuple[str, th.Tensor]]:
         entries = state["state"] if "param_groups" in state else {"": state}
         for index, values in entries.items():
             for key, value in values.items():
-                yield "/".join(str(part) for part in ("parameters", name, index, key) if part != ""), th.as_tensor(value)
+                tensor = value if th.is_tensor(value) else th.tensor(value, device="cpu")
+                yield "/".join(str(part) for part in ("parameters", name, index, key) if part != ""), tensor
     for name in model._get_torch_save_params()[1]:
         yield f"variables/{name}", recursive_getattr(model, name)
 
@@ -267,7 +268,7 @@ def _statistics(vec_normalize: VecNormalize) -> tuple[dict[str, Any], dict[str, 
         entries = {f"{name}/{key}": value for key, value in kept.items()} if isinstance(kept, dict) else {name: kept}
         for key, moments in entries.items():
             counts[key] = float(moments.count)
-            tensors.update({f"vec_normalize/{key}/{s}": th.as_tensor(getattr(moments, s)) for s in _STATISTICS})
+            tensors.update({f"vec_normalize/{key}/{s}": th.as_tensor(getattr(moments, s), device="cpu") for s in _STATISTICS})
     names = ("clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs", "norm_reward", "norm_obs_keys", "training")
     settings = {name: to_plain(getattr(vec_normalize, name), name) for name in names}
     return {**settings, "statistics": counts}, tensors

@@ -71,5 +71,5 @@ def _tensors(given: Tensors) -> list[th.Tensor]:
 
 
 def _norm(tensors: Iterable[th.Tensor]) -> float:
-    norms = th._foreach_norm([tensor.detach() for tensor in tensors] or [th.zeros(1)])
+    norms = th._foreach_norm([tensor.detach() for tensor in tensors] or [th.zeros(1, device="cpu")])
     return float(th.stack([norm.double() for norm in norms]).norm())

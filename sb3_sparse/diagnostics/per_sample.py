@@ -93,7 +93,7 @@ def _watched(calls: dict[nn.Module, list[_Call]]) -> Iterator[None]:
 @th.no_grad()
 def _layer_gram(layer: nn.Module, calls: list[_Call], samples: int, max_bytes: int) -> th.Tensor:
     if not calls:
-        return th.zeros(samples, samples, dtype=th.float64)
+        return th.zeros(samples, samples, dtype=th.float64, device="cpu")
     once = len(calls) == 1 and len(calls[0].inputs) == 1 and calls[0].inputs[0].ndim == 2
     if once and type(layer) in (nn.Linear, SparseLinear) and len(calls[0].inputs[0]) == samples:
         inputs, delta = calls[0].inputs[0], calls[0].delta

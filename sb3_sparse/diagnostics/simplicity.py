@@ -53,7 +53,8 @@ def simplicity_bias_score(
     if networks < 1:
         raise ValueError(f"networks must be at least 1, got {networks}.")
     grid = _grid(normalize)
-    scores = th.tensor([1.0 / _complexity(_image(make_network(), grid)) for _ in range(networks)], dtype=th.float64)
+    found = [1.0 / _complexity(_image(make_network(), grid)) for _ in range(networks)]
+    scores = th.tensor(found, dtype=th.float64, device="cpu")
     error = float(scores.std() / math.sqrt(networks)) if networks > 1 else float("nan")
     return SimplicityScore(float(scores.mean()), error, tuple(scores.tolist()))
 
@@ -77,7 +78,7 @@ def _complexity(image: th.Tensor) -> float:
         raise ValueError("The network is constant or returns numbers that are not finite: it has no spectrum.")
     strength = th.fft.rfft2(image).abs()[:_ROWS]  # (151, 151)
     strength[0, 0] = 0.0
-    frequency = th.arange(_ROWS, dtype=th.float64)
+    frequency = th.arange(_ROWS, dtype=th.float64, device=image.device)
     radius = (frequency[:, None].square() + frequency[None, :].square()).sqrt().round()
     total = strength.sum()
     return float((radius * strength).sum() / (radius.max() * total))

@@ -199,7 +199,7 @@ def pooled_moments(parts: Iterable[th.Tensor]) -> tuple[th.Tensor, th.Tensor, in
     """
     moments = [(len(part), *th.var_mean(part.double(), dim=0, correction=0)) for part in parts]
     counts, variances, means = zip(*moments, strict=True)
-    weights = th.tensor(counts, dtype=th.float64)[:, None] / sum(counts)
+    weights = th.tensor(counts, dtype=th.float64, device=means[0].device)[:, None] / sum(counts)
     mean = (weights * th.stack(means)).sum(0)
     var = (weights * (th.stack(variances) + (th.stack(means) - mean).square())).sum(0)
     return mean, var, sum(counts)

@@ -101,7 +101,7 @@ class SparseLayer(nn.Module):
     @property
     def indices(self) -> th.Tensor:
         """(active,) flat row-major positions of the active weights."""
-        return self.topology.indices
+        return self.topology.verified_indices()
 
     @property
     def weight(self) -> th.Tensor:
@@ -177,6 +177,12 @@ class SparseLayer(nn.Module):
     def weight_names(self) -> dict[str, str]:
         """Parameter of this layer -> the dense layer's weight of which it holds the active entries."""
         return {values: weight for weight, values in self.value_names.items()}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            "torch.jit.script cannot compile sparse layers: script sparsity.to_dense(module), or trace the module instead "
+            "(torch.jit.trace)."
+        )
 
     def _accumulate_dense_gradient(self, gradient: th.Tensor) -> None:
         gradient = gradient.detach()

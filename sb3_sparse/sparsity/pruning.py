@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.sparsity.allocation import Distribution, UnreachableSparsityError, check_sparsity, get_distribution
+from sb3_sparse.sparsity.constant_units import make_plain, make_safe
 from sb3_sparse.sparsity.layers import SparseLayer, sparse_type_of
 from sb3_sparse.sparsity.topology import Topology
 
@@ -63,6 +64,8 @@ def prune(
             drawn.append((layers, Topology.random(shape, active[names[0]], generator)))
     for layers, topology in drawn:
         _convert(layers, topology)
+    if drawn:
+        make_safe(module)
     return module
 
 
@@ -110,6 +113,7 @@ def to_dense(module: ModuleT) -> ModuleT:
     tied: dict[nn.Parameter, nn.Parameter] = {}
     for _, layer in list(sparse_layers(dense)):
         layer.densify(tied)
+    make_plain(dense)
     return dense
 
 
@@ -184,8 +188,8 @@ def _plan(
     groups = _group(module, layers)
     if sparsity > 0.0:
         _refuse_unready(module, layers)
-        for names, users in groups.items():
-            _refuse_foreign_tie(module, names, users)
+        for users in groups.values():
+            _refuse_foreign_tie(module, users)
         if not groups:
             raise ValueError(f"{type(module).__name__} has no layer to prune (linear or 2-d convolution, not skipped).")
     prunable = {name for names in groups for name in names}
@@ -231,17 +235,26 @@ def _refuse_unready(module: nn.Module, layers: dict[str, nn.Module]) -> None:
             )
 
 
-def _refuse_foreign_tie(module: nn.Module, names: tuple[str, ...], layers: list[nn.Module]) -> None:
+def _refuse_foreign_tie(module: nn.Module, layers: list[nn.Module]) -> None:
+    """Refuse weights that are also used by something which is not pruned along, or is pruned in another way."""
     weights = {id(weight) for weight in _weights(layers[0])}
-    for name, owner in module.named_modules():
-        for key, parameter in owner._parameters.items():
-            if id(parameter) in weights and not (owner in layers and key in sparse_type_of(owner).value_names):  # type: ignore[union-attr]
-                raise ValueError(
-                    f"Weight {names[0]!r} is also {key!r} of {name!r} ({type(owner).__name__}), which is not pruned along: "
-                    "skip both or untie them."
-                )
+    users = [
+        (name, owner)
+        for name, owner in module.named_modules()
+        if any(id(parameter) in weights for parameter in owner._parameters.values())
+    ]
+    pruned = [f"{name!r} ({type(owner).__name__})" for name, owner in users if owner in layers]
+    for name, owner in users:
+        if owner not in layers or any(
+            id(parameter) in weights and key not in sparse_type_of(owner).value_names  # type: ignore[union-attr]
+            for key, parameter in owner._parameters.items()
+        ):
+            raise ValueError(
+                f"The weight of {', '.join(pruned)} is tied to {name!r} ({type(owner).__name__}), which is not pruned along: "
+                "skip the former or untie them."
+            )
     if len({type(layer) for layer in layers}) > 1:
-        raise ValueError(f"Weight {names[0]!r} is tied between layers of different types: skip or untie them.")
+        raise ValueError(f"The weight of {', '.join(pruned)} is tied between layers of different types: skip or untie them.")
 
 
 def _skipped(module: nn.Module, skip: Skip) -> set[nn.Module]:

@@ -115,7 +115,7 @@ def summary(module: nn.Module) -> Summary:
 def _sparse(layer: SparseLayer) -> LayerSummary:
     topology = layer.topology
     units = topology.shape[0]
-    with_input = th.unique(topology.indices // (topology.numel // units)).numel()
+    with_input = th.unique(topology.long_indices() // (topology.numel // units)).numel()
     return LayerSummary(tuple(topology.shape), topology.numel, topology.active, units - with_input)
 
 

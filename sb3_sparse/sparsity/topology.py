@@ -1,6 +1,7 @@
 """Topology: where the active weights of one layer sit."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,15 @@ _UINT16_MAX = 2**16 - 1
 # Columns that a kernel has in its scratch memory at a time: with 512 bytes of samples each half of a second-level cache.
 # Whoever changes it removes kernels.*.nbi from __pycache__: numba sees changes of the kernels' own file only.
 BLOCK_COLUMNS = 1024
+_REPLACED = (
+    "The buffers of another network were copied over those of a sparse layer, so its active weights moved. If values were not "
+    "copied but averaged with those of other positions, the network is wrong: average networks of one topology only."
+)
+_COMPUTED_WITH = (
+    "Somebody computed with the indices of {}, as an average of two networks' buffers does, and these had different masks or "
+    "were not averaged together. Average networks of one topology only (or their dense copies, sparsity.to_dense), and move "
+    "active weights by set_topology or load_state_dict."
+)
 _REMEDY = "Build the model with the sparsity, distribution, budget and network size that the checkpoint was made with."
 
 
@@ -51,7 +61,8 @@ class BlockedRows(NamedTuple):
 
     def positions(self) -> th.Tensor:
         """(active,) int64 flat row-major positions."""
-        rows = th.arange(self.shape[0]).repeat_interleave((self.starts[:, -1] - self.starts[:, 0]).long())
+        counts = (self.starts[:, -1] - self.starts[:, 0]).long()
+        rows = th.arange(self.shape[0], device=self.starts.device).repeat_interleave(counts)
         return rows * self.shape[1] + self.columns.long()
 
 
@@ -62,6 +73,10 @@ class Topology(nn.Module):
     It is a module, so that several layers (an online and its target network, two weights under one mask) can share one and
     still share it after ``.to(device)``, ``copy.deepcopy`` of the whole and loading. Indices are only ever written in place.
 
+    Indices are a buffer, so whatever averages the buffers of two networks computes with them, too, and rounds. What counts are
+    therefore positions that nobody sees. The buffer ``signature`` says which positions the buffers mean and survives rounding:
+    after an average of equal topologies the indices are put right, after one of different topologies an error is raised.
+
     :param indices: (active,) flat row-major positions in the weight, strictly increasing
     :param shape: Shape of the dense weight
     :raises ValueError: if the indices are not strictly increasing positions within the shape, or if there are none.
@@ -69,6 +84,7 @@ class Topology(nn.Module):
 
     indices: th.Tensor
     weight_shape: th.Tensor
+    signature: th.Tensor
 
     def __init__(self, indices: th.Tensor, shape: Sequence[int]):
         super().__init__()
@@ -82,8 +98,12 @@ class Topology(nn.Module):
         # A copy: indices are written in place, and the caller's tensor may be those of another topology.
         self.register_buffer("indices", indices.to(dtype, copy=True))
         # Saved, so that a checkpoint of another shape with as many active weights does not pass for a fitting one.
-        self.register_buffer("weight_shape", th.tensor(self.shape))
-        self._derived: dict[str, tuple[th.Tensor, int, Any]] = {}
+        self.register_buffer("weight_shape", th.tensor(self.shape, device=indices.device))
+        self.register_buffer("signature", _sign(indices).to(indices.device))
+        self._positions = self.indices.to("cpu", copy=True)
+        # The indices that were last found to be the positions, and their version; -1 if that has to be found out.
+        self._verified = (self.indices, -1)
+        self._derived: dict[str, Any] = {}
 
     @classmethod
     def random(cls, shape: Sequence[int], active: int, generator: th.Generator | None = None) -> "Topology":
@@ -97,7 +117,7 @@ class Topology(nn.Module):
         """
         if not 1 <= active <= math.prod(shape):
             raise ValueError(f"Of shape {tuple(shape)}, between 1 and {math.prod(shape)} weights can be active; got {active}.")
-        order = th.randperm(math.prod(shape), generator=generator)
+        order = th.randperm(math.prod(shape), generator=generator, device="cpu")
         return cls(order[:active].sort().values, shape)
 
     @property
@@ -112,7 +132,8 @@ class Topology(nn.Module):
         :param values: (active,) values of the active weights
         :return: Dense weight, exactly 0 at inactive positions
         """
-        if th._C._are_functorch_transforms_active():  # which take no autograd function without rules of its own
+        # Which take no autograd function, the former without rules of its own.
+        if th._C._are_functorch_transforms_active() or th.jit.is_tracing():
             return values.new_zeros(self.numel).index_put((self.long_indices(),), values).view(self.shape)
         flat: th.Tensor = _Scatter.apply(values, self.long_indices(), self.numel)  # type: ignore[no-untyped-call]
         return flat.view(self.shape)
@@ -124,12 +145,12 @@ class Topology(nn.Module):
         :param weight: Dense weight of this topology's shape
         :return: (active,) values
         """
-        return weight.reshape(-1).index_select(0, self.indices)
+        return weight.reshape(-1).index_select(0, self.verified_indices())
 
     def mask(self) -> th.Tensor:
         """Boolean mask of the weight's shape: True where a weight is active."""
         mask = th.zeros(self.numel, dtype=th.bool, device=self.indices.device)
-        mask[self.indices.long()] = True
+        mask[self.long_indices()] = True
         return mask.view(self.shape)
 
     def long_indices(self) -> th.Tensor:
@@ -163,46 +184,108 @@ class Topology(nn.Module):
         if indices.numel() != self.active:
             raise ValueError(f"This topology has {self.active} active weights, got indices of {indices.numel()}.")
         _check_indices(indices, self.numel)
-        self.indices.copy_(indices)
+        self._positions, self._derived = indices.to("cpu", self.indices.dtype, copy=True), {}
+        self.indices.copy_(self._positions)
+        self.signature.copy_(_sign(self._positions))
+
+    def verified_indices(self) -> th.Tensor:
+        """
+        The indices, after making sure that nobody computed with them since they were last asked for.
+
+        :raises RuntimeError: if somebody did, and they cannot be put right.
+        """
+        if not (_are_followed(self.indices) or self._are_verified(self.indices)):
+            self._verify()
+        return self.indices
+
+    @th.compiler.assume_constant_result
+    def _verify_while_compiling(self) -> None:
+        """Which runs once, on the tensors themselves."""
+        self._verify()
+
+    def _are_verified(self, indices: th.Tensor) -> bool:
+        if indices.is_inference():  # made under th.inference_mode(), and without a version
+            return False
+        return self._verified[0] is indices and self._verified[1] == indices._version
+
+    @th.no_grad()
+    def _verify(self) -> None:
+        """Compare the buffers with the positions, and let right win."""
+        indices, last = self.indices, self._verified[0]
+        written, signature = indices.to("cpu", self._positions.dtype), self.signature.cpu()
+        if not _is_signed(self._positions, signature) and _is_signed(written, signature):
+            if indices is last:  # not for a while only, as by functional_call
+                warnings.warn(_REPLACED, UserWarning, stacklevel=2)
+            self._positions, self._derived = written.clone(), {}
+        elif not (_is_signed(self._positions, signature) and _is_rounded(written, self._positions)):
+            raise RuntimeError(_COMPUTED_WITH.format(self))
+        # Not the signature: what it has lost tells an average of different topologies after a while.
+        for buffer, right in ((indices, self._positions), (self.weight_shape, th.tensor(self.shape, device="cpu"))):
+            if not th.equal(buffer.to("cpu", right.dtype), right):
+                buffer.copy_(right)
+        if indices.device != last.device:
+            self._derived = {}
+        self._verified = indices, -1 if indices.is_inference() else indices._version
 
     def _derive(self, key: str, build: Any) -> Any:
         """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
-        if th.compiler.is_compiling():  # which has no place to cache in
+        if th.compiler.is_dynamo_compiling():
+            self._verify_while_compiling()
+        if th.compiler.is_compiling() or th.jit.is_tracing():  # where what is cached would be a constant
             return build()
         indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
         assert indices is not None
-        source, version, value = self._derived.get(key, (None, -1, None))
-        if source is indices and version == indices._version:
-            return value
-        if indices.is_inference():  # made under th.inference_mode(), and without a version
+        if key in self._derived and self._are_verified(indices):
+            return self._derived[key]
+        if _are_followed(indices):  # by somebody whose tensors nobody else must find
             return build()
+        self.verified_indices()
         with th.inference_mode(False):  # what is cached must serve the next backward pass, too
-            value = build()
-        self._derived[key] = (indices, indices._version, value)
-        return value
+            if key not in self._derived:
+                self._derived[key] = build()
+        return self._derived[key]
 
     def __getstate__(self) -> dict[str, Any]:
         # What is derived neither belongs into a pickle nor into a copy.
-        return {**self.__dict__, "_derived": {}}
+        return {**self.__dict__, "_derived": {}, "_verified": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._verified = (self.indices, -1)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+        if not _are_followed(self.indices):
+            self._verify()  # whatever their version: old code writes through ``.data``, which does not raise it
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs):  # type: ignore[no-untyped-def]
-        problem = self._misfit(state_dict.get(prefix + "indices"), state_dict.get(prefix + "weight_shape"))
+        names = ("indices", "weight_shape", "signature")
+        indices, shape, signature = (state_dict.get(prefix + name) for name in names)
+        problem = self._misfit(indices, shape, signature)
         if problem is not None:
             error_msgs.append(f"topology {prefix.rstrip('.')!r} {problem}")
             return
+        if indices is not None:  # checkpoints did not always have one, and rounding starts anew
+            state_dict[prefix + "signature"] = _sign(indices)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, error_msgs)
+        if indices is not None and not indices.is_meta:
+            self._positions = indices.to("cpu", self.indices.dtype, copy=True)
+        self._derived, self._verified = {}, (self.indices, -1)
 
-    def _misfit(self, indices: th.Tensor | None, shape: th.Tensor | None) -> str | None:
+    def _misfit(self, indices: th.Tensor | None, shape: th.Tensor | None, signature: th.Tensor | None) -> str | None:
         """Say what is wrong with a checkpoint's topology, if anything is."""
         if shape is not None and tuple(shape.tolist()) != tuple(self.shape):
             return f"does not fit: it has shape {tuple(shape.tolist())} in the checkpoint, {tuple(self.shape)} here. {_REMEDY}"
         if indices is not None and indices.numel() != self.active:
             counts = f"{indices.numel()} active weights in the checkpoint, {self.active} of {self.numel} here"
             return f"does not fit: {counts}. {_REMEDY}"
+        found = self._positions if indices is None else indices
         try:
-            _check_indices(self.indices if indices is None else indices, self.numel)
+            _check_indices(found, self.numel)
         except ValueError as error:
             return f"is damaged in the checkpoint: {error}"
+        if signature is not None and not _is_signed(found.cpu(), signature.cpu()):
+            return "is damaged in the checkpoint: its indices are not those that were saved."
         return None
 
     def extra_repr(self) -> str:
@@ -252,7 +335,8 @@ def _starts(rows: th.Tensor, number_of_rows: int) -> th.Tensor:
 
 def _block(indices: th.Tensor, shape: th.Size) -> BlockedRows:
     blocks = -(-shape[1] // BLOCK_COLUMNS)
-    firsts = th.arange(shape[0]).unsqueeze(1) * shape[1] + (th.arange(blocks + 1) * BLOCK_COLUMNS).clamp(max=shape[1])
+    rows, starts = (th.arange(count, device=indices.device) for count in (shape[0], blocks + 1))
+    firsts = rows.unsqueeze(1) * shape[1] + (starts * BLOCK_COLUMNS).clamp(max=shape[1])
     return BlockedRows(shape, blocks, th.searchsorted(indices, firsts).int(), (indices % shape[1]).to(th.uint16))
 
 
@@ -260,3 +344,36 @@ def _block_transposed(indices: th.Tensor, shape: th.Size) -> tuple[BlockedRows, 
     transposed = (indices % shape[1]) * shape[0] + indices // shape[1]
     ordered, order = transposed.sort()
     return _block(ordered, shape[::-1]), order.int()
+
+
+# Whatever averages integers as real numbers cuts off what follows the point. Marks of equal topologies lose one or two by
+# that, those of different ones at least one with every update.
+_MARK, _TOLERANCE = 256, 8
+
+
+def _sign(indices: th.Tensor) -> th.Tensor:
+    """(32,) int16 numbers, each 0 or ``_MARK``, that tell these positions from others."""
+    mixed = (indices.to("cpu", th.int64) + 1) * 0x9E3779B97F4A7C1
+    mixed = (mixed ^ (mixed >> 29)) * 0x3F58476D1CE4E5B
+    bits = (mixed.sum() >> th.arange(16, 48, device="cpu")) & 1
+    return (bits * _MARK).to(th.int16)
+
+
+def _is_signed(indices: th.Tensor, signature: th.Tensor) -> bool:
+    return bool((signature - _sign(indices)).abs().max() <= _TOLERANCE)
+
+
+def _is_rounded(written: th.Tensor, positions: th.Tensor) -> bool:
+    """Whether these can be the positions after averages of equal ones in single precision, which has 24 bits."""
+    return bool(((written.long() - positions.long()).abs() <= 2 + positions.long() // 64).all())
+
+
+def _are_followed(indices: th.Tensor) -> bool:
+    """Whether torch follows what is computed: values cannot be looked at then, and results are of no use to anybody else."""
+    return (
+        th.compiler.is_compiling()
+        or indices.is_meta
+        or th.jit.is_tracing()
+        or th._C._are_functorch_transforms_active()
+        or th._C._len_torch_dispatch_stack() > 0
+    )

@@ -72,8 +72,8 @@ def _sparse_uniform(weight: th.Tensor) -> None:
 
 def _draw_active(weight: th.Tensor) -> th.Tensor:
     """Boolean mask of a weight: True where SparseInit leaves it as it was drawn."""
-    order = th.rand(weight.shape).argsort(dim=1)
-    active = th.ones(weight.shape, dtype=th.bool).scatter_(1, order[:, : _zeros(weight.shape[1])], False)
+    order = th.rand(weight.shape, device="cpu").argsort(dim=1)
+    active = th.ones(weight.shape, dtype=th.bool, device="cpu").scatter_(1, order[:, : _zeros(weight.shape[1])], False)
     return active.to(weight.device)
 
 

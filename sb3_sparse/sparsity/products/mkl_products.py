@@ -23,7 +23,8 @@ class Rows(NamedTuple):
     def positions(self) -> th.Tensor:
         """(active,) int64 flat row-major positions of the active weights."""
         counts = self.rows.row_starts.diff().long()
-        return th.arange(self.shape[0]).repeat_interleave(counts) * self.shape[1] + self.rows.columns
+        rows = th.arange(self.shape[0], device=counts.device).repeat_interleave(counts)
+        return rows * self.shape[1] + self.rows.columns
 
 
 def rows_of(topology: Topology, with_transpose: bool) -> Rows:
@@ -80,7 +81,7 @@ def weight_gradient(grad_output: th.Tensor, input: th.Tensor, rows: Rows) -> th.
 
 def _matrix(row_starts: th.Tensor, columns: th.Tensor, values: th.Tensor, shape: th.Size) -> th.Tensor:
     _silence_beta_notice()
-    return th.sparse_csr_tensor(row_starts, columns, values, shape, check_invariants=False)
+    return th.sparse_csr_tensor(row_starts, columns, values, shape, device=values.device, check_invariants=False)
 
 
 @functools.cache
@@ -88,6 +89,5 @@ def _silence_beta_notice() -> None:
     # torch says once per process that CSR support is in beta; a user of a sparse layer can do nothing about it.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        th.sparse_csr_tensor(
-            th.zeros(2, dtype=th.int32), th.zeros(0, dtype=th.int32), th.zeros(0), (1, 1), check_invariants=False
-        )
+        starts, columns, values = (th.zeros(size, device="cpu") for size in (2, 0, 0))
+        th.sparse_csr_tensor(starts.int(), columns.int(), values, (1, 1), device="cpu", check_invariants=False)
