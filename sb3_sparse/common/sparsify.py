@@ -9,6 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_sparse.common.architecture import PruningConfig
+from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.common.pruned_policy import PrunedPolicy, check_mask_seed, draw_mask_seed, prune_policy, pruning_parameters
 
 ModelT = TypeVar("ModelT", bound=BaseAlgorithm)
@@ -58,6 +59,7 @@ def sparsify(
     policy.sparsity = dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
     policy.pruning, policy.skip = config, skip
     policy.note_mask_seed(mask_seed)
+    note_preprocessing(model)
     # What load() builds the policy from.
     model.policy_class = type(policy)
     model.policy_kwargs = {**model.policy_kwargs, **pruning_parameters(policy)}

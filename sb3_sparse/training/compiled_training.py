@@ -16,6 +16,7 @@ from torch import nn
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.initial_statistics import start_statistics
+from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
 from sb3_sparse.training.divergence import DivergenceError, broken_tensors
@@ -111,6 +112,7 @@ class CompiledTraining(OffPolicyAlgorithm):
         self._warned: set[str] = set()
 
     def _setup_model(self) -> None:
+        note_preprocessing(self)
         # SB3 makes a buffer only where there is none, and notes the class it would have made, so checkpoints name its own.
         makes_buffer = self.replay_buffer is None and self._keeps_buffer_on_device()
         if makes_buffer:
@@ -121,6 +123,10 @@ class CompiledTraining(OffPolicyAlgorithm):
             self.replay_buffer.seed(self.seed)
         self.recapture()
         self._warn_without_tf32()
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        note_preprocessing(self, again=True)
+        return super()._setup_learn(*args, **kwargs)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
