@@ -18,9 +18,10 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import nn
 
+import sb3_sparse
 from sb3_sparse import (
     DER,
     DrQv2,
@@ -48,6 +49,8 @@ needs_onnx = pytest.mark.skipif(
 )
 FORMATS = [pytest.param("onnx", marks=needs_onnx), "sparse"]
 VECTORS = spaces.Box(-3.0, 5.0, (6,), np.float32)
+PARTS = spaces.Dict(x=VECTORS, y=spaces.Box(-1, 1, (3,)))
+BOX_OR_DICT = pytest.mark.parametrize("space", [VECTORS, PARTS], ids=["box", "dict"])
 
 
 class Env(gym.Env):
@@ -164,6 +167,10 @@ OTHERS = {
     "PPO, several": (PPO, spaces.MultiDiscrete([2, 3]), {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "onnx"),
     "PPO, binary": (PPO, spaces.MultiBinary(3), {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "onnx"),
     "A2C": (A2C, FOUR, {**ON, "policy_kwargs": LAYERS}, "sparse"),
+    "SAC, gSDE": (SAC, BOX, {**OFF, "use_sde": True, "policy_kwargs": LAYERS}, "sparse onnx"),
+    "TQC, gSDE": (TQC, BOX, {**OFF, "use_sde": True, "policy_kwargs": {**LAYERS, "clip_mean": 0.1}}, "sparse onnx"),
+    "PPO, gSDE": (PPO, BOX, {**ON, "batch_size": 10, "use_sde": True, "policy_kwargs": LAYERS}, "sparse onnx"),
+    "A2C, squashed": (A2C, BOX, {**ON, "use_sde": True, "policy_kwargs": {**LAYERS, "squash_output": True}}, "sparse onnx"),
     "TRPO": (TRPO, BOX, {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "sparse"),
     "DQN": (DQN, FOUR, {**OFF, "policy_kwargs": LAYERS}, "sparse onnx"),
     "QRDQN": (QRDQN, FOUR, {**OFF, "policy_kwargs": LAYERS}, "onnx"),
@@ -175,7 +182,7 @@ OTHERS = {
 }
 
 
-QUICK = ("PPO, several", "DER", "StreamAC, discrete", "DrQv2")
+QUICK = ("PPO, several", "SAC, gSDE", "DER", "StreamAC, discrete", "DrQv2")
 
 
 @pytest.mark.filterwarnings("ignore:Your observation  has an unconventional shape")
@@ -194,6 +201,7 @@ def test_other_algorithms_act_as_the_model(tmp_path: Path, name: str, format: st
     algorithm, action_space, arguments, _ = OTHERS[name]
     env = OtherActions(action_space, PIXELS if name == "DrQv2" else VECTORS)
     policy = "CnnPolicy" if name == "DrQv2" else "MlpPolicy"
+    arguments = {**arguments, "policy_kwargs": dict(arguments["policy_kwargs"])}  # SB3 writes into it
     model = algorithm(policy, env, seed=0, device="cpu", **arguments).learn(40)
     model.save(tmp_path / "model.zip")
     export(load_model(tmp_path / "model.zip"), tmp_path / "policy", format)
@@ -267,7 +275,7 @@ def test_dictionaries_are_taken_as_one_vector(tmp_path: Path, format: str) -> No
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("space", [VECTORS, spaces.Dict(x=VECTORS, y=spaces.Box(-1, 1, (3,)))], ids=["box", "dict"])
+@BOX_OR_DICT
 def test_vec_normalize_is_built_in(tmp_path: Path, format: str, space: spaces.Space) -> None:
     keys = ["x"] if isinstance(space, spaces.Dict) else None
     env = VecNormalize(DummyVecEnv([lambda: Env(space)]), clip_obs=1.5, norm_obs_keys=keys)
@@ -285,6 +293,143 @@ def test_vec_normalize_is_built_in(tmp_path: Path, format: str, space: spaces.Sp
     assert_same_actions(actions, expected)
     raw = model.predict(batch, deterministic=True)[0]
     assert np.abs(actions - raw).max() > 1e-3
+
+
+def under_vec_normalize(algorithm: type[BaseAlgorithm], policy: Any, space: spaces.Space, **options: Any) -> BaseAlgorithm:
+    keys = ["x"] if isinstance(space, spaces.Dict) and options.get("norm_obs", True) else None
+    env = VecNormalize(DummyVecEnv([lambda: Env(space)]), norm_obs_keys=keys, **options)
+    arguments = {"n_steps": 20} if algorithm in (PPO, A2C) else OFF
+    if policy == "MlpPolicy" and isinstance(space, spaces.Dict):
+        policy = "MultiInputPolicy"
+    size = {"net_arch": [16, 12]} if isinstance(policy, str) else SMALL
+    return algorithm(policy, env, seed=0, device="cpu", policy_kwargs=dict(size), **arguments).learn(60)
+
+
+def raw_observations(space: spaces.Space) -> tuple[Any, np.ndarray]:
+    """A batch as the environment returns it, and as one vector each."""
+    space.seed(1)
+    samples = [space.sample() for _ in range(30)]
+    flat = np.stack([spaces.flatten(space, sample) for sample in samples]).astype(np.float32)
+    if isinstance(space, spaces.Dict):
+        return {key: np.stack([sample[key] for sample in samples]) for key in space.spaces}, flat
+    return np.stack(samples), flat
+
+
+@BOX_OR_DICT
+@pytest.mark.filterwarnings("ignore:The environment is wrapped in VecNormalize", "ignore:VecNormalize normalises")
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "format"),
+    [
+        (SAC, SparseSimBaPolicy, "sparse"),
+        (PPO, "MlpPolicy", "sparse"),
+        pytest.param(TD3, "MlpPolicy", "onnx", marks=needs_onnx),
+    ],
+)
+def test_normalisation_of_the_models_environment_is_built_in(
+    tmp_path: Path, algorithm: type[BaseAlgorithm], policy: Any, format: str, space: spaces.Space
+) -> None:
+    model = under_vec_normalize(algorithm, policy, space, clip_obs=0.9, epsilon=0.3)
+    export(model, tmp_path / "policy", format)
+    batch, flat = raw_observations(space)
+    expected = model.predict(model.get_vec_normalize_env().normalize_obs(batch), deterministic=True)[0]
+    actions = load_policy(tmp_path / "policy")(batch) if format == "sparse" else run(tmp_path / "policy", format, flat)
+    assert_same_actions(actions, expected)
+    assert np.abs(actions - model.predict(batch, deterministic=True)[0]).max() > 1e-3
+
+
+def test_normalisation_of_rewards_changes_no_export(tmp_path: Path) -> None:
+    for policy in (SparseSimBaPolicy, "MlpPolicy"):
+        model = under_vec_normalize(SAC, policy, VECTORS, norm_obs=False)
+        model.save(tmp_path / "model.zip")
+        statistics = model.get_vec_normalize_env()
+        batch, _ = raw_observations(VECTORS)
+        for exported, given in ((model, None), (model, statistics), (load_model(tmp_path / "model.zip"), None)):
+            export(exported, tmp_path / "policy", "sparse", given)
+            assert_same_actions(load_policy(tmp_path / "policy")(batch), model.predict(batch, deterministic=True)[0])
+
+
+OF_DOUBLES = spaces.Box(-np.inf, np.inf, (6,), np.float64)
+
+
+@pytest.mark.filterwarnings("ignore:The environment is wrapped in VecNormalize")
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "space"),
+    [
+        (sb3_sparse.SAC, "MlpPolicy", VECTORS),
+        (SAC, SparseSimBaPolicy, VECTORS),
+        (TQC, SparseSimBaTQCPolicy, VECTORS),
+        (PPO, "MlpPolicy", VECTORS),
+        (TD3, "MlpPolicy", OF_DOUBLES),
+        (DQN, "MlpPolicy", spaces.Box(-0.1, 0.1, (6,), np.float32)),
+    ],
+)
+def test_saved_model_is_not_exported_without_its_statistics(
+    tmp_path: Path, algorithm: type[BaseAlgorithm], policy: Any, space: spaces.Box
+) -> None:
+    if algorithm is DQN:
+        env = VecNormalize(DummyVecEnv([lambda: OtherActions(FOUR, space)]))
+        model = DQN(policy, env, seed=0, device="cpu", policy_kwargs=LAYERS, **OFF).learn(60)
+    else:
+        model = under_vec_normalize(algorithm, policy, space)
+    model.save(tmp_path / "model.zip")
+    loaded, path = load_model(tmp_path / "model.zip"), tmp_path / "policy"
+    with pytest.raises(ValueError, match=r"trained under VecNormalize.*<environment id>/vecnormalize\.pkl"):
+        export(loaded, path, "sparse")
+    export(loaded, path, "sparse", model.get_vec_normalize_env())
+    batch = np.random.default_rng(1).uniform(-0.1, 0.1, (30, 6)).astype(np.float32)
+    expected = model.predict(model.get_vec_normalize_env().normalize_obs(batch), deterministic=True)[0]
+    assert np.abs(load_policy(path)(batch) - expected).max() <= 1e-5
+    export(loaded, path, "sparse", False)
+    assert np.abs(load_policy(path)(batch) - model.predict(batch, deterministic=True)[0]).max() <= 1e-5
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+def test_saved_stock_model_of_raw_observations_is_exported(tmp_path: Path, algorithm: type[BaseAlgorithm]) -> None:
+    arguments = ON if algorithm is PPO else OFF
+    algorithm("MlpPolicy", Env(OF_DOUBLES), device="cpu", **arguments).learn(40).save(tmp_path / "model.zip")
+    export(load_model(tmp_path / "model.zip"), tmp_path / "policy", "sparse")
+
+
+@pytest.mark.filterwarnings("ignore:The environment is wrapped in VecNormalize")
+@pytest.mark.parametrize("name", ["Env-v0.zip", "best_model.zip"])
+def test_statistics_of_the_zoos_run_are_found(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = under_vec_normalize(SAC, SparseSimBaPolicy, VECTORS)
+    model.save(tmp_path / name)
+    command = ["export", str(tmp_path / name), "--format", "sparse", "-o", str(tmp_path / "policy")]
+    assert main(command) == 1
+    assert "its statistics are missing" in capsys.readouterr().err
+    (tmp_path / "Env-v0").mkdir()
+    model.get_vec_normalize_env().save(str(tmp_path / "Env-v0" / "vecnormalize.pkl"))
+    (tmp_path / "Env-v0" / "config.yml").touch()
+    assert main(command) == 0
+    assert f"normalised with {tmp_path / 'Env-v0' / 'vecnormalize.pkl'}" in capsys.readouterr().out
+    batch, _ = raw_observations(VECTORS)
+    normalized = model.get_vec_normalize_env().normalize_obs(batch)
+    assert_same_actions(load_policy(tmp_path / "policy")(batch), model.predict(normalized, deterministic=True)[0])
+    assert main([*command, "--vec-normalize", "none"]) == 0
+    assert_same_actions(load_policy(tmp_path / "policy")(batch), model.predict(batch, deterministic=True)[0])
+
+
+@pytest.mark.filterwarnings("ignore:The environment is wrapped in VecNormalize", "ignore:VecNormalize normalises")
+@BOX_OR_DICT
+@pytest.mark.parametrize("norm_obs", [True, False], ids=["observations", "rewards"])
+def test_safe_files_keep_the_statistics(tmp_path: Path, space: spaces.Space, norm_obs: bool) -> None:
+    pytest.importorskip("safetensors")
+    model = under_vec_normalize(SAC, SparseSimBaPolicy, space, norm_obs=norm_obs)
+    export(model, tmp_path / "model.safetensors", "safetensors")
+    assert main(["import", str(tmp_path / "model.safetensors"), "-o", str(tmp_path / "model.zip")]) == 0
+    batch, _ = raw_observations(space)
+    normalized = model.get_vec_normalize_env().normalize_obs(batch)
+    expected = model.predict(normalized, deterministic=True)[0]
+    again = ["export", "--format", "safetensors", str(tmp_path / "model.zip"), "-o", str(tmp_path / "again.safetensors")]
+    assert main(again) == 0
+    for name in ("model.safetensors", "model.zip", "again.safetensors"):
+        assert main(["export", "--format", "sparse", str(tmp_path / name), "-o", str(tmp_path / "policy")]) == 0
+        assert_same_actions(load_policy(tmp_path / "policy")(batch), expected)
+    env = VecNormalize.load(str(tmp_path / "model" / "vecnormalize.pkl"), DummyVecEnv([lambda: Env(space)]))
+    assert env.ret_rms.var == model.get_vec_normalize_env().ret_rms.var
+    env.reset()
+    env.step(np.array([[0.0, 1.0]], np.float32))
 
 
 def test_extractor_is_exported(tmp_path: Path) -> None:
@@ -308,6 +453,80 @@ def test_images_are_exported_as_onnx(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='A NatureCNN cannot be exported in the format "sparse"'):
         export(model, tmp_path / "other", "sparse")
     assert not (tmp_path / "other").exists()
+
+
+LAST = spaces.Box(0, 255, (40, 36, 3), np.uint8)
+
+
+def frames(space: spaces.Box, stack: int = 1) -> Any:
+    env = DummyVecEnv([lambda: OtherActions(spaces.Discrete(4), space)])
+    return VecFrameStack(env, stack) if stack > 1 else env
+
+
+@needs_onnx
+@pytest.mark.filterwarnings("ignore:Nothing tells how many frames", "ignore:Your observation")
+@pytest.mark.parametrize(
+    ("algorithm", "space", "stack"),
+    [
+        (DQN, LAST, 1),
+        (PPO, LAST, 4),
+        (DER, LAST, 2),
+        (DQN, spaces.Box(0, 255, (3, 40, 36), np.uint8), 2),
+        pytest.param(DrQv2, LAST, 1, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("is_saved", [False, True], ids=["live", "saved"])
+def test_images_are_taken_in_the_environments_order(
+    tmp_path: Path, algorithm: type[BaseAlgorithm], space: spaces.Box, stack: int, is_saved: bool
+) -> None:
+    env: Any = Env(space) if algorithm is DrQv2 else frames(space, stack)
+    arguments = {"n_steps": 20} if algorithm is PPO else {"buffer_size": 100}
+    model = algorithm("CnnPolicy", env, seed=0, device="cpu", **arguments)
+    exported: Any = model
+    options: dict[str, Any] = {}
+    if is_saved:
+        model.save(tmp_path / "model.zip")
+        exported = load_model(tmp_path / "model.zip")
+        if algorithm in (DQN, PPO):  # stock files do not tell
+            with pytest.warns(UserWarning, match="channels first or last"):
+                export(exported, tmp_path / "policy", "onnx")
+            options = {"channels_last": space is LAST}
+    export(exported, tmp_path / "policy", "onnx", **options)
+    returned = env.observation_space if algorithm is not DrQv2 else space
+    observations = np.random.default_rng(0).integers(0, 256, (6, *returned.shape)).astype(np.uint8)
+    actions, expected = run(tmp_path / "policy", "onnx", observations), model.predict(observations, deterministic=True)[0]
+    assert actions.shape == expected.shape and np.abs(actions - expected).max() <= 1e-5
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    "algorithm", ["sac", pytest.param("td3", marks=pytest.mark.slow), pytest.param("dqn", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("policy", ["ours", "MlpPolicy"])
+def test_onnxruntimes_tools_quantize_the_file(tmp_path: Path, algorithm: str, policy: str) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+
+    class Observations(CalibrationDataReader):
+        rows = iter(np.random.default_rng(0).standard_normal((32, 1, 6)).astype(np.float32))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            row = next(self.rows, None)
+            return None if row is None else {"observation": row}
+
+    if algorithm == "dqn":
+        model = DQN("MlpPolicy", OtherActions(FOUR), policy_kwargs=SIMBA if policy == "ours" else LAYERS, device="cpu", **OFF)
+    else:
+        model = trained(algorithm, policy)
+    path, small = tmp_path / "policy.onnx", tmp_path / "small.onnx"
+    export(model, path, "onnx")
+    observations = np.random.default_rng(1).standard_normal((20, 6)).astype(np.float32)
+    expected = run(path, "onnx", observations)
+    for quantize in (quantize_dynamic, lambda *paths: quantize_static(*paths, Observations())):
+        quantize(str(path), str(small))
+        actions = run(small, "onnx", observations)
+        assert actions.shape == expected.shape
+        if algorithm != "dqn":
+            assert np.abs(actions - expected).mean() < 0.1
 
 
 def test_loaded_policy_can_be_evaluated(tmp_path: Path) -> None:
@@ -340,9 +559,6 @@ def test_loaded_policy_refuses_other_observations(tmp_path: Path) -> None:
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="policy of RecurrentPPO cannot be exported; those of these can: A2C, CrossQ"):
         export(RecurrentPPO("MlpLstmPolicy", Env(), device="cpu"), tmp_path / "policy")
-    gsde = dict(use_sde=True, policy_kwargs={"squash_output": True})
-    with pytest.raises(ValueError, match="gSDE that squashes its actions"):
-        export(PPO("MlpPolicy", Env(), device="cpu", **gsde), tmp_path / "policy")
     with pytest.raises(ValueError, match=r'expectations of distributions\. It cannot be exported in the format "sparse"'):
         export(DER("MlpPolicy", "CartPole-v1", buffer_size=10), tmp_path / "policy", "sparse")
     model = SAC("MlpPolicy", Env(spaces.MultiBinary(3)), buffer_size=10)

@@ -3,8 +3,12 @@
 import argparse
 from pathlib import Path
 
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_sparse.common.observation_preprocessing import noted_preprocessing
 from sb3_sparse.deployment import FORMATS, SAFE_FORMAT, export
-from sb3_sparse.deployment.loading import load_model, load_vec_normalize
+from sb3_sparse.deployment.environment_observations import Statistics
+from sb3_sparse.deployment.loading import find_vec_normalize, load_model, load_vec_normalize
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -19,12 +23,39 @@ def add(commands: argparse._SubParsersAction) -> None:
         "training, read without running code in it (default: %(default)s)",
     )
     command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
-    command.add_argument("--vec-normalize", type=Path, help="statistics saved by VecNormalize, to be built in")
+    command.add_argument(
+        "--vec-normalize",
+        type=Path,
+        metavar="FILE",
+        help="statistics saved by VecNormalize, to be built in; none if there were no normalised observations (default: the "
+        "zoo's vecnormalize.pkl of the model's run, if there is one)",
+    )
+    command.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        help="the environment's images have their channels last (default: what the model's file says)",
+    )
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Export the policy."""
-    vec_normalize = None if options.vec_normalize is None else load_vec_normalize(options.vec_normalize)
-    written = export(load_model(options.model), options.output, options.format, vec_normalize)
+    model = load_model(options.model)
+    statistics = _statistics(options, model)
+    written = export(model, options.output, options.format, statistics, options.channels_last)
     print(f"{written.path}: {written.bytes:,} bytes, deviates from the model by at most {written.largest_error:.1e}")
+
+
+def _statistics(options: argparse.Namespace, model: BaseAlgorithm) -> Statistics:
+    """What was given; else what lies with the model, unless the model knows that nothing normalised its observations."""
+    if options.vec_normalize == Path("none"):
+        return False
+    if options.vec_normalize is not None:
+        return load_vec_normalize(options.vec_normalize)
+    found = find_vec_normalize(options.model)
+    noted = noted_preprocessing(model)
+    if found is None or (noted is not None and not noted.normalized and options.format != SAFE_FORMAT):
+        return None
+    if found != options.model:
+        print(f"Observations are normalised with {found}.")
+    return load_vec_normalize(found)

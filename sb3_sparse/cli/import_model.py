@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from sb3_sparse.deployment import read_model
+from sb3_sparse.deployment.loading import VEC_NORMALIZE
+from sb3_sparse.deployment.safe_file import has_vec_normalize, read_vec_normalize
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -20,4 +22,10 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"Cannot write {options.output}: there is no folder {options.output.parent}.")
     model = read_model(options.file, device="cpu", has_buffer=False)
     model.save(options.output)
+    if has_vec_normalize(options.file):
+        # Where the zoo keeps it, and export finds it.
+        statistics = options.output.with_suffix("") / VEC_NORMALIZE
+        statistics.parent.mkdir(exist_ok=True)
+        read_vec_normalize(options.file).save(str(statistics))
+        print(f"{statistics}: the statistics of VecNormalize")
     print(f"{options.output}: {type(model).__name__} after {model.num_timesteps} agent steps")

@@ -14,6 +14,7 @@ from torch import nn
 
 from sb3_sparse.common.architecture import simba_sizes
 from sb3_sparse.common.constructing_algorithm import constructing_algorithm, normalizes_already
+from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.common.observations import Observations, check_observation_space, flatten_observations
 from sb3_sparse.common.pruned_policy import (
     LOAD_ALL,
@@ -85,7 +86,9 @@ class SparseSimBaExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, size.hidden_dim)
         self.keys = tuple(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else ()
         input_dim = get_flattened_obs_dim(observation_space)
-        frozen = not normalize_observations or normalizes_already(constructing_algorithm())
+        algorithm = constructing_algorithm()
+        note_preprocessing(algorithm)
+        frozen = not normalize_observations or normalizes_already(algorithm)
         self.normalizer = DeferredNormalizer(input_dim, frozen=frozen)
         self.encoder = SimBaEncoder(input_dim, size.hidden_dim, size.num_blocks)
         seed = draw_mask_seed() if mask_seed is None else check_mask_seed(mask_seed)

@@ -11,6 +11,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from sb3_sparse.common.architecture import PruningConfig
+from sb3_sparse.common.constructing_algorithm import constructing_algorithm
+from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.common.pruned_network import let_load_alone
 from sb3_sparse.sparsity import SparseLayer, allocate, prune, share_topology
 from sb3_sparse.sparsity.topology import Topology
@@ -52,6 +54,7 @@ class PrunedPolicy(BasePolicy):
         self.pruning = PruningConfig.create(sparsity, distribution, budget)
         self._mask_seed = draw_mask_seed() if mask_seed is None else check_mask_seed(mask_seed)
         self.skip = (skip,) if isinstance(skip, str) else tuple(skip)
+        note_preprocessing(constructing_algorithm())
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.batch_renorm import SafeBatchRenorm1d
+from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.common.pruned_network import Derived, derived_class
 from sb3_sparse.common.pruned_policy import PrunedPolicy, check_mask_seed, draw_mask_seed, prune_policy, pruning_parameters
 from sb3_sparse.sparsity import summary
@@ -62,6 +63,7 @@ def sparsify(
     policy.pruning, policy.skip = config, skip
     policy.note_mask_seed(mask_seed)
     _report_constant_units(policy)
+    note_preprocessing(model)
     # What load() builds the policy from.
     model.policy_class = type(policy)
     model.policy_kwargs = {**model.policy_kwargs, **pruning_parameters(policy)}

@@ -110,18 +110,19 @@ class ActorCriticMean(ActingNetwork):
 
     def __init__(self, model: Any):
         super().__init__()
-        if model.policy.squash_output:
-            raise ValueError("A policy of gSDE that squashes its actions (squash_output=True) cannot be exported.")
+        # gSDE may do so.
+        self.is_squashed = model.policy.squash_output
         self.features = _Features(model.policy, model.policy.pi_features_extractor)
         self.layers, self.head = _plain(model.policy.mlp_extractor.policy_net), _plain(model.policy.action_net)
 
     def forward(self, observation: th.Tensor) -> th.Tensor:
         """See :class:`ActingNetwork`."""
-        return self.head(self.layers(self.features(observation)))
+        output = self.head(self.layers(self.features(observation)))
+        return th.tanh(output) if self.is_squashed else output
 
     def parts(self) -> list[nn.Module]:
         """See :class:`ActingNetwork`."""
-        return [self.features.extractor, self.layers, self.head]
+        return [self.features.extractor, self.layers, self.head, *([nn.Tanh()] if self.is_squashed else [])]
 
 
 class ActionValues(ActingNetwork):
@@ -309,9 +310,11 @@ def choice_of(space: spaces.Space, is_squashed: bool) -> nn.Module:
 
 
 def _plain(module: nn.Module) -> Any:
-    copied = copy.deepcopy(module)
-    if hasattr(copied, "optimizer"):
-        copied.optimizer = None  # type: ignore[assignment]
+    """A dense copy on the CPU, without what only training needs; the noise of gSDE could not be copied after an update."""
+    left_out = {name: vars(module)[name] for name in ("optimizer", "action_dist") if name in vars(module)}
+    copied = copy.deepcopy(module, {id(part): part for part in left_out.values()})
+    for name in left_out:
+        setattr(copied, name, None)
     return to_dense(copied).cpu().eval()
 
 

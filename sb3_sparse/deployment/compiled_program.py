@@ -10,8 +10,8 @@ from sb3_sparse.sparsity.products.compiling import compiled
 from sb3_sparse.sparsity.products.kernels import multiply_samples, pointer
 
 CODES = {name: code for code, name in enumerate(ARGUMENTS)}
-STANDARDIZE, CLIP, AFFINE, LAYER_NORM, SPARSE, DENSE, RELU, TANH, SIGMOID, SILU, SAVE, ADD, LEAKY_RELU, ARGMAX = range(
-    len(CODES)
+STANDARDIZE, CLIP, AFFINE, LAYER_NORM, SPARSE, DENSE, RELU, TANH, SIGMOID, SILU, SAVE, ADD, LEAKY_RELU, HARDTANH, ARGMAX = (
+    range(len(CODES))
 )
 _ZERO = np.float32(0.0)
 
@@ -143,6 +143,10 @@ def run(zero, program, inputs, outputs, buffers, width):  # type: ignore[no-unty
                 slope = _array(first, 1)[0]
                 for i in range(n):
                     x[i] = x[i] if x[i] > zero else slope * x[i]
+            elif code == HARDTANH:
+                low, high = _array(first, 1)[0], _array(second, 1)[0]
+                for i in range(n):
+                    x[i] = min(max(x[i], low), high)
             elif code == ARGMAX:
                 buffers[there] = np.argmax(x)
                 here, there = there, here

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_sparse.deployment.acting_networks import acting_network, choice_of
+from sb3_sparse.deployment.environment_observations import EnvironmentObservations, environment_observations
 
 
 class DeterministicPolicy(nn.Module):
@@ -23,15 +24,16 @@ class DeterministicPolicy(nn.Module):
     them; other observations in their own shape.
 
     :param model: Model of an algorithm of this package or SB3, with a policy of this package or any other, pruned or not
-    :param vec_normalize: What normalised the observations that the model was trained on, if anything did
+    :param observations: The environment's observations; what its model finds out if None
     :raises ValueError: for other algorithms, observations that are neither a Box nor a Dict of vectors, and statistics that do
         not fit.
     """
 
-    def __init__(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None = None):
+    def __init__(self, model: BaseAlgorithm, observations: EnvironmentObservations | None = None):
         super().__init__()
         self.network = acting_network(model)
-        space = model.observation_space
+        self.observations = environment_observations(model) if observations is None else observations
+        space, vec_normalize = model.observation_space, self.observations.vec_normalize
         check_observation_space(space)
         self.entries = shapes_of(space) if isinstance(space, spaces.Dict) else {}
         self.choice = choice_of(model.action_space, self.network.is_squashed)
@@ -40,9 +42,11 @@ class DeterministicPolicy(nn.Module):
 
     def forward(self, observation: th.Tensor) -> th.Tensor:
         """
-        :param observation: (batch, *shape) observations, (batch, dim) of a Dict
+        :param observation: (batch, *shape) observations of the environment, (batch, dim) of a Dict
         :return: (batch, *action_shape) actions of the action space
         """
+        if self.observations.channels_last:
+            observation = observation.movedim(-1, 1)
         if self.normalization is not None:
             observation = self.normalization(observation)
         return self.choice(self.network(self._split(observation) if self.entries else observation))
@@ -112,7 +116,7 @@ def _statistics(vec_normalize: VecNormalize, key: str, part: spaces.Space) -> tu
     found = vec_normalize.obs_rms
     if key and isinstance(found, dict):
         found = found.get(key)  # type: ignore[assignment]
-    if not vec_normalize.norm_obs or found is None:
+    if found is None:
         return np.zeros(size), np.ones(size), np.zeros(size, dtype=bool)
     if not isinstance(found, RunningMeanStd) or found.mean.shape != part.shape:
         given = found.mean.shape if isinstance(found, RunningMeanStd) else "a dictionary"

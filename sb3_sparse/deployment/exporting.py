@@ -13,10 +13,10 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy, shapes_of
+from sb3_sparse.deployment.environment_observations import EnvironmentObservations, Statistics, environment_observations
 from sb3_sparse.deployment.safe_file import SUFFIX, read_model, write_model
 from sb3_sparse.deployment.sparse_policy import SparsePolicy, load_policy
 from sb3_sparse.deployment.step_list import step_list
@@ -46,7 +46,13 @@ class Export:
     largest_error: float
 
 
-def export(model: BaseAlgorithm, path: str | Path, format: str = "onnx", vec_normalize: VecNormalize | None = None) -> Export:
+def export(
+    model: BaseAlgorithm,
+    path: str | Path,
+    format: str = "onnx",
+    vec_normalize: Statistics = None,
+    channels_last: bool | None = None,
+) -> Export:
     """
     Write the deterministic policy of a model: observation as the environment returns it in, action as ``predict`` returns it
     out, normalisation and scaling included. The file is checked against the model before it appears under its name.
@@ -57,7 +63,10 @@ def export(model: BaseAlgorithm, path: str | Path, format: str = "onnx", vec_nor
         order of ``gymnasium.spaces.flatten``), output "action", any batch size; or "sparse", the active weights, for
         :func:`load_policy`; or "safetensors", the whole model with what it needs to go on training, for :func:`read_model`,
         for any model
-    :param vec_normalize: What normalised the observations that the model was trained on, if anything did
+    :param vec_normalize: What normalised the observations that the model was trained on; the ``VecNormalize`` that its
+        environment has, if any, for None; False if nothing did
+    :param channels_last: Whether the environment's images have their channels last; None asks the model's environment, or
+        what the model's file says of it
     :return: What was written
     :raises ValueError: for an unknown format, and whatever cannot be exported.
     :raises RuntimeError: if the file acts otherwise than the model.
@@ -69,11 +78,11 @@ def export(model: BaseAlgorithm, path: str | Path, format: str = "onnx", vec_nor
         raise ValueError(f"Cannot write {path}: there is no folder {path.parent}.")
     if format == SAFE_FORMAT:
         return _export_model(model, path, vec_normalize)
-    policy = DeterministicPolicy(model, vec_normalize)
+    policy = DeterministicPolicy(model, environment_observations(model, vec_normalize, channels_last))
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        written = FORMATS[format](policy, model.observation_space, unfinished)
-        error = _largest_error(written, model, vec_normalize)
+        written = FORMATS[format](policy, unfinished)
+        error = _largest_error(written, model, policy.observations)
         if not error <= TOLERANCE:
             raise RuntimeError(f"The exported policy deviates from the model by {error:.1e}, more than {TOLERANCE:g}.")
         unfinished.replace(path)
@@ -82,10 +91,12 @@ def export(model: BaseAlgorithm, path: str | Path, format: str = "onnx", vec_nor
     return Export(path, path.stat().st_size, error)
 
 
-def _export_model(model: BaseAlgorithm, path: Path, vec_normalize: VecNormalize | None) -> Export:
+def _export_model(model: BaseAlgorithm, path: Path, given: Statistics) -> Export:
     if path.suffix != SUFFIX:
         raise ValueError(f"Files of this format are told by their ending {SUFFIX}, got {path}.")
     unfinished = path.with_name(f".{os.getpid()}-{path.name}")
+    # Of rewards as well: training goes on with them. Without statistics, the file tells that there were some.
+    vec_normalize = (model.get_vec_normalize_env() if given is None else given) or None
     try:
         write_model(model, unfinished, vec_normalize)
         _check_same(model, read_model(unfinished, device=model.device, has_buffer=False))
@@ -101,10 +112,10 @@ def _check_same(model: BaseAlgorithm, read: BaseAlgorithm) -> None:
             raise RuntimeError(f"The exported model differs from the model in {name}.")
 
 
-def _write_onnx(policy: DeterministicPolicy, space: spaces.Space, path: Path) -> Policy:
+def _write_onnx(policy: DeterministicPolicy, path: Path) -> Policy:
     import_extra("onnxscript", "export")
     runtime = import_extra("onnxruntime", "export")
-    example = th.from_numpy(example_observations(space, 2))
+    example = th.from_numpy(example_observations(policy.observations.space, 2))
     batch = th.export.Dim("batch")
     with _quiet():
         th.onnx.export(
@@ -118,10 +129,22 @@ def _write_onnx(policy: DeterministicPolicy, space: spaces.Space, path: Path) ->
             external_data=False,
             verbose=False,
         )
+    _forget_weight_shapes(path)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     return lambda observations: session.run(["action"], {"observation": observations})[0]
+
+
+def _forget_weight_shapes(path: Path) -> None:
+    """A weight has its shape; where it is written a second time, tools that transpose the weight leave it as it was."""
+    onnx = import_extra("onnx", "export")
+    model = onnx.load(path)
+    weights = {weight.name for weight in model.graph.initializer}
+    kept = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+    onnx.save(model, path)
 
 
 @contextmanager
@@ -138,14 +161,15 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _write_sparse(policy: DeterministicPolicy, space: spaces.Space, path: Path) -> Policy:
+def _write_sparse(policy: DeterministicPolicy, path: Path) -> Policy:
+    space = policy.observations.space
     SparsePolicy(shapes_of(space), tuple(policy.action_space.shape or ()), step_list(policy)).save(path)
     loaded = load_policy(path)
     return lambda observations: loaded(_entries(observations, space))
 
 
 # Format -> what writes it and returns the policy as read from the file.
-FORMATS: dict[str, Callable[[DeterministicPolicy, spaces.Space, Path], Policy]] = {
+FORMATS: dict[str, Callable[[DeterministicPolicy, Path], Policy]] = {
     "onnx": _write_onnx,
     "sparse": _write_sparse,
 }
@@ -170,12 +194,10 @@ def example_observations(space: spaces.Space, number: int) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def _largest_error(policy: Policy, model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> float:
+def _largest_error(policy: Policy, model: BaseAlgorithm, source: EnvironmentObservations) -> float:
     """Compare with what the model's own ``predict`` returns, at several batch sizes."""
-    observations = example_observations(model.observation_space, CHECKED_OBSERVATIONS)
-    inputs = _entries(observations, model.observation_space)
-    if vec_normalize is not None:
-        inputs = vec_normalize.normalize_obs(inputs)
+    observations = example_observations(source.space, CHECKED_OBSERVATIONS)
+    inputs = source.as_model_gets_them(_entries(observations, source.space))
     expected = model.predict(inputs, deterministic=True)[0]  # type: ignore[arg-type]
     actual = np.concatenate([policy(observations[:1]), policy(observations[1:3]), policy(observations[3:])])
     return _deviation(actual, expected, model.action_space)

@@ -21,10 +21,13 @@ from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_sparse.deployment.known_classes import ALGORITHMS
 from sb3_sparse.deployment.no_buffer import place_holder, remove_place_holder
-from sb3_sparse.deployment.safe_file import SUFFIX, read_model, read_vec_normalize
+from sb3_sparse.deployment.safe_file import SUFFIX, has_vec_normalize, read_model, read_vec_normalize
 from sb3_sparse.der.policies import DERPolicy
 from sb3_sparse.drqv2.policies import DrQv2Policy
 from sb3_sparse.stream_ac.policies import StreamACPolicy
+
+# What the zoo calls the statistics of a run, in the folder <environment id>.
+VEC_NORMALIZE = "vecnormalize.pkl"
 
 # Policy -> algorithms it may be of, each told by an attribute that it alone keeps; "" is any other. Subclasses come first.
 _ALGORITHMS: dict[type[BasePolicy], dict[str, str]] = {
@@ -65,6 +68,22 @@ def load_model(path: str | Path) -> BaseAlgorithm:
     model = algorithm.load(path, device="cpu", **place_holder(algorithm))
     remove_place_holder(model, data or {})
     return model
+
+
+def find_vec_normalize(path: Path) -> Path | None:
+    """
+    Find what normalised the observations of a saved model, where it lies with the model: in its own file, if that is of
+    ``export --format safetensors``; in the folder that the zoo keeps beside its models, and ``import`` beside those it makes.
+
+    :param path: File of the model
+    :return: File for :func:`load_vec_normalize`, if there is one
+    """
+    if path.suffix == SUFFIX:
+        return path if has_vec_normalize(path) else None
+    own = path.with_suffix("") / VEC_NORMALIZE
+    # The zoo's checkpoints and best models lie in the run's folder, under other names.
+    of_run = [file for file in path.parent.glob(f"*/{VEC_NORMALIZE}") if file.with_name("config.yml").is_file()]
+    return own if own.is_file() else of_run[0] if len(of_run) == 1 else None
 
 
 def _algorithm_of(path: Path, data: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.common.extras import import_extra
+from sb3_sparse.common.observation_preprocessing import ATTRIBUTE as PREPROCESSING
+from sb3_sparse.common.observation_preprocessing import ObservationPreprocessing, noted_preprocessing
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.common.sparsify import SparsifiedPolicy, pruned_policy_class
 from sb3_sparse.deployment.known_classes import ALGORITHMS, POLICIES, name_in, named
@@ -130,11 +132,21 @@ def read_vec_normalize(path: str | Path) -> VecNormalize:
     loaded = VecNormalize.__new__(VecNormalize)
     loaded.__dict__.update(from_plain({key: value for key, value in settings.items() if key != "statistics"}))
     loaded.observation_space = space_from_plain(header["observation_space"])
-    for name in ("obs_rms", "ret_rms"):
+    # What is left of its environment in one that is loaded.
+    vars(loaded).update(class_attributes={}, returns=np.zeros(0), venv=None, num_envs=0, old_reward=np.zeros(0))
+    for name in ("obs_rms", "ret_rms") if loaded.norm_obs else ("ret_rms",):
         kept = {key: _moments(tensors, key, count) for key, count in settings["statistics"].items() if key.startswith(name)}
         is_dict = any("/" in key for key in kept)
         setattr(loaded, name, {key.split("/", 1)[1]: value for key, value in kept.items()} if is_dict else kept[name])
     return loaded
+
+
+def has_vec_normalize(path: str | Path) -> bool:
+    """
+    :param path: File of :func:`write_model`
+    :return: Whether there are statistics for :func:`read_vec_normalize` in it
+    """
+    return "vec_normalize" in _read(path)[0]
 
 
 def read_policy_tensors(path: str | Path) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
@@ -162,7 +174,13 @@ def _header(model: BaseAlgorithm) -> dict[str, Any]:
         "groups": {name: _groups(state) for name, state in model.get_parameters().items() if "param_groups" in state},
         "variables": model._get_torch_save_params()[1],
         **_reward_scaling(model),
+        **_preprocessing(model),
     }
+
+
+def _preprocessing(model: BaseAlgorithm) -> dict[str, Any]:
+    noted = noted_preprocessing(model)
+    return {} if noted is None else {PREPROCESSING: noted._asdict()}
 
 
 def _reward_scaling(model: BaseAlgorithm) -> dict[str, Any]:
@@ -217,6 +235,9 @@ def _set_attributes(model: Any, header: Mapping[str, Any], known: Mapping[str, s
     unknown = header["counters"].keys() - set(_COUNTERS)
     if unknown:
         raise ValueError(f"The file has counters that are not known: {', '.join(sorted(unknown))}.")
+    if PREPROCESSING in header:
+        noted = ObservationPreprocessing(**header[PREPROCESSING])
+        setattr(model, PREPROCESSING, {name: bool(value) for name, value in noted._asdict().items()})
     vars(model).update({**settings, **header["counters"], **known, "policy_kwargs": from_plain(header["policy_kwargs"])})
 
 
@@ -262,7 +283,8 @@ def _with_tuples(group: dict[str, Any]) -> dict[str, Any]:
 def _statistics(vec_normalize: VecNormalize) -> tuple[dict[str, Any], dict[str, th.Tensor]]:
     counts, tensors = {}, {}
     for name in ("obs_rms", "ret_rms"):
-        kept = getattr(vec_normalize, name, None)
+        # Its own; getattr would ask the environments that it wraps. Of rewards only, it has none of observations.
+        kept = vars(vec_normalize).get(name)
         if kept is None:
             continue
         entries = {f"{name}/{key}": value for key, value in kept.items()} if isinstance(kept, dict) else {name: kept}

@@ -35,6 +35,8 @@ def step_list(policy: DeterministicPolicy) -> list[Step]:
     :param policy: Policy whose networks are linear layers, layer normalisations and activations
     :raises ValueError: if it has anything else.
     """
+    if policy.observations.channels_last:
+        raise ValueError('Images cannot be exported in the format "sparse"; use "onnx".')
     steps = [] if policy.normalization is None else _fixed_normalization(policy.normalization)
     return [*steps, *_chain(*policy.network.parts()), *_choice(policy.choice)]
 
@@ -134,6 +136,9 @@ _RULES: dict[type[nn.Module], Callable[[Any], list[Step]]] = {
     RunningNormalizer: _running,
     ObservationStatistics: _statistics,
     nn.LeakyReLU: lambda module: [Step("leaky_relu", {"slope": np.array([module.negative_slope], np.float32)})],
+    nn.Hardtanh: lambda module: [
+        Step("hardtanh", {"min": np.array([module.min_val], np.float32), "max": np.array([module.max_val], np.float32)})
+    ],
     SimBaEncoder: lambda module: _chain(module.projection, module.blocks, module.norm),
     SimBaBlock: lambda module: [
         Step("save", {}),

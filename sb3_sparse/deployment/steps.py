@@ -20,8 +20,11 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "save": (),  # keep the vector, until
     "add": (),  # it is added
     "leaky_relu": ("slope",),
+    "hardtanh": ("min", "max"),
     "argmax": (),  # the number of the largest entry; the last step
 }
+# Arguments of one entry, whatever the size of the vector.
+_SCALARS = ("eps", "slope", "min", "max")
 _TYPES = {"columns": np.uint16, "starts": np.int32}
 
 
@@ -76,8 +79,7 @@ def _fits(name: str, arrays: dict[str, np.ndarray], size: int, saved: list[int])
     shapes = {key: (size,) for key in arrays}
     if name == "dense":
         shapes = {"weight": (len(arrays["bias"]), size), "bias": (len(arrays["bias"]),)}  # type: ignore[dict-item]
-    elif name in ("layer_norm", "leaky_relu"):
-        shapes["eps" if name == "layer_norm" else "slope"] = (1,)
+    shapes.update({key: (1,) for key in arrays if key in _SCALARS})
     return {key: array.shape for key, array in arrays.items()} == shapes
 
 
@@ -139,5 +141,6 @@ _NUMPY_STEPS: dict[str, Callable[..., np.ndarray]] = {
     "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
     "silu": lambda x: x / (1.0 + np.exp(-x)),
     "leaky_relu": lambda x, slope: np.where(x > 0, x, slope * x),
+    "hardtanh": lambda x, min, max: np.clip(x, min, max),
     "argmax": lambda x: x.argmax(axis=1, keepdims=True).astype(np.float32),
 }

@@ -17,9 +17,10 @@ from torch import nn
 
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
-from sb3_sparse.common.initial_statistics import start_statistics
 from sb3_sparse.common.action_bounds import check_action_bounds
+from sb3_sparse.common.initial_statistics import start_statistics
 from sb3_sparse.common.loaded_buffer import check_loaded_buffer
+from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.common.vector_env import refuse_vector_env
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
@@ -116,6 +117,7 @@ class CompiledTraining(OffPolicyAlgorithm):
         self._warned: set[str] = set()
 
     def _setup_model(self) -> None:
+        note_preprocessing(self)
         # SB3 makes a buffer only where there is none, and notes the class it would have made, so checkpoints name its own.
         makes_buffer = self.replay_buffer is None and self._keeps_buffer_on_device()
         if makes_buffer:
@@ -150,6 +152,10 @@ class CompiledTraining(OffPolicyAlgorithm):
 
     def _check_loaded_buffer(self, buffer: ReplayBuffer) -> None:
         check_loaded_buffer(self, buffer)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        note_preprocessing(self, again=True)
+        return super()._setup_learn(*args, **kwargs)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
