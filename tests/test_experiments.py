@@ -5,21 +5,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stable_baselines3 import SAC
 
+from sb3_sparse import experiments
 from sb3_sparse.cli.command_line import main
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
-from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group
+from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group, plot_table
 from sb3_sparse.experiments.quickstart import random_return
 from sb3_sparse.experiments.sweep.grid_table import read_table
-from sb3_sparse.zoo import origin as provenance
+from sb3_sparse.zoo import provenance
 from sb3_sparse.zoo.run_folders import action_repeat
 
-TABLES = Path(provenance.__file__).parent / "results"
+TABLES = Path(experiments.__file__).parent / "results"
 
 
 def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,8 +45,9 @@ def test_shipped_tables_are_drawn(name: str, tmp_path: Path, capsys: pytest.Capt
 
 def test_networks_and_tasks_of_a_table_are_told_apart(tmp_path: Path) -> None:
     panels = _group(read_table(TABLES / "cpu.csv"))
-    assert list(panels) == ["dm_control/cartpole-swingup-v0", "dm_control/walker-walk-v0"]
-    networks = panels["dm_control/walker-walk-v0"]
+    walker = ("sac", "dm_control/walker-walk-v0")
+    assert list(panels) == [("sac", "dm_control/cartpole-swingup-v0"), walker]
+    networks = panels[walker]
     names = [("dense SimBa", 0.0), ("sparse SimBa, S = 0.5", 0.5), ("SB3 MlpPolicy", 0.0)]
     assert sorted(networks) == sorted(names)
     assert _colours(names) == [DENSE_COLOUR, SPARSE_COLOURS[0], MLP_COLOUR]
@@ -55,10 +58,71 @@ def test_networks_and_tasks_of_a_table_are_told_apart(tmp_path: Path) -> None:
         [298, 194, 84],
     ]
     drqv2 = {"task": "a", "network": "drqv2", "width_scale": "4", "sparsity": "0.8", "env_steps": "1", "return_mean": "1"}
-    assert list(_group([drqv2])["a"]) == [("sparse DrQ-v2 x4, S = 0.8", 0.8)]
+    assert list(_group([drqv2])["", "a"]) == [("sparse DrQ-v2 x4, S = 0.8", 0.8)]
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "task,sparsity,env_steps,return_mean\n"])
+def line(**columns: str) -> dict[str, str]:
+    given = {"algo": "sac", "task": "a", "label": "dense", "sparsity": "0", "env_steps": "1", "return_mean": "1", "seed": "0"}
+    return {**given, **columns}
+
+
+def test_algorithms_have_panels_of_their_own() -> None:
+    panels = _group([line(return_mean="100"), line(algo="ddpg", return_mean="500")])
+    assert {pair: list(curves.values()) for pair, curves in panels.items()} == {
+        ("sac", "a"): [{1: [100.0]}],
+        ("ddpg", "a"): [{1: [500.0]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"label": "wide"}, ["dense", "wide"]),
+        ({"learning_rate": "0.1"}, ["dense", "dense, learning_rate = 0.1"]),
+        ({"action_repeat": "2"}, ["dense", "dense, action_repeat = 2.0"]),
+        ({"settings": '{"update_rule": "paper"}'}, ["dense", "dense, update_rule = paper"]),
+        ({"total_env_steps": "5"}, ["dense", "dense, total_env_steps = 5.0"]),
+        ({"seed": "1", "return_std": "3", "commit": "f00", "sparsity": "0.0", "critic_srank": "7"}, ["dense"]),
+    ],
+)
+def test_whatever_tells_runs_of_a_table_apart_but_the_seed_makes_lines(change: dict[str, str], names: list[str]) -> None:
+    (networks,) = _group([line(), line(return_mean="3", **change)]).values()
+    assert [name for name, _ in networks] == names
+    assert [values for curves in networks.values() for values in curves.values()] == (
+        [[1.0], [3.0]] if len(names) == 2 else [[1.0, 3.0]]
+    )
+
+
+def test_negative_returns_are_within_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("matplotlib.axes")
+    bottoms, plot = [], module.Axes.legend
+
+    def legend(axis: Any, *args: Any, **kwargs: Any) -> Any:
+        bottoms.append(axis.get_ylim()[0])
+        return plot(axis, *args, **kwargs)
+
+    monkeypatch.setattr(module.Axes, "legend", legend)
+    for low in ("-500", "200"):
+        table = tmp_path / f"{low}.csv"
+        table.write_text("task,label,sparsity,env_steps,return_mean\n" + f"a,b,0,1,{low}\n" + "a,b,0,2,300\n")
+        plot_table(table, table.with_suffix(".png"))
+    assert bottoms[0] < -500 and bottoms[1] == 0
+
+
+def test_a_table_that_is_being_written_is_drawn_without_its_last_line(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    table = tmp_path / "table.csv"
+    table.write_text("task,label,sparsity,env_steps,return_mean,date\na,b,0,1,5,today\na,b,0,2,7,today\na,b,0,3,1")
+    with pytest.warns(UserWarning, match=r"table\.csv: 1 lines without their numbers are left out, the first is 4"):
+        assert plot_table(table, tmp_path / "table.png").exists()
+    table.write_text("task,label,sparsity,env_steps,return_mean\na,b,0,1,\n")
+    with pytest.raises(ValueError, match=r"table\.csv holds no line with numbers"):
+        plot_table(table, tmp_path / "table.png")
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "task,sparsity,env_steps,return_mean\na,0,1,1\n", "task,sparsity,env_steps,return_mean\n"]
+)
 def test_other_tables_are_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.csv").write_text(text)
     for name, message in (("other.csv", "is no table of results"), ("nowhere.csv", "cannot be read: No such file")):
