@@ -175,7 +175,16 @@ def test_quickstart_from_the_command_line(tmp_path: Path) -> None:
         (["quickstart", "--width-scale", "0"], "width_scale must be a positive number"),
         (["quickstart", "--steps", "0"], "at least"),
         (["quickstart", "--env", "dm_control/cartpole-fly-v0"], "cartpole-fly"),
+        (
+            ["quickstart", "--env", "CartPole-v1"],
+            "--env CartPole-v1: the quickstart trains SAC, which needs continuous actions",
+        ),
         (["bench", "--sparsity", "-0.1"], "sparsity must lie in [0, 1)"),
+        (["bench", "--device", "tpu"], "There is no device 'tpu'"),
+        (["bench", "--der", "--device", "cuda:99"], "This machine has no device 'cuda:99'"),
+        (["bench", "--loop", "CartPole-v1"], "--loop CartPole-v1: SAC needs continuous actions"),
+        (["sweep", "learning-curves", "--local", "--device", "cuda:99"], "This machine has no device 'cuda:99'"),
+        (["sweep", "learning-curves", "--address", "localhost:1", "--device", "tpu"], "There is no device 'tpu'"),
     ],
 )
 def test_bad_arguments_are_named_without_a_traceback(
@@ -186,6 +195,16 @@ def test_bad_arguments_are_named_without_a_traceback(
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not list(tmp_path.iterdir())  # refused before anything was written
+
+
+def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word() -> None:
+    command = [sys.executable, "-m", "sb3_sparse", "figure", "1", "2", "--budget", "full", "--dry-run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + 13
 
 
 def test_a_missing_extra_is_named() -> None:

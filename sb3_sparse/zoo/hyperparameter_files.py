@@ -28,3 +28,17 @@ def our_hyperparameters(algo: str, env_id: str) -> dict[str, Any] | None:
 
     path = hyperparameter_file(algo)
     return yaml.safe_load(path.read_text()).get(env_id) if path.is_file() else None
+
+
+def our_policy(algo: str) -> str | None:
+    """
+    The policy of ours that is made for an algorithm.
+
+    :param algo: The zoo's name of the algorithm, e.g. "sac"
+    :return: As hyperparameter files name it, "module.Class"; None for algorithms without such a file
+    """
+    import yaml
+
+    path = hyperparameter_file(algo)
+    entries = yaml.safe_load(path.read_text()).values() if path.is_file() else ()
+    return next((entry["policy"] for entry in entries if "." in entry.get("policy", "")), None)

@@ -16,6 +16,7 @@ from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.zoo.compiled_algorithms import train_compiled
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters
 from sb3_sparse.zoo.optimization import search_der, search_drqv2, search_sparse_networks, search_stream_ac
+from sb3_sparse.zoo.policy_check import explain_policies
 from sb3_sparse.zoo.recording import record_provenance
 from sb3_sparse.zoo.resuming import write_checkpoints
 from sb3_sparse.zoo.zoo_files import read_value
@@ -70,6 +71,7 @@ def _change(manager_class: Any) -> None:
     if not hasattr(manager_class, "knows_sb3_sparse"):
         manager_class.knows_sb3_sparse = True
         _prefer_our_files(manager_class)
+        explain_policies(manager_class)
         record_provenance(manager_class)
         train_compiled(manager_class)
         write_checkpoints(manager_class)
