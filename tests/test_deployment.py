@@ -21,6 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
+from sb3_sparse.common.extras import install_command
 from sb3_sparse import (
     DER,
     DrQv2,
@@ -374,7 +375,7 @@ def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr("sb3_sparse.common.extras.importlib.import_module", import_module)
-    with pytest.raises(ImportError, match=r'pip install "sb3-sparse\[export\]"'):
+    with pytest.raises(ImportError, match=re.escape(install_command("export"))):
         export(SAC("MlpPolicy", Env(), buffer_size=10), tmp_path / "policy", "onnx")
 
 

@@ -1,7 +1,9 @@
 """Training runs, the results table, figures, the quickstart and the benchmark, from the command line down."""
 
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,14 @@ import pytest
 from stable_baselines3 import SAC
 
 from sb3_sparse import experiments
-from sb3_sparse.cli.command_line import main
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.cli.command_line import _parser, main
+from sb3_sparse.common import extras
+from sb3_sparse.common.extras import import_extra, install_command
 from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
 from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group, plot_table
 from sb3_sparse.experiments.quickstart import random_return
+from sb3_sparse.experiments.sweep.grid import load_grid, shipped_grids
 from sb3_sparse.experiments.sweep.grid_table import read_table
 from sb3_sparse.zoo import provenance
 from sb3_sparse.zoo.run_folders import action_repeat
@@ -207,8 +211,69 @@ def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word() -> No
     assert process.returncode == 128 + 13
 
 
+WHEEL = "file:///somewhere/sb3_sparse-0.1.0-py3-none-any.whl"
+HERE = Path(__file__).as_uri()
+
+
+@pytest.mark.parametrize(
+    ("origin", "installer", "command"),
+    [
+        (None, "pip", 'pip install "sb3-sparse[dmc]"'),
+        (None, "uv", 'uv pip install "sb3-sparse[dmc]"'),
+        ({"url": HERE, "dir_info": {"editable": True}}, "pip", f'pip install -e "{Path(__file__)}[dmc]"'),
+        ({"url": HERE, "dir_info": {}}, "pip", f'pip install "sb3-sparse[dmc] @ {HERE}"'),
+        ({"url": HERE, "archive_info": {}}, "pip", f'pip install "sb3-sparse[dmc] @ {HERE}"'),
+        (
+            {"url": WHEEL, "archive_info": {}},
+            "pip",
+            'pip install "sb3-sparse[dmc] @ URL", with the new place of '
+            "/somewhere/sb3_sparse-0.1.0-py3-none-any.whl, which it was installed from",
+        ),
+        (
+            {"url": "https://example.com/a.git", "vcs_info": {"vcs": "git", "commit_id": "f00"}},
+            "pip",
+            'pip install "sb3-sparse[dmc] @ git+https://example.com/a.git@f00"',
+        ),
+    ],
+)
+def test_extras_are_installed_from_where_the_package_came_from(
+    origin: dict[str, Any] | None, installer: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            if name == "INSTALLER":
+                return f"{installer}\n"
+            return None if origin is None else json.dumps(origin)
+
+    monkeypatch.setattr(extras, "distribution", lambda name: Installed())
+    assert install_command("dmc") == command
+    is_local = origin is None or str(origin["url"]).startswith("file:")
+    assert install_command("dmc", is_for_others=True) == ('pip install "sb3-sparse[dmc]"' if is_local else command)
+
+
+def test_every_option_of_every_command_says_what_it_does() -> None:
+    parsers, undescribed = [_parser()], []
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            elif not action.help or action.help.startswith("("):
+                undescribed.append(f"{parser.prog} {action.option_strings or action.dest}")
+    assert len(parsers) > 10 and not undescribed
+
+
+def test_the_grids_of_the_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    listed = capsys.readouterr().out
+    grids = shipped_grids()
+    assert len(grids) > 20 and list(grids)[1] == "figure-2"
+    assert all(re.search(rf"^  {name} +{re.escape(title)}$", listed, flags=re.MULTILINE) for name, title in grids.items())
+    assert all(load_grid(Path(name)).title == title for name, title in grids.items())
+
+
 def test_a_missing_extra_is_named() -> None:
-    with pytest.raises(ImportError, match=r'pip install "sb3-sparse\[plots\]"'):
+    with pytest.raises(ImportError, match=re.escape(install_command("plots"))):
         import_extra("a_module_that_nobody_has", "plots")
 
 

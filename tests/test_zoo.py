@@ -18,6 +18,7 @@ pytest.importorskip("dm_control")
 rl_zoo3 = pytest.importorskip("rl_zoo3")
 
 import sb3_sparse.envs  # noqa: E402
+from sb3_sparse.common.extras import install_command  # noqa: E402
 from sb3_sparse import DER, SparseSimBaPolicy, StreamAC, hyperparameters, sparsity  # noqa: E402
 from sb3_sparse.cli.command_line import main  # noqa: E402
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS  # noqa: E402
@@ -316,12 +317,20 @@ def test_loaded_trial_keeps_the_critics(tmp_path: Path) -> None:
     assert loaded["policy_kwargs"] == {"n_critics": 2, "width_scale": 2.0, "depth_scale": 2.0, "sparsity": 0.95}
 
 
+class WithoutZoo:
+    """Finds modules as if the zoo were not installed."""
+
+    def find_spec(self, name: str, *args: Any) -> None:
+        if name.split(".")[0] == "rl_zoo3":
+            raise ModuleNotFoundError(f"No module named {name!r}", name="rl_zoo3")
+
+
 def test_command_without_the_zoo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "rl_zoo3"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [WithoutZoo(), *sys.meta_path])
     assert main(["train", *HUMANOID]) == 1
-    assert 'pip install "sb3-sparse[zoo]"' in capsys.readouterr().err
+    assert install_command("zoo") in capsys.readouterr().err
 
 
 PENDULUM = ["train", "--algo", "sac", "--env", "Pendulum-v1", "-n", "20"]

@@ -43,8 +43,10 @@ class Subject:
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
     command = commands.add_parser("bench", help="time updates and actions of SAC: stock SB3, ours, dense and sparse")
-    command.add_argument("--width-scale", nargs="+", type=float, default=_WIDTHS)
-    command.add_argument("--sparsity", nargs="+", type=float, default=_SPARSITIES)
+    command.add_argument(
+        "--width-scale", nargs="+", type=float, default=_WIDTHS, help="times the paper's width (default: %(default)s)"
+    )
+    command.add_argument("--sparsity", nargs="+", type=float, default=_SPARSITIES, help="sparsities (default: %(default)s)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")

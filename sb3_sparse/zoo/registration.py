@@ -10,6 +10,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.der import DER
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.stream_ac import StreamAC
@@ -64,7 +65,7 @@ def _import_zoo() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "rl_zoo3":
             raise
-        raise ImportError('The RL Zoo is not installed, run: pip install "sb3-sparse[zoo]"') from error
+        raise ImportError(f"The RL Zoo is not installed, run: {install_command('zoo')}") from error
 
 
 def _change(manager_class: Any) -> None:

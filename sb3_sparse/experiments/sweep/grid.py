@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,13 @@ class Grid:
         return list(dict.fromkeys(run.algorithm for run in self.runs))
 
 
+def shipped_grids() -> dict[str, str]:
+    """Name -> title of the grids that this package has, figure 2 before figure 10; read without the extra that reads YAML."""
+    files = sorted(FOLDER.glob("*.yml"), key=lambda path: re.sub(r"\d+", lambda number: number[0].zfill(2), path.stem))
+    titles = [re.search(r"^title: (.*)$", file.read_text(), flags=re.MULTILINE) for file in files]
+    return {file.stem: title[1] if title else "" for file, title in zip(files, titles, strict=True)}
+
+
 def figures() -> list[int]:
     """Figures of the paper that there is a grid for."""
     return sorted(int(path.stem.removeprefix("figure-")) for path in FOLDER.glob("figure-*.yml"))
@@ -103,8 +111,9 @@ def load_grid(path: Path, budget: str | None = None, changes: Mapping[str, Any] 
     try:
         text = (shipped if shipped.is_file() and not path.exists() else path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yml")))
-        raise GridError(f"{path} cannot be read: {error}. Grids that come with this package: {names}.") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        names = ", ".join(shipped_grids())
+        raise GridError(f"{path} cannot be read: {reason}. Grids that come with this package: {names}.") from error
     try:
         grid = parse_grid(text, path.stem, budget)
         return _changed(grid, text, changes) if changes else grid
