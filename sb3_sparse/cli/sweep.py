@@ -18,10 +18,12 @@ from sb3_sparse.zoo.registration import register
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
+    grids = shipped_grids()
+    width = max(map(len, grids)) + 2
     command = commands.add_parser(
         "sweep",
         help="run what is missing of a grid of runs, on this machine or a cluster",
-        epilog="grids of this package:\n" + "\n".join(f"  {name:<17}{title}" for name, title in shipped_grids().items()),
+        epilog="grids of this package:\n" + "\n".join(f"  {name:<{width}}{title}" for name, title in grids.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("grid", type=Path, help="YAML file of the grid, or the name of one of this package, see below")

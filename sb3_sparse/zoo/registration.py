@@ -99,8 +99,6 @@ def _prefer_our_files(manager_class: Any) -> None:
 
 def _choose_file(manager: Any) -> None:
     hyperparameters = our_hyperparameters(manager.algo, manager.env_name.gym_id)
-    if hyperparameters is None and manager.algo in OUR_ALGORITHMS:
-        hyperparameters = our_hyperparameters(manager.algo, "default")
     if hyperparameters is not None:
         manager.config = str(hyperparameter_file(manager.algo))
         _warn_of_large_network(manager, hyperparameters)

@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.grid_table import MEASURED, PROVENANCE, TABLE_COLUMNS
+from sb3_sparse.experiments.sweep.run_defaults import without_defaults
 from sb3_sparse.sparsity import SparseLayer, sparse_layers
 from sb3_sparse.zoo.provenance import provenance
 from sb3_sparse.zoo.run_folders import RunFolder
@@ -94,7 +95,7 @@ def table_lines(run: GridRun, folder: Path, record: Mapping[str, Any]) -> list[d
 
 def _other_settings(run: GridRun) -> dict[str, Any]:
     """What decides a run but its seed, and has no column of its own."""
-    settings = run.settings()
+    settings = without_defaults(run.settings())
     named = {"algorithm", "task", "seed", "agent_steps", "reset_freq", "policy", "hyperparameters"}
     policy = {key: value for key, value in settings["policy"].items() if key not in TABLE_COLUMNS or isinstance(value, dict)}
     rest = {key: value for key, value in settings.items() if key not in named and value}
