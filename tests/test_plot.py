@@ -201,6 +201,15 @@ def test_a_file_that_is_being_written_is_named_and_the_rest_drawn(
     assert found[1].curve is None or name != "evaluations.npz"  # and not returns of training episodes in their place
 
 
+def test_a_run_of_which_nothing_is_written_yet_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    evaluated(tmp_path / "run_0")
+    (tmp_path / "run_1").mkdir()
+    (tmp_path / "run_1" / "monitor.csv").touch()
+    with pytest.warns(UserWarning, match=r"run_1.monitor\.csv is left out"):
+        assert plot_runs(find_runs([tmp_path]), tmp_path / "figures")
+
+
 def test_a_run_that_has_just_begun_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run_0").mkdir()
     (tmp_path / "run_0" / "monitor.csv").write_text('#{"env_id": "Pendulum-v1"}\nr,l,t\n')

@@ -256,7 +256,9 @@ def _episodes(monitor: Path) -> list[tuple[float, int, int]]:
     left out. The clock in the file is of no use: it begins anew in runs that went on later.
     """
     text = monitor.read_text()
-    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
+    header, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
+    if not header:
+        raise ValueError("its first line is not there yet")
     if not lines:
         return []
     columns = lines[0].split(",")
