@@ -33,6 +33,7 @@ from sb3_sparse import (
     sparsify,
 )
 from sb3_sparse.cli.command_line import main
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.deployment import SparsePolicy, export, load_policy, sparse_policy
 from sb3_sparse.deployment.loading import load_model
 
@@ -590,7 +591,7 @@ def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr("sb3_sparse.common.extras.importlib.import_module", import_module)
-    with pytest.raises(ImportError, match=r'pip install "sb3-sparse\[export\]"'):
+    with pytest.raises(ImportError, match=re.escape(install_command("export"))):
         export(SAC("MlpPolicy", Env(), buffer_size=10), tmp_path / "policy", "onnx")
 
 

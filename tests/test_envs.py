@@ -1,6 +1,7 @@
 import ctypes
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize, VecVideoRecorder
 
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.envs import DMControlEnv, discount_heuristic, env_id, episode_length
 from sb3_sparse.envs.dependencies import check_mujoco_version
 from sb3_sparse.envs.random_actions import RandomActions
@@ -134,7 +136,7 @@ def test_import_is_cheap():
 
 def test_missing_dm_control_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "dm_control", None)
-    with pytest.raises(ImportError, match=r'pip install "sb3-sparse\[dmc\]"'):
+    with pytest.raises(ImportError, match=re.escape(install_command("dmc"))):
         make("cartpole", "balance")
 
 

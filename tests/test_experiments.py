@@ -1,25 +1,31 @@
 """Training runs, the results table, figures, the quickstart and the benchmark, from the command line down."""
 
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stable_baselines3 import SAC
 
-from sb3_sparse.cli.command_line import main
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse import experiments
+from sb3_sparse.cli.command_line import _parser, main
+from sb3_sparse.common import extras
+from sb3_sparse.common.extras import import_extra, install_command
 from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
-from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group
+from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group, plot_table
 from sb3_sparse.experiments.quickstart import random_return
+from sb3_sparse.experiments.sweep.grid import load_grid, shipped_grids
 from sb3_sparse.experiments.sweep.grid_table import read_table
-from sb3_sparse.zoo import origin as provenance
+from sb3_sparse.zoo import provenance
 from sb3_sparse.zoo.run_folders import action_repeat
 
-TABLES = Path(provenance.__file__).parent / "results"
+TABLES = Path(experiments.__file__).parent / "results"
 
 
 def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,8 +49,9 @@ def test_shipped_tables_are_drawn(name: str, tmp_path: Path, capsys: pytest.Capt
 
 def test_networks_and_tasks_of_a_table_are_told_apart(tmp_path: Path) -> None:
     panels = _group(read_table(TABLES / "cpu.csv"))
-    assert list(panels) == ["dm_control/cartpole-swingup-v0", "dm_control/walker-walk-v0"]
-    networks = panels["dm_control/walker-walk-v0"]
+    walker = ("sac", "dm_control/walker-walk-v0")
+    assert list(panels) == [("sac", "dm_control/cartpole-swingup-v0"), walker]
+    networks = panels[walker]
     names = [("dense SimBa", 0.0), ("sparse SimBa, S = 0.5", 0.5), ("SB3 MlpPolicy", 0.0)]
     assert sorted(networks) == sorted(names)
     assert _colours(names) == [DENSE_COLOUR, SPARSE_COLOURS[0], MLP_COLOUR]
@@ -55,10 +62,71 @@ def test_networks_and_tasks_of_a_table_are_told_apart(tmp_path: Path) -> None:
         [298, 194, 84],
     ]
     drqv2 = {"task": "a", "network": "drqv2", "width_scale": "4", "sparsity": "0.8", "env_steps": "1", "return_mean": "1"}
-    assert list(_group([drqv2])["a"]) == [("sparse DrQ-v2 x4, S = 0.8", 0.8)]
+    assert list(_group([drqv2])["", "a"]) == [("sparse DrQ-v2 x4, S = 0.8", 0.8)]
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n", "task,sparsity,env_steps,return_mean\n"])
+def line(**columns: str) -> dict[str, str]:
+    given = {"algo": "sac", "task": "a", "label": "dense", "sparsity": "0", "env_steps": "1", "return_mean": "1", "seed": "0"}
+    return {**given, **columns}
+
+
+def test_algorithms_have_panels_of_their_own() -> None:
+    panels = _group([line(return_mean="100"), line(algo="ddpg", return_mean="500")])
+    assert {pair: list(curves.values()) for pair, curves in panels.items()} == {
+        ("sac", "a"): [{1: [100.0]}],
+        ("ddpg", "a"): [{1: [500.0]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"label": "wide"}, ["dense", "wide"]),
+        ({"learning_rate": "0.1"}, ["dense", "dense, learning_rate = 0.1"]),
+        ({"action_repeat": "2"}, ["dense", "dense, action_repeat = 2.0"]),
+        ({"settings": '{"update_rule": "paper"}'}, ["dense", "dense, update_rule = paper"]),
+        ({"total_env_steps": "5"}, ["dense", "dense, total_env_steps = 5.0"]),
+        ({"seed": "1", "return_std": "3", "commit": "f00", "sparsity": "0.0", "critic_srank": "7"}, ["dense"]),
+    ],
+)
+def test_whatever_tells_runs_of_a_table_apart_but_the_seed_makes_lines(change: dict[str, str], names: list[str]) -> None:
+    (networks,) = _group([line(), line(return_mean="3", **change)]).values()
+    assert [name for name, _ in networks] == names
+    assert [values for curves in networks.values() for values in curves.values()] == (
+        [[1.0], [3.0]] if len(names) == 2 else [[1.0, 3.0]]
+    )
+
+
+def test_negative_returns_are_within_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("matplotlib.axes")
+    bottoms, plot = [], module.Axes.legend
+
+    def legend(axis: Any, *args: Any, **kwargs: Any) -> Any:
+        bottoms.append(axis.get_ylim()[0])
+        return plot(axis, *args, **kwargs)
+
+    monkeypatch.setattr(module.Axes, "legend", legend)
+    for low in ("-500", "200"):
+        table = tmp_path / f"{low}.csv"
+        table.write_text("task,label,sparsity,env_steps,return_mean\n" + f"a,b,0,1,{low}\n" + "a,b,0,2,300\n")
+        plot_table(table, table.with_suffix(".png"))
+    assert bottoms[0] < -500 and bottoms[1] == 0
+
+
+def test_a_table_that_is_being_written_is_drawn_without_its_last_line(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    table = tmp_path / "table.csv"
+    table.write_text("task,label,sparsity,env_steps,return_mean,date\na,b,0,1,5,today\na,b,0,2,7,today\na,b,0,3,1")
+    with pytest.warns(UserWarning, match=r"table\.csv: 1 lines without their numbers are left out, the first is 4"):
+        assert plot_table(table, tmp_path / "table.png").exists()
+    table.write_text("task,label,sparsity,env_steps,return_mean\na,b,0,1,\n")
+    with pytest.raises(ValueError, match=r"table\.csv holds no line with numbers"):
+        plot_table(table, tmp_path / "table.png")
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "task,sparsity,env_steps,return_mean\na,0,1,1\n", "task,sparsity,env_steps,return_mean\n"]
+)
 def test_other_tables_are_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.csv").write_text(text)
     for name, message in (("other.csv", "is no table of results"), ("nowhere.csv", "cannot be read: No such file")):
@@ -111,7 +179,16 @@ def test_quickstart_from_the_command_line(tmp_path: Path) -> None:
         (["quickstart", "--width-scale", "0"], "width_scale must be a positive number"),
         (["quickstart", "--steps", "0"], "at least"),
         (["quickstart", "--env", "dm_control/cartpole-fly-v0"], "cartpole-fly"),
+        (
+            ["quickstart", "--env", "CartPole-v1"],
+            "--env CartPole-v1: the quickstart trains SAC, which needs continuous actions",
+        ),
         (["bench", "--sparsity", "-0.1"], "sparsity must lie in [0, 1)"),
+        (["bench", "--device", "tpu"], "There is no device 'tpu'"),
+        (["bench", "--der", "--device", "cuda:99"], "This machine has no device 'cuda:99'"),
+        (["bench", "--loop", "CartPole-v1"], "--loop CartPole-v1: SAC needs continuous actions"),
+        (["sweep", "learning-curves", "--local", "--device", "cuda:99"], "This machine has no device 'cuda:99'"),
+        (["sweep", "learning-curves", "--address", "localhost:1", "--device", "tpu"], "There is no device 'tpu'"),
     ],
 )
 def test_bad_arguments_are_named_without_a_traceback(
@@ -124,8 +201,79 @@ def test_bad_arguments_are_named_without_a_traceback(
     assert not list(tmp_path.iterdir())  # refused before anything was written
 
 
+def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word() -> None:
+    command = [sys.executable, "-m", "sb3_sparse", "figure", "1", "2", "--budget", "full", "--dry-run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + 13
+
+
+WHEEL = "file:///somewhere/sb3_sparse-0.1.0-py3-none-any.whl"
+HERE = Path(__file__).as_uri()
+
+
+@pytest.mark.parametrize(
+    ("origin", "installer", "command"),
+    [
+        (None, "pip", 'pip install "sb3-sparse[dmc]"'),
+        (None, "uv", 'uv pip install "sb3-sparse[dmc]"'),
+        ({"url": HERE, "dir_info": {"editable": True}}, "pip", f'pip install -e "{Path(__file__)}[dmc]"'),
+        ({"url": HERE, "dir_info": {}}, "pip", f'pip install "sb3-sparse[dmc] @ {HERE}"'),
+        ({"url": HERE, "archive_info": {}}, "pip", f'pip install "sb3-sparse[dmc] @ {HERE}"'),
+        (
+            {"url": WHEEL, "archive_info": {}},
+            "pip",
+            'pip install "sb3-sparse[dmc] @ URL", with the new place of '
+            "/somewhere/sb3_sparse-0.1.0-py3-none-any.whl, which it was installed from",
+        ),
+        (
+            {"url": "https://example.com/a.git", "vcs_info": {"vcs": "git", "commit_id": "f00"}},
+            "pip",
+            'pip install "sb3-sparse[dmc] @ git+https://example.com/a.git@f00"',
+        ),
+    ],
+)
+def test_extras_are_installed_from_where_the_package_came_from(
+    origin: dict[str, Any] | None, installer: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            if name == "INSTALLER":
+                return f"{installer}\n"
+            return None if origin is None else json.dumps(origin)
+
+    monkeypatch.setattr(extras, "distribution", lambda name: Installed())
+    assert install_command("dmc") == command
+    is_local = origin is None or str(origin["url"]).startswith("file:")
+    assert install_command("dmc", is_for_others=True) == ('pip install "sb3-sparse[dmc]"' if is_local else command)
+
+
+def test_every_option_of_every_command_says_what_it_does() -> None:
+    parsers, undescribed = [_parser()], []
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            elif not action.help or action.help.startswith("("):
+                undescribed.append(f"{parser.prog} {action.option_strings or action.dest}")
+    assert len(parsers) > 10 and not undescribed
+
+
+def test_the_grids_of_the_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    listed = capsys.readouterr().out
+    grids = shipped_grids()
+    assert len(grids) > 20 and list(grids)[1] == "figure-2"
+    assert all(re.search(rf"^  {name} +{re.escape(title)}$", listed, flags=re.MULTILINE) for name, title in grids.items())
+    assert all(load_grid(Path(name)).title == title for name, title in grids.items())
+
+
 def test_a_missing_extra_is_named() -> None:
-    with pytest.raises(ImportError, match=r'pip install "sb3-sparse\[plots\]"'):
+    with pytest.raises(ImportError, match=re.escape(install_command("plots"))):
         import_extra("a_module_that_nobody_has", "plots")
 
 

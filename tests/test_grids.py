@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -9,8 +10,10 @@ import pytest
 import sb3_sparse
 from sb3_sparse.experiments.figures.grid_figures import FIGURES
 from sb3_sparse.experiments.sweep.equal_parameters import equal_sparsity, learnable_parameters
-from sb3_sparse.experiments.sweep.grid import BUDGETS, GridError, figure_grid, figures, load_grid, parse_grid
-from sb3_sparse.experiments.sweep.grid_run import GridRun, short_task
+from sb3_sparse.experiments.sweep.grid import BUDGETS, Grid, GridError, figure_grid, figures, load_grid, parse_grid
+from sb3_sparse.experiments.sweep.grid_run import POLICY_AXES, GridRun, short_task
+from sb3_sparse.experiments.sweep.run_defaults import POLICIES, _defaults
+from sb3_sparse.zoo.hyperparameter_files import our_policy
 
 pytest.importorskip("yaml")
 dmc = pytest.importorskip("dm_control")
@@ -126,6 +129,67 @@ def test_equal_settings_are_the_same_run_and_others_are_not() -> None:
     assert len({run.id, *(other.id for other in others)}) == 4
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "policy"),
+    [
+        ("sac", {"width_scale": 1}),
+        ("ddpg", {"depth_scale": 1.0}),
+        ("sac", {"sparsity": 0, "distribution": "uniform", "budget": "weights"}),
+        ("sac", {"sparsity": {"actor": 0.0, "critic": 0.0}}),
+        ("tqc", {"distribution": "erdos_renyi", "budget": "all", "mask_seed": None}),
+        ("drqv2", {"prune_modules": "critic", "width_scale": 1.0}),
+        ("der", {"width_scale": 1}),
+        ("stream_ac", {"width": 128, "init": "sparse"}),
+    ],
+)
+def test_what_is_so_anyway_does_not_make_another_run(algorithm: str, policy: dict[str, Any]) -> None:
+    assert GridRun(algorithm, "a", policy).id == GridRun(algorithm, "a").id
+    others = {**policy, "sparsity": 0.5}, {**policy, "width_scale": 2.0}
+    assert len({GridRun(algorithm, "a", other).id for other in (policy, *others)}) == 3
+
+
+def test_defaults_of_measurements_do_not_make_another_run() -> None:
+    ids = [GridRun("sac", "a", plasticity=given).id for given in ({}, {"log_freq": 1_000, "covariance_freq": None}, None)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_one_sparsity_is_that_of_actor_and_critic() -> None:
+    given = [GridRun("sac", "a", {"sparsity": sparsity}).id for sparsity in (0.5, {"actor": 0.5, "critic": 0.5})]
+    assert given[0] == given[1]
+
+
+def test_policies_that_share_an_argument_share_its_default() -> None:
+    values: dict[str, set[Any]] = {}
+    for policy in POLICIES:
+        for name, value in _defaults(policy).items():
+            if name in POLICY_AXES:
+                values.setdefault(name, set()).add(value)
+    assert set(values) == set(POLICY_AXES) and all(len(defaults) == 1 for defaults in values.values())
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "ddpg", "tqc"])
+def test_a_size_is_for_our_policy_on_any_task(algorithm: str, tmp_path: Path) -> None:
+    pytest.importorskip("rl_zoo3")
+    from sb3_sparse.experiments.sweep.grid_check import check_grid
+    from sb3_sparse.zoo import register
+
+    register()
+    text = "algorithm: %s\ntask: %s\nseeds: 1\nagent_steps: 10\narms: [{%s}, {sparsity: 0.5}]"
+    size, sparsified = load_grid(write(tmp_path, text % (algorithm, "Pendulum-v1", "width_scale: 1, sparsity: 0.5"))).runs
+    assert size.hyperparameters == {"policy": our_policy(algorithm)} and sparsified.hyperparameters == {}
+    assert size.id != sparsified.id
+    for run in (size, sparsified):
+        check_grid(Grid("mine", None, "", (run,)))
+    (known,) = load_grid(write(tmp_path, text % (algorithm, "dm_control/dog-run-v0", "width_scale: 1, sparsity: 0.5"))).runs
+    assert known.hyperparameters == {}
+
+
+def test_a_policy_that_the_grid_names_is_kept(tmp_path: Path) -> None:
+    text = "algorithm: sac\ntask: Pendulum-v1\nseeds: 1\nagent_steps: 10\narms: [{width_scale: 2}]\n"
+    text += "hyperparameters: {policy: mine}"
+    assert load_grid(write(tmp_path, text)).runs[0].hyperparameters == {"policy": "mine"}
+
+
 def test_arms_that_differ_in_hyperparameters_are_told_apart(tmp_path: Path) -> None:
     text = SMALL.replace("{width_scale: [0.0625, 0.125], sparsity: [0, 0.5]}", "{sparsity: 0.5, hyperparameters: {tau: 0.1}}")
     text += (
@@ -184,6 +248,10 @@ def changed(old: str, new: str) -> Callable[[], str]:
         (lambda: SMALL + "evaluation: {freq: 50, episodes: 1, deterministic: 3}\n", "must be true or false"),
         (lambda: SMALL + "evaluation: {freq: 50, episodes: 1, epsilon: 2}\n", r"epsilon must lie in \[0, 1\]"),
         (changed("sparsity: [0, 0.5]", "sparsity: [0, 0.5], label: both"), "a label is for one network"),
+        (
+            lambda: SMALL + "  - {sparsity: 0.5, label: a}\n  - {sparsity: 0.9, label: a}\n",
+            "several of its arms are called 'a' in figures",
+        ),
         (lambda: SMALL + "score: best\n", "score must be one of"),
         (lambda: SMALL + "resources: {gpus: -1}\n", "at least 0"),
         (lambda: SMALL + "budgets: {tiny: {sedes: 1}}\n", "'tiny' has no key 'sedes'"),

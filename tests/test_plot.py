@@ -1,6 +1,8 @@
 """Figures from the folders of runs."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_sparse import PlasticityCallback, ResetCallback, SparseSimBaPolicy, sparsify
 from sb3_sparse.callbacks.measurement_file import COLUMNS
 from sb3_sparse.cli.command_line import main
+from sb3_sparse.experiments.figures import run_figures
 from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, SPARSE_COLOURS
-from sb3_sparse.experiments.figures.run_figures import _join, group, styles
+from sb3_sparse.experiments.figures.run_figures import _join, group, plot_runs, styles
 from sb3_sparse.zoo.run_folders import RunFolder, find_runs
 
 
@@ -125,6 +128,93 @@ def test_a_folder_of_the_zoo_is_understood(tmp_path: Path) -> None:
     assert curve is not None and not curve.is_evaluation
     assert curve.env_steps == (30, 60, 90, 120) and curve.returns == (1.0, 102.0, 3.0, 104.0)
     assert RunFolder(run, repeat=2).action_repeat == 2
+
+
+def evaluated(folder: Path, value: float = 1.0) -> Path:
+    folder.mkdir(parents=True)
+    np.savez(folder / "evaluations.npz", timesteps=np.array([10, 20]), results=np.full((2, 1), value))
+    return folder
+
+
+def of_the_zoo(folder: Path, seed: int, env_kwargs: Any = None, **hyperparameters: Any) -> Path:
+    yaml = pytest.importorskip("yaml")
+    arguments = [["algo", "sac"], ["env", "Pendulum-v1"], ["seed", seed], ["env_kwargs", env_kwargs]]
+    (evaluated(folder, float(seed)) / "Pendulum-v1").mkdir()
+    (folder / "Pendulum-v1" / "args.yml").write_text(yaml.dump(arguments))
+    (folder / "Pendulum-v1" / "config.yml").write_text(yaml.dump([[key, value] for key, value in hyperparameters.items()]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"learning_rate": 0.1}, "sac dense, learning_rate = 0.1"),
+        ({"update_rule": "paper"}, "sac dense, update_rule = paper"),
+        ({"policy": "MlpPolicy"}, "sac dense, policy = MlpPolicy"),
+        ({"policy_kwargs": "dict(n_critics=2)"}, "sac dense, n_critics = 2"),
+        ({"env_kwargs": {"action_repeat": 4}}, "sac dense, action_repeat = 4, env_kwargs = {'action_repeat': 4}"),
+    ],
+)
+def test_runs_of_the_zoo_are_seeds_only_where_nothing_else_differs(change: dict[str, Any], name: str, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        of_the_zoo(tmp_path / f"Pendulum-v1_{seed}", seed, policy_kwargs="dict()")
+    of_the_zoo(tmp_path / "Pendulum-v1_2", 2, **{"policy_kwargs": "dict()", **change})
+    groups = group(find_runs([tmp_path]))
+    assert sorted(len(members) for members in groups.values()) == [1, 2] and name in groups
+
+
+def test_runs_of_scripts_in_other_folders_are_no_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("wide/run_0", "wide/run_1", "deep/run_0"):
+        evaluated(Path(folder))
+    groups = group(find_runs([Path()]))
+    assert {name: len(runs) for name, runs in groups.items()} == {"run, folder = wide": 2, "run, folder = deep": 1}
+
+
+CUT_OFF = {
+    "evaluations.npz": lambda file: file.write_bytes(file.read_bytes()[:200]),
+    "monitor.csv": lambda file: file.write_bytes(b""),
+    "plasticity.csv": lambda file: file.write_text(",".join(COLUMNS[:3]) + "\n1,2,3\n"),
+    "plasticity-covariance-critic-60.npz": lambda file: file.write_bytes(file.read_bytes()[:50]),
+    "model.zip": lambda file: file.write_bytes(file.read_bytes()[:500]),
+}
+
+
+@pytest.mark.parametrize("name", CUT_OFF)
+def test_a_file_that_is_being_written_is_named_and_the_rest_drawn(
+    name: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(run_figures, "FORMATS", ("png",))
+    for seed in range(2):
+        folder = shutil.copytree(runs / "mlp-S0.6-reset-seed0", tmp_path / "runs" / f"mlp-S0.6-seed{seed}")
+        for steps in (30, 60):  # longer than a test can train
+            np.savez(folder / f"plasticity-covariance-critic-{steps}.npz", matrix=np.eye(8))
+    before = {file.name for file in plot_runs(find_runs([tmp_path / "runs"]), tmp_path / "before")}
+    damaged = tmp_path / "runs" / "mlp-S0.6-seed1" / name
+    CUT_OFF[name](damaged)
+    with pytest.warns(UserWarning, match=rf"mlp-S0\.6-seed1.{re.escape(name)} is left out, it cannot be read"):
+        found = find_runs([tmp_path / "runs"])
+        after = {file.name for file in plot_runs(found, tmp_path / "after")}
+    # Without its monitor, a run's task is unknown, and it has figures of its own.
+    assert {name.removeprefix("Pendulum-v1-") for name in after} >= before
+    assert found[1].curve is None or name != "evaluations.npz"  # and not returns of training episodes in their place
+
+
+def test_a_run_of_which_nothing_is_written_yet_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    evaluated(tmp_path / "run_0")
+    (tmp_path / "run_1").mkdir()
+    (tmp_path / "run_1" / "monitor.csv").touch()
+    with pytest.warns(UserWarning, match=r"run_1.monitor\.csv is left out"):
+        assert plot_runs(find_runs([tmp_path]), tmp_path / "figures")
+
+
+def test_a_run_that_has_just_begun_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run_0").mkdir()
+    (tmp_path / "run_0" / "monitor.csv").write_text('#{"env_id": "Pendulum-v1"}\nr,l,t\n')
+    assert main(["plot", str(tmp_path), "--output", str(tmp_path / "figures")]) == 1
+    assert "nothing to draw in 1 runs yet" in capsys.readouterr().err
 
 
 def test_folders_without_runs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

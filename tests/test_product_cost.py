@@ -7,6 +7,7 @@ import pytest
 import torch as th
 
 from sb3_sparse.cli.command_line import main
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.experiments.benchmarks import product_cost as module
 from sb3_sparse.experiments.benchmarks.product_cost import PRODUCTS, ProductCost, crossover, format_crossovers, product_cost
 from sb3_sparse.sparsity.products.choice import available_back_ends
@@ -68,4 +69,4 @@ def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch, cap
     assert "batch sizes must be positive, got [0]" in capsys.readouterr().err
     monkeypatch.setattr(module, "available_back_ends", lambda: [])
     assert main(["bench", "--products"]) == 1
-    assert 'pip install "sb3-sparse[fast]"' in capsys.readouterr().err
+    assert install_command("fast") in capsys.readouterr().err

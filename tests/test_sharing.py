@@ -32,6 +32,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 
 from sb3_sparse import SparseSimBaPolicy, sparsity
 from sb3_sparse.cli.command_line import main
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.zoo import sharing
 from sb3_sparse.zoo.model_card import SharedModel, section
 
@@ -327,7 +328,7 @@ def test_missing_package(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert main(["push", *shared.task, "-f", "logs", "-orga", OWNER]) == 1
-    assert 'imageio_ffmpeg is missing, run: pip install "sb3-sparse[zoo]"' in capsys.readouterr().err
+    assert f"imageio_ffmpeg is missing, run: {install_command('zoo')}" in capsys.readouterr().err
 
 
 def everything_replaced() -> list[Any]:

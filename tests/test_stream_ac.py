@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMoni
 
 import sb3_sparse
 from sb3_sparse import ExactCheckpointCallback, StreamAC, diagnostics
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.sparsity import sparse_layers
 from sb3_sparse.stream_ac import StreamACPolicy, StreamWrapper
 from sb3_sparse.stream_ac import stream_wrapper as wrapper_module
@@ -644,7 +646,7 @@ def test_an_update_that_is_not_finite_changes_no_weight(backend: str) -> None:
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *args: None if name == "numba" else found(name, *args))
-    with pytest.raises(ImportError, match=r'needs numba, run: pip install "sb3-sparse\[streaming\]"'):
+    with pytest.raises(ImportError, match=re.escape(f"needs numba, run: {install_command('streaming')}")):
         make(backend="numba")
     with pytest.warns(UserWarning, match="numba is not installed"):
         make(backend="auto").learn(5)

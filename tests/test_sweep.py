@@ -444,6 +444,23 @@ def test_bad_grids_and_options_are_named_before_anything_is_written(
     assert not (tmp_path / "results").exists()
 
 
+def test_results_that_were_copied_half_are_named_and_left_out(tmp_path: Path) -> None:
+    folder, runs = ResultsFolder(tmp_path / "results"), [GridRun("sac", "Pendulum-v1", seed=seed) for seed in range(4)]
+    folder.make("0")
+    for run in runs:
+        folder.write_record(run, {"seconds": 1}, [{"run": run.id, "env_steps": 1}])
+    for file in (folder.run(runs[1]).record, folder.run(runs[2]).lines):
+        file.write_text(file.read_text()[:-5])
+    folder.run(runs[3]).lines.unlink()
+    folder.note_grid("mine", {"stem": "mine"})
+    (folder.grids / "other.json").write_text("{")
+    with pytest.warns(UserWarning) as told:
+        assert [line["run"] for line in folder.collect()] == [runs[0].id]
+        assert folder.noted_grids() == [{"stem": "mine"}]
+    damaged = (folder.run(runs[1]).record, folder.run(runs[2]).lines, folder.run(runs[3]).lines, folder.grids / "other.json")
+    assert all(any(str(file) in str(warning.message) for warning in told) for file in damaged)
+
+
 def test_a_report_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path / "nowhere")]) == 1
     assert "holds no results of a grid" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ rl_zoo3 = pytest.importorskip("rl_zoo3")
 import sb3_sparse.envs  # noqa: E402
 from sb3_sparse import DER, SparseSimBaPolicy, StreamAC, hyperparameters, sparsity  # noqa: E402
 from sb3_sparse.cli.command_line import main  # noqa: E402
+from sb3_sparse.common.extras import install_command  # noqa: E402
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS  # noqa: E402
 from sb3_sparse.zoo import register, registration  # noqa: E402
 
@@ -315,12 +317,70 @@ def test_loaded_trial_keeps_the_critics(tmp_path: Path) -> None:
     assert loaded["policy_kwargs"] == {"n_critics": 2, "width_scale": 2.0, "depth_scale": 2.0, "sparsity": 0.95}
 
 
+class WithoutZoo:
+    """Finds modules as if the zoo were not installed."""
+
+    def find_spec(self, name: str, *args: Any) -> None:
+        if name.split(".")[0] == "rl_zoo3":
+            raise ModuleNotFoundError(f"No module named {name!r}", name="rl_zoo3")
+
+
 def test_command_without_the_zoo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "rl_zoo3"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [WithoutZoo(), *sys.meta_path])
     assert main(["train", *HUMANOID]) == 1
-    assert 'pip install "sb3-sparse[zoo]"' in capsys.readouterr().err
+    assert install_command("zoo") in capsys.readouterr().err
+
+
+PENDULUM = ["train", "--algo", "sac", "--env", "Pendulum-v1", "-n", "20"]
+PRUNED = "policy_kwargs:dict(sparsity=.5, width_scale=0.0625)"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["enjoy", "-f", "nologs"], "There is no such model: train it with `sb3-sparse train`, or correct -f"),
+        (["record", "-f", "nologs", "--algo", "sac"], "There is no such model"),
+        (["train", "--algo", "sac", "--env", "Pendulm-v1"], "you maybe meant Pendulum-v1?"),
+        (["train", "--algo", "sac", "--env", "CartPole-v1"], "only supports (<class 'gymnasium.spaces.box.Box'>,)"),
+        ([*PENDULUM, "-params", PRUNED], "SACPolicy has no argument 'sparsity', 'width_scale': choose our policy by adding"),
+        ([*PENDULUM, "-params", "policy_kwargs:dict(sparsity=.5)", "policy:'sb3_sparse.SparseSimBaTD3Policy'"], "SAC"),
+        (["train", "--env", "CartPole-v1", "-params", PRUNED], "there is no sparse policy for ppo"),
+        ([*PENDULUM, "-params", "learning_rat:1"], "unexpected keyword argument 'learning_rat'"),
+        ([*PENDULUM, "-conf", "nofile.yml"], "nofile.yml"),
+        ([*PENDULUM, "--device", "tpu"], "There is no device 'tpu'"),
+        (["enjoy", "--device", "cuda:99"], "This machine has no device 'cuda:99'"),
+    ],
+)
+def test_what_a_user_can_mend_is_told_in_one_line(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert message in error and "sb3-sparse: " in error and "Traceback" not in error
+
+
+def test_the_advice_to_choose_our_policy_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*PENDULUM, "-params", PRUNED]) == 1
+    (advice,) = re.findall(r'policy:"(.*)"', capsys.readouterr().err)
+    assert main([*PENDULUM, "--eval-freq", "-1", "-params", PRUNED, f"policy:{advice}"]) == 0
+    (path,) = tmp_path.glob("logs/sac/*/Pendulum-v1.zip")
+    assert type(SAC.load(path, device="cpu").policy) is SparseSimBaPolicy
+
+
+def test_what_goes_wrong_while_training_has_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise ValueError("a fault of the program")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SAC, "train", train)
+    with pytest.raises(ValueError, match="a fault of the program"):
+        main([*PENDULUM, "--eval-freq", "-1", "-params", "learning_starts:5"])
 
 
 def test_files_cover_the_same_tasks() -> None:

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.buffers.present_device import check_device
 from sb3_sparse.experiments.benchmarks.checkpoint_cost import checkpoint_cost, format_checkpoints
 from sb3_sparse.experiments.benchmarks.checkpoint_throughput import checkpoint_throughput, format_throughput, trained_models
 from sb3_sparse.experiments.benchmarks.contenders import contenders
 from sb3_sparse.experiments.benchmarks.der_cost import SPARSITIES, WIDTHS, der_cost, format_der_table
 from sb3_sparse.experiments.benchmarks.drqv2_cost import drqv2_cost, format_drqv2_table
 from sb3_sparse.experiments.benchmarks.inference_cost import format_passes, inference_cost
-from sb3_sparse.experiments.benchmarks.loop_cost import format_loops, loop_cost
+from sb3_sparse.experiments.benchmarks.loop_cost import check_loop, format_loops, loop_cost
 from sb3_sparse.experiments.benchmarks.pixel_cost import format_pixels, pixel_cost
 from sb3_sparse.experiments.benchmarks.product_cost import BATCHES, format_crossovers, product_cost
 from sb3_sparse.experiments.benchmarks.stream_cost import TASK, format_stream_table, stream_cost
@@ -42,8 +43,10 @@ class Subject:
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
     command = commands.add_parser("bench", help="time updates and actions of SAC: stock SB3, ours, dense and sparse")
-    command.add_argument("--width-scale", nargs="+", type=float, default=_WIDTHS)
-    command.add_argument("--sparsity", nargs="+", type=float, default=_SPARSITIES)
+    command.add_argument(
+        "--width-scale", nargs="+", type=float, default=_WIDTHS, help="times the paper's width (default: %(default)s)"
+    )
+    command.add_argument("--sparsity", nargs="+", type=float, default=_SPARSITIES, help="sparsities (default: %(default)s)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
     command.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
     command.add_argument("--updates", type=int, default=5, help="updates per round (default: %(default)s)")
@@ -66,12 +69,15 @@ def run(options: argparse.Namespace) -> None:
     """Measure, and write down what was measured."""
     if options.json is not None and not options.json.parent.is_dir():
         raise ValueError(f"Cannot write {options.json}: there is no folder {options.json.parent}.")
+    check_device(options.device)
     costs = options.measure(options)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
 
 
 def _updates(options: argparse.Namespace) -> list[Any]:
+    if options.loop:
+        check_loop(options.loop)
     compared = contenders(options.width_scale, options.sparsity, options.peer)
     costs: list[Any] = update_cost(compared, options.rounds, options.updates, options.device, not options.no_memory)
     print(format_table(costs))

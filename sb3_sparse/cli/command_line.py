@@ -1,6 +1,8 @@
 """The command line: ``sb3-sparse`` and ``python -m sb3_sparse``."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -8,7 +10,7 @@ from importlib.metadata import version
 import gymnasium as gym
 
 from sb3_sparse.cli import COMMANDS
-from sb3_sparse.cli.zoo_commands import ZOO_COMMANDS, check_extras, run_zoo
+from sb3_sparse.cli.zoo_commands import ZOO_COMMANDS, check_options, run_zoo
 from sb3_sparse.zoo.registration import register
 
 
@@ -20,14 +22,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: Exit status; 1 after an error that the user can mend, which is printed without a traceback
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_cut_off():  # a pipe to a process of ours
+            raise
+        return 128 + signal.SIGPIPE
+    return status
+
+
+def _is_cut_off() -> bool:
+    """Whether what reads our output has ended, as ``| head`` does; what is left of it then goes nowhere."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _run(words: list[str]) -> int:
     is_zoo_command = bool(words) and words[0] in ZOO_COMMANDS
     try:
         if is_zoo_command:
-            check_extras(words)
+            check_options(words)
             register()
         else:
             options = _parser().parse_args(words)
             options.run(options)
+    except BrokenPipeError:
+        raise
     except (ImportError, OSError, ValueError, gym.error.Error) as error:
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from sb3_sparse.buffers.present_device import check_device
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.sweep.grid import Grid
 from sb3_sparse.experiments.sweep.places import Place, RayCluster, ThisProcess
@@ -41,6 +42,7 @@ def place_of(options: argparse.Namespace, grid: Grid) -> Place:
     for name, number, least in (("--workers", options.workers, 1), ("--retries", options.retries, 0)):
         if number is not None and number < least:
             raise ValueError(f"{name} must be at least {least}, got {number}.")
+    check_device(options.device, is_here=options.address is None)
     if options.local:
         return ThisProcess(options.device)
     import_extra("ray", "cluster")

@@ -16,9 +16,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--sparsity", type=float, default=defaults.sparsity, help="of the sparse agent (default: %(default)s)"
     )
-    command.add_argument("--width-scale", type=float, default=defaults.width_scale, help="(default: %(default)s)")
+    command.add_argument(
+        "--width-scale",
+        type=float,
+        default=defaults.width_scale,
+        help="of both, times the paper's width (default: %(default)s)",
+    )
     command.add_argument("--steps", type=int, default=defaults.agent_steps, help="agent steps (default: %(default)s)")
-    command.add_argument("--seed", type=int, default=defaults.seed)
+    command.add_argument("--seed", type=int, default=defaults.seed, help="of both runs (default: %(default)s)")
     command.add_argument("--output", type=Path, default=defaults.folder, help="folder to write to (default: %(default)s)")
     command.set_defaults(run=run)
 

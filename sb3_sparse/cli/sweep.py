@@ -8,7 +8,7 @@ from typing import Any
 from sb3_sparse.cli.place_options import add_place_options, list_runs, place_of
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.figures.grid_figures import draw_figure
-from sb3_sparse.experiments.sweep.grid import Grid, GridError, load_grid
+from sb3_sparse.experiments.sweep.grid import Grid, GridError, load_grid, shipped_grids
 from sb3_sparse.experiments.sweep.grid_check import check_grid
 from sb3_sparse.experiments.sweep.grid_results import GridResults
 from sb3_sparse.experiments.sweep.grid_training import train_run
@@ -18,8 +18,15 @@ from sb3_sparse.zoo.registration import register
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
-    command = commands.add_parser("sweep", help="run what is missing of a grid of runs, on this machine or a cluster")
-    command.add_argument("grid", type=Path, help="YAML file of the grid, or the name of one of this package: learning-curves")
+    grids = shipped_grids()
+    width = max(map(len, grids)) + 2
+    command = commands.add_parser(
+        "sweep",
+        help="run what is missing of a grid of runs, on this machine or a cluster",
+        epilog="grids of this package:\n" + "\n".join(f"  {name:<{width}}{title}" for name, title in grids.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("grid", type=Path, help="YAML file of the grid, or the name of one of this package, see below")
     command.add_argument("--budget", help="entry of the grid's budgets; the file as it is by default")
     command.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the grid to replace, as YAML: seeds=5 task=Ant-v5"

@@ -3,13 +3,17 @@
 import argparse
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import gymnasium as gym
+
+from sb3_sparse.buffers.present_device import check_device
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.zoo.resuming import OptionError, checkpointing, parse_options
-from sb3_sparse.zoo.sharing import SharingError, pulling, pushing
+from sb3_sparse.zoo.sharing import SharingError, finding_model, pulling, pushing
 
 # Our commands that are the RL Zoo's own, and the zoo's modules behind them.
 ZOO_COMMANDS = {
@@ -20,7 +24,10 @@ ZOO_COMMANDS = {
     "pull": "rl_zoo3.load_from_hub",
 }
 # In what some of them run.
-_SURROUNDINGS = {"push": pushing, "pull": pulling}
+_SURROUNDINGS = {"push": pushing, "pull": pulling, "enjoy": finding_model, "record": finding_model}
+# Functions that run when a command does what it was asked for.
+_UNDER_WAY = ("learn", "hyperparameters_optimization", "predict", "step")
+_MENDABLE = (AssertionError, ImportError, OSError, ValueError, gym.error.Error)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -29,13 +36,18 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands.add_parser(name, help=f"the RL Zoo's {module} with our environments and hyperparameters")
 
 
-def check_extras(words: Sequence[str]) -> None:
+def check_options(words: Sequence[str]) -> None:
     """
-    Say what an Atari game needs where it is missing; the zoo would say that there is no such game.
+    Say what an Atari game needs where it is missing; the zoo would say that there is no such game. Say that there is no such
+    device; the zoo would fail, or use the CPU without a word.
 
     :param words: Command line of one of the zoo's commands
     :raises ImportError: if a game is named, and the emulator or OpenCV is missing; the message tells what to install.
+    :raises ValueError: if there is no such device.
     """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--device", default="auto")
+    check_device(parser.parse_known_args(words)[0].device)
     if any(word.startswith("ALE/") for word in words):
         for module in ("ale_py", "cv2"):
             import_extra(module, "atari")
@@ -55,12 +67,31 @@ def run_zoo(command: str, *options: str) -> int:
         sys.argv = [f"sb3-sparse {command}", *words]
         with surroundings:
             runpy.run_module(ZOO_COMMANDS[command], run_name="__main__")
-    except (CheckpointError, OptionError, SharingError) as error:
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if not is_of_the_user(error):
+            raise
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1
     finally:
         sys.argv = given
     return 0
+
+
+def is_of_the_user(error: Exception) -> bool:
+    """
+    Tell whether an error is about what was asked for, so that its message is enough: those that we raise so, and those of the
+    zoo and SB3 before anything is trained or shown. What goes wrong in hours of training is worth a traceback.
+
+    :param error: What a command ended with
+    """
+    if isinstance(error, CheckpointError | OptionError | SharingError):
+        return True
+    if any(frame.f_code.co_name in _UNDER_WAY for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return False
+    is_name = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
+    return is_name or (isinstance(error, _MENDABLE) and str(error) != "")
 
 
 def _prepare(command: str, *options: str) -> tuple[AbstractContextManager, list[str]]:

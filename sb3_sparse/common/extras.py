@@ -1,7 +1,15 @@
 """Optional dependencies, asked for where they are needed."""
 
 import importlib
+import json
+from importlib.metadata import distribution
+from pathlib import Path
 from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+_NAME = "sb3-sparse"
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
@@ -16,4 +24,32 @@ def import_extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(f'{module} is missing, run: pip install "sb3-sparse[{extra}]"') from error
+        raise ImportError(f"{module} is missing, run: {install_command(extra)}") from error
+
+
+def install_command(extras: str, is_for_others: bool = False) -> str:
+    """
+    The command that adds extras to this package, from where it was installed: a checkout, a wheel, a repository, an index.
+
+    :param extras: Extras, separated by commas
+    :param is_for_others: Whether people on other machines read it, who do not have the files of this one
+    """
+    installed = distribution(_NAME)
+    pip = "uv pip" if (installed.read_text("INSTALLER") or "").strip() == "uv" and not is_for_others else "pip"
+    # Installers leave this file (PEP 610) unless the package came from an index.
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    return f"{pip} install {_requirement(origin, extras, is_for_others)}"
+
+
+def _requirement(origin: dict[str, Any], extras: str, is_for_others: bool) -> str:
+    url = origin.get("url", "")
+    is_file = url.startswith("file:")
+    if not url or (is_file and is_for_others):
+        return f'"{_NAME}[{extras}]"'
+    if is_file and not (path := Path(url2pathname(urlsplit(url).path))).exists():
+        return f'"{_NAME}[{extras}] @ URL", with the new place of {path}, which it was installed from'
+    if origin.get("dir_info", {}).get("editable"):
+        return f'-e "{path}[{extras}]"'
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+    return f'"{_NAME}[{extras}] @ {url}"'

@@ -5,11 +5,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.common.continuous_actions import check_continuous
 from sb3_sparse.common.discount import discount_heuristic
 from sb3_sparse.common.episode import episode_length
 
@@ -64,6 +64,4 @@ def _action_shape(env: str | gym.Env | VecEnv) -> tuple[int, ...]:
         made.close()
     else:
         space = env.action_space
-    if not isinstance(space, spaces.Box):
-        raise ValueError(f"The paper's algorithms need continuous actions (a Box), got {space}.")
-    return space.shape
+    return check_continuous(space, "The paper's algorithms need")

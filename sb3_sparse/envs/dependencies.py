@@ -10,7 +10,7 @@ from types import ModuleType
 
 import gymnasium as gym
 
-_INSTALL = 'pip install "sb3-sparse[dmc]"'
+from sb3_sparse.common.extras import install_command
 
 
 def check_mujoco_version(mujoco_version: str) -> None:
@@ -41,7 +41,7 @@ def import_suite() -> ModuleType:
             return _import_headless()
         from dm_control import suite
     except ModuleNotFoundError as error:
-        raise ImportError(f"The environments dm_control/... need dm_control, run: {_INSTALL}") from error
+        raise ImportError(f"The environments dm_control/... need dm_control, run: {install_command('dmc')}") from error
     return suite
 
 

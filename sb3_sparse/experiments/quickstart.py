@@ -6,6 +6,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
+from sb3_sparse.common.continuous_actions import check_continuous
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.envs import env_id
 from sb3_sparse.experiments.figures.grid_figures import draw_figure
@@ -95,6 +96,7 @@ def _check(settings: Quickstart) -> None:
         raise ValueError(f"agent_steps must be at least {MIN_STEPS}, got {settings.agent_steps}.")
     for run in settings.grid().runs:
         env = gym.make(run.task)
+        check_continuous(env.action_space, f"--env {run.task}: the quickstart trains SAC, which needs")
         SAC(SparseSimBaPolicy, env, policy_kwargs=dict(run.policy), buffer_size=1, device="cpu")
         env.close()
 

@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.action_bounds import check_action_bounds
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.diagnostics import dormant_ratio
 from sb3_sparse.stream_ac.environment import Transition, stepper, with_stream_wrapper
 from sb3_sparse.stream_ac.learner import Learner
@@ -36,7 +37,6 @@ SelfStreamAC = TypeVar("SelfStreamAC", bound="StreamAC")
 BACKENDS = ("auto", "numba", "torch")
 # Observations in which dormant units are looked for.
 MEASURED = 256
-_INSTALL = 'pip install "sb3-sparse[streaming]"'
 
 
 class StreamAC(BaseAlgorithm):
@@ -188,7 +188,7 @@ class StreamAC(BaseAlgorithm):
     def _chosen_backend(self) -> str:
         installed = importlib.util.find_spec("numba") is not None
         if self.backend == "numba" and not installed:
-            raise ImportError(f"backend='numba' needs numba, run: {_INSTALL}, or give backend='torch'.")
+            raise ImportError(f"backend='numba' needs numba, run: {install_command('streaming')}, or give backend='torch'.")
         if self.backend == "auto":
             return "numba" if installed and self.device.type == "cpu" else "torch"
         return self.backend
@@ -387,7 +387,7 @@ class StreamAC(BaseAlgorithm):
             if self.backend == "auto" and self.device.type == "cpu":
                 warnings.warn(
                     "numba is not installed, so StreamAC learns in torch, at less than a twentieth of the speed. Run: "
-                    f"{_INSTALL}, or give backend='torch' to keep it.",
+                    f"{install_command('streaming')}, or give backend='torch' to keep it.",
                     stacklevel=5,
                 )
             return TorchLearner(self.policy, self.gamma, self.ent_coef)

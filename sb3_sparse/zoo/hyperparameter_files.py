@@ -1,5 +1,6 @@
 """Where our hyperparameter files are, and what is in them."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,25 @@ def our_hyperparameters(algo: str, env_id: str) -> dict[str, Any] | None:
 
     :param algo: The zoo's name of the algorithm, e.g. "sac"
     :param env_id: Id of the environment
-    :return: The entry of the hyperparameter file, None if there is none
+    :return: The entry of the hyperparameter file, or what it has for all other ids; None if there is neither
     """
+    entries = _entries(algo)
+    return entries.get(env_id, entries.get("default"))
+
+
+def our_policy(algo: str) -> str | None:
+    """
+    The policy of ours that is made for an algorithm.
+
+    :param algo: The zoo's name of the algorithm, e.g. "sac"
+    :return: As hyperparameter files name it, "module.Class"; None for algorithms without such a file
+    """
+    return next((entry["policy"] for entry in _entries(algo).values() if "policy" in entry), None)
+
+
+@functools.cache
+def _entries(algo: str) -> dict[str, dict[str, Any]]:
     import yaml  # comes with the zoo, and this module is imported without it too
 
     path = hyperparameter_file(algo)
-    return yaml.safe_load(path.read_text()).get(env_id) if path.is_file() else None
+    return yaml.safe_load(path.read_text()) if path.is_file() else {}

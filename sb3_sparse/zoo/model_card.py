@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.common.pruned_policy import PrunedPolicy, network_trees
 from sb3_sparse.common.simba_policy import SimBaPolicy
 from sb3_sparse.der import CnnPolicy
@@ -224,7 +225,7 @@ def _commands(shared: SharedModel) -> str:
     run = f"--algo {shared.args['algo']} --env {shared.env_id} -f logs"
     extras = "zoo,dmc" if _needs_mujoco(shared) else "zoo"
     return f"""```bash
-pip install "sb3-sparse[{extras}]"
+{install_command(extras, is_for_others=True)}
 export TRUST_REMOTE_CODE=True  # a model is a pickle, which can run anything: only if you trust {owner}
 python -m sb3_sparse pull {run} -orga {owner} -name {name}
 python -m sb3_sparse enjoy {run} --no-render

@@ -10,12 +10,14 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.der import DER
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.zoo.compiled_algorithms import train_compiled
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters
 from sb3_sparse.zoo.optimization import search_der, search_drqv2, search_sparse_networks, search_stream_ac
+from sb3_sparse.zoo.policy_check import explain_policies
 from sb3_sparse.zoo.recording import record_provenance
 from sb3_sparse.zoo.resuming import write_checkpoints
 from sb3_sparse.zoo.zoo_files import read_value
@@ -63,13 +65,14 @@ def _import_zoo() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "rl_zoo3":
             raise
-        raise ImportError('The RL Zoo is not installed, run: pip install "sb3-sparse[zoo]"') from error
+        raise ImportError(f"The RL Zoo is not installed, run: {install_command('zoo')}") from error
 
 
 def _change(manager_class: Any) -> None:
     if not hasattr(manager_class, "knows_sb3_sparse"):
         manager_class.knows_sb3_sparse = True
         _prefer_our_files(manager_class)
+        explain_policies(manager_class)
         record_provenance(manager_class)
         train_compiled(manager_class)
         write_checkpoints(manager_class)
@@ -96,8 +99,6 @@ def _prefer_our_files(manager_class: Any) -> None:
 
 def _choose_file(manager: Any) -> None:
     hyperparameters = our_hyperparameters(manager.algo, manager.env_name.gym_id)
-    if hyperparameters is None and manager.algo in OUR_ALGORITHMS:
-        hyperparameters = our_hyperparameters(manager.algo, "default")
     if hyperparameters is not None:
         manager.config = str(hyperparameter_file(manager.algo))
         _warn_of_large_network(manager, hyperparameters)

@@ -2,11 +2,13 @@
 
 import functools
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +22,7 @@ from sb3_sparse.zoo.zoo_files import read_keywords, read_yaml
 _EVALUATIONS = "evaluations.npz"
 _MONITOR = "*monitor.csv"
 _RUN_NUMBER = re.compile(r"([-_ ]?seed[-_]?\d+|_\d+)$")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,22 @@ class RunFolder:
 
     :param path: Folder
     :param repeat: Environment steps per agent step, if given; found out otherwise
+    :param may_go_on: Whether it may be written to at the moment: a file that cannot be read is told of and left out then,
+        instead of an error
     """
 
     path: Path
     repeat: int | None = None
+    may_go_on: bool = False
+
+    def _read(self, read: Callable[[Path], T], file: Path) -> T | None:
+        if not self.may_go_on:
+            return read(file)
+        try:
+            return read(file)
+        except Exception as error:  # numpy, torch, yaml and json each have their own for what is cut off
+            warnings.warn(f"{file} is left out, it cannot be read (is it being written?): {type(error).__name__}: {error}")
+            return None
 
     @property
     def name(self) -> str:
@@ -61,12 +76,21 @@ class RunFolder:
         return stem or self.path.parent.name
 
     @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that is known to tell the run from others but its seed."""
+        found: dict[str, Any] = {"sparsity": self.sparsity or 0.0, "action_repeat": self.action_repeat}
+        if not self.zoo_arguments:  # nothing but where it is
+            parents = (_RUN_NUMBER.sub("", part) for part in Path(os.path.relpath(self.path)).parts[:-1])
+            return {**found, "folder": "/".join(parents)}
+        config = {key: value for key, value in self.zoo_config.items() if key != "policy_kwargs"}
+        return {**found, **config, **self.policy_kwargs, "env_kwargs": self.zoo_arguments.get("env_kwargs")}
+
+    @functools.cached_property
     def task(self) -> str:
         """Environment id, as SB3's monitor noted it; empty if it did not."""
         for file in sorted(self.path.glob(_MONITOR)):
-            with file.open() as lines:
-                header = lines.readline()
-            return str(json.loads(header[1:]).get("env_id") or "")
+            if noted := self._read(_env_id, file):
+                return noted
         return str(self.zoo_arguments.get("env", ""))
 
     @functools.cached_property
@@ -94,22 +118,27 @@ class RunFolder:
     @functools.cached_property
     def measurements(self) -> list[Measurement]:
         """What ``PlasticityCallback`` measured."""
-        return read_measurements(self.path / FILE_NAME)
+        return self._read(read_measurements, self.path / FILE_NAME) or []
 
     @functools.cached_property
     def curve(self) -> Curve | None:
         """Evaluations, or training episodes if there were none; None without either."""
         file = self.path / _EVALUATIONS
         if file.exists():
-            with np.load(file) as saved:
-                steps = [int(step) * self.action_repeat for step in saved["timesteps"]]
-                return Curve(tuple(steps), tuple(map(float, saved["results"].mean(axis=1))), True)
-        episodes = [episode for monitor in sorted(self.path.glob(_MONITOR)) for episode in _episodes(monitor)]
+            # Without it there is no curve: returns of training episodes are no evaluations.
+            return self._read(self._evaluations, file)
+        monitors = sorted(self.path.glob(_MONITOR))
+        episodes = [episode for monitor in monitors for episode in self._read(_episodes, monitor) or []]
         if not episodes:
             return None
         episodes.sort(key=lambda episode: episode[2])  # several environments take their steps together
         ends = np.cumsum([length for _, length, _ in episodes]) * self.action_repeat
         return Curve(tuple(map(int, ends)), tuple(reward for reward, _, _ in episodes), False)
+
+    def _evaluations(self, file: Path) -> Curve:
+        with np.load(file) as saved:
+            steps = [int(step) * self.action_repeat for step in saved["timesteps"]]
+            return Curve(tuple(steps), tuple(map(float, saved["results"].mean(axis=1))), True)
 
     def matrices(self, network: str) -> dict[int, np.ndarray]:
         """
@@ -120,9 +149,8 @@ class RunFolder:
         """
         found = {}
         for file, name, agent_steps in saved_matrices(self.path / FILE_NAME):
-            if name == network:
-                with np.load(file) as saved:
-                    found[agent_steps * self.action_repeat] = saved["matrix"]
+            if name == network and (matrix := self._read(_matrix, file)) is not None:
+                found[agent_steps * self.action_repeat] = matrix
         return found
 
     @functools.cached_property
@@ -137,7 +165,7 @@ class RunFolder:
         """Weight of the online networks -> fraction of it that is inactive, of the saved model."""
         if self.model_file is None:
             return {}
-        state = policy_tensors(self.model_file)
+        state = self._read(policy_tensors, self.model_file) or {}
         found: dict[str, float] = {}
         for name, value in state.items():
             layer = name.removesuffix(".topology.indices")
@@ -153,20 +181,27 @@ class RunFolder:
     @functools.cached_property
     def policy_kwargs(self) -> dict[str, Any]:
         """Arguments of the policy, from the zoo's configuration or from the saved model."""
-        for file in self.path.glob("*/config.yml"):
-            kwargs = dict(read_yaml(file)).get("policy_kwargs", {})
-            asked = read_keywords(kwargs) if isinstance(kwargs, str) else dict(kwargs)
-            if "sparsity" in asked or self.model_file is None:
-                return asked
-            # What sparsify() has pruned, the zoo does not know.
-            saved = policy_arguments(self.model_file)
-            return {**asked, **({"sparsity": saved["sparsity"]} if "sparsity" in saved else {})}
-        return {} if self.model_file is None else policy_arguments(self.model_file)
+        if not self.zoo_config:
+            return self._saved_arguments
+        kwargs = self.zoo_config.get("policy_kwargs", {})
+        asked = read_keywords(kwargs) if isinstance(kwargs, str) else dict(kwargs)
+        # What sparsify() has pruned, the zoo does not know.
+        pruned = {} if "sparsity" in asked else {k: v for k, v in self._saved_arguments.items() if k == "sparsity"}
+        return {**asked, **pruned}
+
+    @functools.cached_property
+    def _saved_arguments(self) -> dict[str, Any]:
+        return {} if self.model_file is None else self._read(policy_arguments, self.model_file) or {}
+
+    @functools.cached_property
+    def zoo_config(self) -> dict[str, Any]:
+        """Hyperparameters of the RL Zoo; empty if it did not train this."""
+        return next((self._read(_yaml_mapping, file) or {} for file in self.path.glob("*/config.yml")), {})
 
     @functools.cached_property
     def zoo_arguments(self) -> dict[str, Any]:
         """Command line of the RL Zoo; empty if it did not train this."""
-        return next((dict(read_yaml(file)) for file in self.path.glob("*/args.yml")), {})
+        return next((self._read(_yaml_mapping, file) or {} for file in self.path.glob("*/args.yml")), {})
 
 
 def action_repeat(task: str) -> int:
@@ -197,8 +232,22 @@ def find_runs(paths: Iterable[Path], repeat: int | None = None) -> list[RunFolde
         files = [file for pattern in (FILE_NAME, _EVALUATIONS, _MONITOR) for file in path.rglob(pattern)]
         if not files:
             raise ValueError(f"{path} holds no run: none of {FILE_NAME}, {_EVALUATIONS}, {_MONITOR} is in it.")
-        found.update({file.parent: RunFolder(file.parent, repeat) for file in files})
+        found.update({file.parent: RunFolder(file.parent, repeat, may_go_on=True) for file in files})
     return [found[path] for path in sorted(found)]
+
+
+def _env_id(monitor: Path) -> str:
+    with monitor.open() as lines:
+        return str(json.loads(lines.readline()[1:]).get("env_id") or "")
+
+
+def _matrix(file: Path) -> np.ndarray:
+    with np.load(file) as saved:
+        return saved["matrix"]
+
+
+def _yaml_mapping(file: Path) -> dict[str, Any]:
+    return dict(read_yaml(file))
 
 
 def _episodes(monitor: Path) -> list[tuple[float, int, int]]:
@@ -207,7 +256,9 @@ def _episodes(monitor: Path) -> list[tuple[float, int, int]]:
     left out. The clock in the file is of no use: it begins anew in runs that went on later.
     """
     text = monitor.read_text()
-    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
+    header, *lines = text[: text.rfind("\n") + 1].splitlines() or [""]
+    if not header:
+        raise ValueError("its first line is not there yet")
     if not lines:
         return []
     columns = lines[0].split(",")

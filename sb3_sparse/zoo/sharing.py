@@ -33,8 +33,20 @@ def pushing() -> Iterator[None]:
         stack.enter_context(_generate_metadata())
         stack.enter_context(_ffmpeg())
         stack.enter_context(_replaced(replay, "_generate_replay", _explaining_video(replay._generate_replay)))
-        stack.enter_context(_replaced(utils, "get_model_path", _noting(utils.get_model_path, sources)))
+        stack.enter_context(_replaced(utils, "get_model_path", _noting(_explaining_path(utils.get_model_path), sources)))
         stack.enter_context(_replaced(api, "upload_folder", _completing(api.upload_folder, sources)))
+        yield
+
+
+@contextmanager
+def finding_model() -> Iterator[None]:
+    """
+    Have ``rl_zoo3.enjoy`` and ``rl_zoo3.record_video`` say what to do where there is no such model.
+
+    :raises SharingError: if there is none, or the Hub, where the zoo looks for its own, cannot be reached.
+    """
+    utils = _module("rl_zoo3.utils")
+    with _explaining_refusals(), _replaced(utils, "get_model_path", _explaining_path(utils.get_model_path)):
         yield
 
 
@@ -156,14 +168,24 @@ def _noting(get_model_path: Callable, sources: list[Path]) -> Callable:
 
     @functools.wraps(get_model_path)
     def wrapped(*args: Any, **kwargs: Any) -> tuple[str, str, str]:
+        found = get_model_path(*args, **kwargs)
+        sources.append(Path(found[1]))
+        return found
+
+    return wrapped
+
+
+def _explaining_path(get_model_path: Callable) -> Callable:
+    @functools.wraps(get_model_path)
+    def wrapped(exp_id: int, folder: str, *args: Any, **kwargs: Any) -> tuple[str, str, str]:
         try:
-            found = get_model_path(*args, **kwargs)
+            return get_model_path(exp_id, folder, *args, **kwargs)
         except (AssertionError, ValueError) as error:
+            if "rl-trained-agents" in folder:  # the zoo catches this, and downloads the model
+                raise
             raise SharingError(
                 f"{error}\nThere is no such model: train it with `sb3-sparse train`, or correct -f, --algo, --env."
             ) from error
-        sources.append(Path(found[1]))
-        return found
 
     return wrapped
 

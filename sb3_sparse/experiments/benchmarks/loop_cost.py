@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.common.continuous_actions import check_continuous
 from sb3_sparse.experiments.benchmarks.contenders import Contender
 
 WARM_UP = 150
@@ -43,6 +44,19 @@ class _Clock(BaseCallback):
         if self.num_timesteps == WARM_UP:
             self.start = self.clock()
         return True
+
+
+def check_loop(env_id: str) -> None:
+    """
+    Refuse an environment before anything is measured.
+
+    :param env_id: Id of the environment
+    :raises gymnasium.error.Error: if there is none of this id.
+    :raises ValueError: if its actions are not continuous.
+    """
+    env = gym.make(env_id)
+    check_continuous(env.action_space, f"--loop {env_id}: SAC needs")
+    env.close()
 
 
 def loop_cost(contender: Contender, env_id: str, agent_steps: int, device: str = "auto") -> LoopCost:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch as th
 import torch.nn.functional as F
 
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.sparsity import Topology
 from sb3_sparse.sparsity.products.choice import BackEnd, available_back_ends
 
@@ -67,7 +68,7 @@ def product_cost(
     back_ends = available_back_ends()
     if not back_ends:
         raise ValueError(
-            'There is nothing but the dense matrix here: run pip install "sb3-sparse[fast]", or a torch with MKL.'
+            f"There is nothing but the dense matrix here, run: {install_command('fast')}, or install a torch with MKL."
         )
     cases = itertools.product(back_ends, shapes, batches, densities)
     threads = th.get_num_threads()

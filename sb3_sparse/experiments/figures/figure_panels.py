@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, RANDOM_COLOUR, SPARSE_COLOURS
+from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, RANDOM_COLOUR, SPARSE_COLOURS, begin_at_zero
 from sb3_sparse.experiments.figures.references import reference_curve
 from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION, Arm, GridResults
-from sb3_sparse.experiments.sweep.grid_run import GridRun, short_task
+from sb3_sparse.experiments.sweep.grid_run import GridRun, short_algorithm, short_task
 
 INIT_COLOURS = {"sparse": "#E69F00", "frozen_sparse": "#000000"}
 FORMATS = ("png", "pdf")
@@ -177,8 +177,8 @@ def name_panel(axis: Any, words: Iterable[str], ylabel: str, from_zero: bool = T
     axis.set_title(", ".join(words), fontsize="small")
     axis.set_ylabel(ylabel)
     axis.grid(alpha=0.25)
-    if from_zero and axis.get_ylim()[0] > 0:
-        axis.set_ylim(bottom=0)
+    if from_zero:
+        begin_at_zero(axis)
     if not axis.has_data():
         axis.text(0.5, 0.5, "no finished run", ha="center", va="center", transform=axis.transAxes, color="#888888")
 
@@ -200,10 +200,7 @@ def panel_name(algorithm: str, task: str) -> tuple[str, str]:
     :param algorithm: Algorithm
     :param task: Task
     """
-    return _ALGORITHMS.get(algorithm, algorithm.upper()), short_task(task)
-
-
-_ALGORITHMS = {"stream_ac": "Stream AC", "drqv2": "DrQ-v2"}
+    return short_algorithm(algorithm), short_task(task)
 
 
 def pairs_of(results: GridResults) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Figures of training runs: how they learned, what became of their plasticity, how sparse they are."""
 
 import itertools
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS
+from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, begin_at_zero, distinct_names
 from sb3_sparse.zoo.run_folders import RunFolder
 
 Groups = Mapping[str, Sequence[RunFolder]]  # legend -> runs that differ in their seed
@@ -38,8 +39,9 @@ def group(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
     """
     groups: dict[str, list[RunFolder]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run.sparsity is None, run.sparsity or 0.0, run.name)):
-        groups[run.name].append(run)
-    return dict(groups)
+        groups[json.dumps([run.name, run.settings], sort_keys=True, default=str)].append(run)
+    names = distinct_names([(members[0].name, members[0].settings) for members in groups.values()])
+    return dict(zip(names, groups.values(), strict=True))
 
 
 def styles(groups: Groups) -> dict[str, dict[str, Any]]:
@@ -107,7 +109,7 @@ def plot_plasticity(groups: Groups, title: str, path: Path) -> list[Path]:
             axis.set_yscale("log")
         _finish(axis, f"{network}: {label.format(metric.rpartition('_')[2])}", None)
         if not is_log:
-            axis.set_ylim(bottom=0)
+            begin_at_zero(axis)
     _legend_below(figure, axes[0, 0], title)
     return _save(figure, path)
 
@@ -267,14 +269,18 @@ def plot_runs(runs: Sequence[RunFolder], folder: Path) -> list[Path]:
     :param runs: Runs
     :param folder: Where figures are written to, as PNG and PDF
     :return: Files written
+    :raises ValueError: if there are runs, but nothing in them to draw.
     """
     tasks: dict[str, list[RunFolder]] = defaultdict(list)
     for run in runs:
-        tasks[run.task].append(run)
+        if run.curve or run.measurements or run.model_file:
+            tasks[run.task].append(run)
     files = []
     for task, task_runs in tasks.items():
         title = task.removeprefix("dm_control/").removesuffix("-v0") or "unknown task"
         prefix = f"{title.replace('/', '-').replace(' ', '-')}-" if len(tasks) > 1 else ""
         for name, draw in FIGURES.items():
             files += draw(group(task_runs), title, folder / f"{prefix}{name}")
+    if runs and not files:
+        raise ValueError(f"There is nothing to draw in {len(runs)} runs yet: no evaluation, no episode, no measurement.")
     return files

@@ -3,6 +3,8 @@
 import functools
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.sweep.equal_parameters import equal_sparsity
 from sb3_sparse.experiments.sweep.grid_run import POLICY_AXES, Evaluation, GridRun
+from sb3_sparse.zoo.hyperparameter_files import our_hyperparameters, our_policy
 
 FOLDER = Path(__file__).parents[1] / "grids"
 BUDGETS = ("smoke", "short", "full")
@@ -22,6 +25,7 @@ _KEYS = {
 }  # fmt: skip
 _REQUIRED = ("algorithm", "task", "arms", "seeds", "agent_steps")
 _ARM_KEYS = {*POLICY_AXES, "equal_parameters", "reset_freq", "algorithm", "task", "hyperparameters", "label"}
+_SIZES = {"width_scale", "depth_scale"}
 _FLOATS = ("width_scale", "depth_scale", "sparsity")
 _RESOURCES = {"cpus": 1.0, "gpus": 0.25}
 
@@ -73,6 +77,13 @@ class Grid:
         return list(dict.fromkeys(run.algorithm for run in self.runs))
 
 
+def shipped_grids() -> dict[str, str]:
+    """Name -> title of the grids that this package has, figure 2 before figure 10; read without the extra that reads YAML."""
+    files = sorted(FOLDER.glob("*.yml"), key=lambda path: re.sub(r"\d+", lambda number: number[0].zfill(2), path.stem))
+    titles = [re.search(r"^title: (.*)$", file.read_text(), flags=re.MULTILINE) for file in files]
+    return {file.stem: title[1] if title else "" for file, title in zip(files, titles, strict=True)}
+
+
 def figures() -> list[int]:
     """Figures of the paper that there is a grid for."""
     return sorted(int(path.stem.removeprefix("figure-")) for path in FOLDER.glob("figure-*.yml"))
@@ -103,8 +114,9 @@ def load_grid(path: Path, budget: str | None = None, changes: Mapping[str, Any] 
     try:
         text = (shipped if shipped.is_file() and not path.exists() else path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yml")))
-        raise GridError(f"{path} cannot be read: {error}. Grids that come with this package: {names}.") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        names = ", ".join(shipped_grids())
+        raise GridError(f"{path} cannot be read: {reason}. Grids that come with this package: {names}.") from error
     try:
         grid = parse_grid(text, path.stem, budget)
         return _changed(grid, text, changes) if changes else grid
@@ -169,6 +181,9 @@ def _grid(content: Mapping[str, Any], stem: str, budget: str | None, source: str
     runs = tuple({run.id: run for run in _runs(content)}.values())
     if not runs:
         raise GridError("it holds no run: an algorithm, task, arm or seed is missing.")
+    label, count = Counter((run.label, run.algorithm, run.task, run.seed) for run in runs).most_common(1)[0]
+    if count > 1:
+        raise GridError(f"several of its arms are called {label[0]!r} in figures: give them labels.")
     return Grid(
         stem=stem,
         budget=budget,
@@ -195,14 +210,16 @@ def _runs(content: Mapping[str, Any]) -> Iterator[GridRun]:
     axes = (_seeds(content["seeds"]), _as_list(content["algorithm"]), _as_list(content["task"]), arms)
     for seed, algorithm, task, arm in itertools.product(*axes):
         if algorithm in _as_list(arm.get("algorithm", algorithm)) and task in _as_list(arm.get("task", task)):
+            policy = _policy(arm, algorithm, task)
+            hyperparameters = {**content.get("hyperparameters", {}), **arm.get("hyperparameters", {})}
             yield GridRun(
                 algorithm=algorithm,
                 task=task,
-                policy=_policy(arm, algorithm, task),
+                policy=policy,
                 seed=seed,
                 is_solved="equal_parameters" in arm,
                 reset_freq=arm.get("reset_freq"),
-                hyperparameters={**content.get("hyperparameters", {}), **arm.get("hyperparameters", {})},
+                hyperparameters={**_chosen_policy(policy, algorithm, task), **hyperparameters},
                 own=tuple(arm.get("hyperparameters", {})),
                 name=str(arm.get("label", "")),
                 **shared,
@@ -235,6 +252,13 @@ def _policy(arm: Mapping[str, Any], algorithm: str, task: str) -> dict[str, Any]
         # Once for all seeds.
         policy["sparsity"] = _solved(algorithm, task, json.dumps(policy), json.dumps(arm["equal_parameters"]))
     return policy
+
+
+def _chosen_policy(policy: Mapping[str, Any], algorithm: str, task: str) -> dict[str, str]:
+    """The policy that knows an arm's size, where the zoo's own hyperparameters name one that has no such sizes."""
+    ours = our_policy(algorithm)
+    is_chosen = ours is not None and our_hyperparameters(algorithm, task) is None and not _SIZES.isdisjoint(policy)
+    return {"policy": ours} if ours is not None and is_chosen else {}
 
 
 @functools.lru_cache(maxsize=1_024)

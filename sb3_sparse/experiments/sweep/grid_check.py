@@ -1,7 +1,6 @@
 """What can be found wrong with a grid before anything is trained."""
 
 import importlib
-import inspect
 import json
 from collections.abc import Iterable
 
@@ -11,6 +10,7 @@ from sb3_sparse.experiments.sweep.grid import Grid, GridError
 from sb3_sparse.experiments.sweep.grid_hyperparameters import base_hyperparameters, policy_class, pruning_of_stock_policy
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.zoo.compiled_algorithms import registered
+from sb3_sparse.zoo.policy_check import argument_names
 
 # What the zoo takes out of hyperparameters before it builds an algorithm.
 _ZOO_KEYS = {
@@ -44,14 +44,8 @@ def _check_names(run: GridRun) -> None:
     given = {**base_hyperparameters(run), **run.hyperparameters}
     policy = policy_class(run, given["policy"])
     asked = set(run.policy) - set(pruning_of_stock_policy(run, policy))
-    _refuse(asked, _arguments(policy), f"{policy.__name__}, the policy of {run.algorithm} on {run.task},")
-    _refuse(run.hyperparameters, _arguments(algorithm) | _ZOO_KEYS, f"{algorithm.__name__}")
-
-
-def _arguments(kind: type) -> set[str]:
-    """Names of a constructor's arguments, those that it passes on to base classes included."""
-    constructors = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base) and base is not object]
-    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}
+    _refuse(asked, argument_names(policy), f"{policy.__name__}, the policy of {run.algorithm} on {run.task},")
+    _refuse(run.hyperparameters, argument_names(algorithm) | _ZOO_KEYS, f"{algorithm.__name__}")
 
 
 def _refuse(given: Iterable[str], known: set[str], who: str) -> None:

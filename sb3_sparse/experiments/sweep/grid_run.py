@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from sb3_sparse.experiments.sweep.run_defaults import without_defaults
+
 # What an arm of a grid may set of the policy, and how it is called in legends and file names.
 POLICY_AXES = {
     "width_scale": "w",
@@ -19,6 +21,7 @@ POLICY_AXES = {
     "mask_seed": "mask_seed",
     "prune_modules": "prune",
 }
+_ALGORITHMS = {"stream_ac": "Stream AC", "drqv2": "DrQ-v2"}
 
 
 # Initialisations that have a name, besides which "dense" need not be said.
@@ -91,8 +94,9 @@ class GridRun:
     def id(self) -> str:
         """Name of its folder: readable, and unique by a hash of the settings."""
         # Without what is not set, so that a setting that comes with a later version does not rename older runs.
-        digest = hashlib.sha256(json.dumps(_given(self.settings()), sort_keys=True).encode()).hexdigest()[:8]
-        network = ", ".join(self._words()).replace(" = ", "") or "default"
+        left = without_defaults(self.settings())
+        digest = hashlib.sha256(json.dumps(left, sort_keys=True).encode()).hexdigest()[:8]
+        network = ", ".join([*self._words(left["policy"]), *([] if self.sparsity else ["dense"])]).replace(" = ", "")
         words = [self.algorithm, short_task(self.task), network, f"seed{self.seed}", digest]
         return re.sub(r"[^\w.=+-]+", "-", "-".join(words))
 
@@ -100,11 +104,11 @@ class GridRun:
     def label(self) -> str:
         """What this arm sets, for legends."""
         changes = [f"{name} = {self.hyperparameters[name]}" for name in self.own]
-        return self.name or ", ".join([*self._words(), *changes]) or "default"
+        return self.name or ", ".join([*self._words(self.policy), *changes]) or "default"
 
-    def _words(self) -> list[str]:
-        words = [_word(name, self.policy[name]) for name in POLICY_AXES if name in self.policy]
-        if self.policy.get("init") in INITIALISATIONS and not self.sparsity:
+    def _words(self, policy: Mapping[str, Any]) -> list[str]:
+        words = [_word(name, policy[name]) for name in POLICY_AXES if name in policy]
+        if policy.get("init") in INITIALISATIONS and not self.sparsity:
             words.remove("dense")
         return [*filter(None, words), *(["reset"] if self.reset_freq else [])]
 
@@ -124,6 +128,15 @@ class GridRun:
         return (*sorted(changes.items()), ("reset", str(self.reset_freq)), *hyperparameters)
 
 
+def short_algorithm(algorithm: str) -> str:
+    """
+    An algorithm as figures call it.
+
+    :param algorithm: The zoo's name
+    """
+    return _ALGORITHMS.get(algorithm, algorithm.upper())
+
+
 def short_task(task: str) -> str:
     """
     A task as figures call it.
@@ -131,10 +144,6 @@ def short_task(task: str) -> str:
     :param task: Environment id
     """
     return re.sub(r"^(dm_control|dm_control_pixels|ALE)/", "", re.sub(r"-v\d+$", "", task))
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: _given(value) if isinstance(value, dict) else value for key, value in settings.items() if value is not None}
 
 
 def _word(name: str, value: Any) -> str:

@@ -24,6 +24,7 @@ _SETTINGS = (
     "active_parameters",
     "simplicity_bias",
     "total_env_steps",
+    "settings",
 )
 _POINT = ("env_steps", "return_mean", "return_std", "episodes")
 # Column -> network and metric of the run's plasticity.csv. Value-based algorithms have one network, the critic here.
@@ -44,6 +45,10 @@ MEASURED = {
 }
 PROVENANCE = ("version", "commit", "date", "hardware", "seconds", "cpu_seconds")
 TABLE_COLUMNS = (*_SETTINGS, *_POINT, *MEASURED, *PROVENANCE)
+# Columns that do not tell runs apart, or only those that differ in their seed.
+OUTCOMES = {"run", "seed", "parameters", "active_parameters", "simplicity_bias", *_POINT, *MEASURED, *PROVENANCE} | {
+    "eval_episodes",  # of tables that were not written by a grid
+}
 
 Lines = list[dict[str, str]]
 

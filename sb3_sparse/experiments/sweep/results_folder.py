@@ -5,6 +5,7 @@ import json
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,12 +148,12 @@ class ResultsFolder:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Id -> what each finished run was made with."""
-        return {path.parent.name: json.loads(path.read_text()) for path in sorted(self.path.glob("runs/*/run.json"))}
+        found = {path.parent.name: _read_json(path) for path in sorted(self.path.glob("runs/*/run.json"))}
+        return {run: record for run, record in found.items() if record is not None}
 
     def collect(self) -> Lines:
         """Gather the lines of all finished runs, of any grid, and write the table."""
-        records = self.path.glob("runs/*/run.json")
-        lines = [line for record in sorted(records) for line in read_table(record.with_name("lines.csv"))]
+        lines = [line for run in self.records() for line in _whole_lines(RunPaths(self.path / "runs" / run).lines)]
         write_table(self.table, lines)
         return lines
 
@@ -170,7 +171,7 @@ class ResultsFolder:
         found = sorted(
             self.grids.glob("*.json"), key=lambda path: re.sub(r"\d+", lambda number: number[0].zfill(4), path.stem)
         )
-        return [json.loads(path.read_text()) for path in found]
+        return [facts for path in found if (facts := _read_json(path)) is not None]
 
     def write_record(self, run: GridRun, record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
         """
@@ -197,6 +198,28 @@ def is_moving(paths: RunPaths) -> bool:
         return time.time() - os.stat(paths.progress).st_mtime < _STALE_SECONDS
     except FileNotFoundError:
         return False
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """What was written there as a whole; a copy of the folder that is still under way may hold less."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        warnings.warn(f"{path} is left out, it cannot be read ({error}): copy it anew, or remove it and train again.")
+        return None
+
+
+def _whole_lines(path: Path) -> Lines:
+    try:
+        lines = read_table(path)
+    except FileNotFoundError:
+        lines = []
+    if any(None in line.values() for line in lines) or not path.exists():
+        warnings.warn(
+            f"{path} is missing or cut off, and its run left out: copy it anew, or remove its folder and train again."
+        )
+        return []
+    return lines
 
 
 def _check_layout(mark: Path) -> None:

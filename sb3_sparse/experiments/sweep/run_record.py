@@ -1,5 +1,6 @@
 """What is kept of a finished run: its lines of the table, and what it was made with."""
 
+import json
 import math
 import platform
 from collections import defaultdict
@@ -13,7 +14,8 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse.experiments.sweep.grid_run import GridRun
-from sb3_sparse.experiments.sweep.grid_table import MEASURED, PROVENANCE
+from sb3_sparse.experiments.sweep.grid_table import MEASURED, PROVENANCE, TABLE_COLUMNS
+from sb3_sparse.experiments.sweep.run_defaults import without_defaults
 from sb3_sparse.sparsity import SparseLayer, sparse_layers
 from sb3_sparse.zoo.provenance import provenance
 from sb3_sparse.zoo.run_folders import RunFolder
@@ -85,9 +87,19 @@ def table_lines(run: GridRun, folder: Path, record: Mapping[str, Any]) -> list[d
         "reset_freq": run.reset_freq or "",
         "simplicity_bias": record.get("simplicity_bias", ""),
         "total_env_steps": run.agent_steps * found.action_repeat,
+        "settings": json.dumps(_other_settings(run), sort_keys=True),
         **{key: record[key] for key in ("parameters", "active_parameters", *PROVENANCE)},
     }
     return [{**settings, **point, **measured.get(point["env_steps"], {})} for point in points]
+
+
+def _other_settings(run: GridRun) -> dict[str, Any]:
+    """What decides a run but its seed, and has no column of its own."""
+    settings = without_defaults(run.settings())
+    named = {"algorithm", "task", "seed", "agent_steps", "reset_freq", "policy", "hyperparameters"}
+    policy = {key: value for key, value in settings["policy"].items() if key not in TABLE_COLUMNS or isinstance(value, dict)}
+    rest = {key: value for key, value in settings.items() if key not in named and value}
+    return {**policy, **settings["hyperparameters"], **rest}
 
 
 def _evaluated(folder: RunFolder) -> list[dict[str, Any]]:
