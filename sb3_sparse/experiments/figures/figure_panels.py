@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 
 from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, RANDOM_COLOUR, SPARSE_COLOURS, begin_at_zero
+from sb3_sparse.experiments.figures.figures import (
+    DENSE_COLOUR,
+    INIT_COLOURS,
+    RANDOM_COLOUR,
+    SPARSE_COLOURS,
+    begin_at_zero,
+)
 from sb3_sparse.experiments.figures.references import reference_curve
 from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION, Arm, GridResults
-from sb3_sparse.experiments.sweep.grid_run import GridRun, short_algorithm, short_task
+from sb3_sparse.experiments.sweep.grid_run import INITIALISATIONS, GridRun, short_algorithm, short_task
 
-INIT_COLOURS = {"sparse": "#E69F00", "frozen_sparse": "#000000"}
 FORMATS = ("png", "pdf")
 _LINES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v")
 _MOST_COLUMNS = 4
@@ -90,7 +95,7 @@ def styles(arms: Mapping[Arm, Sequence[GridRun]]) -> dict[Arm, Style]:
         sparsity = runs[0].sparsity
         colour = SPARSE_COLOURS[sparsities.index(sparsity) % len(SPARSE_COLOURS)] if sparsity else DENSE_COLOUR
         if not sparsity:
-            colour = INIT_COLOURS.get(str(runs[0].policy.get("init")), colour)
+            colour = INIT_COLOURS.get(INITIALISATIONS.get(str(runs[0].policy.get("init")), ""), colour)
         line, marker = next(used.setdefault(colour, itertools.cycle(zip(_LINES, _MARKERS, strict=False))))
         chosen[arm] = {"color": colour, "linestyle": line, "marker": marker}
     return chosen

@@ -17,8 +17,9 @@ from sb3_sparse.experiments.sweep.grid_table import OUTCOMES, Lines, read_table
 
 # Okabe and Ito's colour-blind safe palette; dense and sparse have the same colour in every figure.
 DENSE_COLOUR, MLP_COLOUR, RANDOM_COLOUR = "#D55E00", "#7F7F7F", "#BBBBBB"
-DENSE_COLOURS = (DENSE_COLOUR, "#E69F00", "#F0E442")
-SPARSE_COLOURS = ("#0072B2", "#009E73", "#56B4E9", "#CC79A7")
+INIT_COLOURS = {"SparseInit": "#E69F00", "frozen SparseInit": "#000000"}
+DENSE_COLOURS = (DENSE_COLOUR, "#CC79A7", "#F0E442")
+SPARSE_COLOURS = ("#0072B2", "#009E73", "#56B4E9", "#8C564B")
 
 _MLP = "SB3 MlpPolicy"
 _NAMES = {"simba": "SimBa", "drqv2": "DrQ-v2"}
@@ -162,7 +163,10 @@ def _draw_panel(axis: Any, pair: Pair, networks: Mapping[Network, Curves]) -> No
     axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize="small")
+    seeds = {len(values) for curves in networks.values() for values in curves.values()}
+    count = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    words = "one seed" if seeds == {1} else f"mean and range, {count} seeds"
+    axis.legend(frameon=False, fontsize="small", title=words, title_fontsize="small", alignment="left")
 
 
 def begin_at_zero(axis: Any) -> None:
@@ -177,4 +181,5 @@ def begin_at_zero(axis: Any) -> None:
 
 def _colours(networks: Iterable[Network]) -> list[str]:
     dense, sparse = itertools.cycle(DENSE_COLOURS), itertools.cycle(SPARSE_COLOURS)
-    return [MLP_COLOUR if name == _MLP else next(sparse if sparsity else dense) for name, sparsity in networks]
+    own = {_MLP: MLP_COLOUR, **INIT_COLOURS}
+    return [own.get(name.rpartition(", ")[2]) or next(sparse if sparsity else dense) for name, sparsity in networks]

@@ -96,7 +96,9 @@ class GridRun:
         # Without what is not set, so that a setting that comes with a later version does not rename older runs.
         left = without_defaults(self.settings())
         digest = hashlib.sha256(json.dumps(left, sort_keys=True).encode()).hexdigest()[:8]
-        network = ", ".join([*self._words(left["policy"]), *([] if self.sparsity else ["dense"])]).replace(" = ", "")
+        words = self._words(left["policy"])
+        initialisation = INITIALISATIONS.get(self.policy.get("init", ""), "dense")
+        network = ", ".join(words if self.sparsity or initialisation in words else [*words, initialisation]).replace(" = ", "")
         words = [self.algorithm, short_task(self.task), network, f"seed{self.seed}", digest]
         return re.sub(r"[^\w.=+-]+", "-", "-".join(words))
 
@@ -109,7 +111,7 @@ class GridRun:
     def _words(self, policy: Mapping[str, Any]) -> list[str]:
         words = [_word(name, policy[name]) for name in POLICY_AXES if name in policy]
         if policy.get("init") in INITIALISATIONS and not self.sparsity:
-            words.remove("dense")
+            words = [word for word in words if word != "dense"]
         return [*filter(None, words), *(["reset"] if self.reset_freq else [])]
 
     @property
