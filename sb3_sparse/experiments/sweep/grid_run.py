@@ -97,7 +97,9 @@ class GridRun:
         left = without_defaults(self.settings())
         digest = hashlib.sha256(json.dumps(left, sort_keys=True).encode()).hexdigest()[:8]
         words = self._words(left["policy"])
-        initialisation = INITIALISATIONS.get(self.policy.get("init", ""), "dense")
+        # SparseInit is what Stream AC does by default.
+        given = self.policy.get("init", "sparse" if self.algorithm == "stream_ac" else "dense")
+        initialisation = INITIALISATIONS.get(given, "dense")
         network = ", ".join(words if self.sparsity or initialisation in words else [*words, initialisation]).replace(" = ", "")
         words = [self.algorithm, short_task(self.task), network, f"seed{self.seed}", digest]
         return re.sub(r"[^\w.=+-]+", "-", "-".join(words))
