@@ -6,6 +6,7 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
+from sb3_sparse.common.episode import episode_length
 from sb3_sparse.envs.frame_stack import check_count
 
 
@@ -29,7 +30,7 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     @property
     def max_episode_steps(self) -> int | None:
         """Agent steps until the environment's time limit, None without one."""
-        limit = None if self.env.spec is None else self.env.spec.max_episode_steps
+        limit = episode_length(self.env)
         return None if limit is None else math.ceil(limit / self.action_repeat)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:

@@ -1,12 +1,10 @@
 """Tasks of the DeepMind Control Suite with states as observations."""
 
-import dataclasses
 import math
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 
 from sb3_sparse.envs.dependencies import check_renderer, import_suite
@@ -54,7 +52,6 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "depth_array"]}  # type: ignore[misc]
-    _spec: EnvSpec | None = None
 
     def __init__(
         self,
@@ -86,20 +83,11 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self.metadata = {**self.metadata, "render_fps": 1 / (self._env.control_timestep() * self.action_repeat)}  # type: ignore[misc]
 
     @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
-        """
-        The spec that ``gymnasium.make`` assigns, completed by the episode length, which no registered number could tell as it
-        depends on ``action_repeat``.
-        """
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = spec and dataclasses.replace(spec, max_episode_steps=self.max_episode_steps)
-
-    @property
     def max_episode_steps(self) -> int | None:
-        """Agent steps until the time limit truncates an episode, None without a limit."""
+        """
+        Agent steps until the task's time limit truncates an episode, None without a limit. The spec does not have it: what
+        stands there becomes a ``TimeLimit`` of the environments made from it, whatever their action repeat.
+        """
         limit = self._env._step_limit
         return None if math.isinf(limit) else math.ceil(math.ceil(limit) / self.action_repeat)
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.utils import RecordConstructorArgs
 
 
-class RandomActions(gym.Wrapper):
+class RandomActions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
     Takes a random action instead of the given one now and then, as evaluations of Atari games do (one in a thousand).
 
@@ -17,6 +18,7 @@ class RandomActions(gym.Wrapper):
     """
 
     def __init__(self, env: gym.Env, epsilon: float, seed: int):
+        RecordConstructorArgs.__init__(self, epsilon=epsilon, seed=seed)
         super().__init__(env)
         self.epsilon = epsilon
         self._rng, self._others = np.random.default_rng(seed), copy.deepcopy(env.action_space)
