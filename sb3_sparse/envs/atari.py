@@ -5,13 +5,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 
 from sb3_sparse.common.extras import import_extra
 
 NOOP = 0
 
 
-class AtariWrapper(gym.Wrapper):
+class AtariWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
     An Atari game with the preprocessing of Dopamine, which Data-Efficient Rainbow is trained with; every default is stated
     here. Observations are the last four frames, channels first and the oldest first, with zeros before an episode's first.
@@ -51,6 +52,17 @@ class AtariWrapper(gym.Wrapper):
         repeat_action_probability: float = 0.0,
         max_frames: int = 108_000,
     ):
+        RecordConstructorArgs.__init__(
+            self,
+            frame_skip=frame_skip,
+            frame_stack=frame_stack,
+            screen_size=screen_size,
+            noop_max=noop_max,
+            terminal_on_life_loss=terminal_on_life_loss,
+            clip_reward=clip_reward,
+            repeat_action_probability=repeat_action_probability,
+            max_frames=max_frames,
+        )
         super().__init__(env)
         _check(env, frame_skip, frame_stack, screen_size, noop_max, repeat_action_probability, max_frames)
         self._cv2 = import_extra("cv2", "atari")

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_sparse.common.episode import episode_length
@@ -73,7 +74,7 @@ class EpisodeRecord:
     observation: np.ndarray | None = None
 
 
-class StreamWrapper(gym.Wrapper):
+class StreamWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
     What training and evaluation environments of :class:`~sb3_sparse.stream_ac.StreamAC` have in common. The algorithm wraps
     environments that are not, except inside of vectorised ones: ``make_vec_env(id, wrapper_class=StreamWrapper)``.
@@ -97,6 +98,9 @@ class StreamWrapper(gym.Wrapper):
     def __init__(
         self, env: gym.Env, time_feature: bool | None = None, time_limit: int | None = None, reset_reward_trace: bool = False
     ):
+        RecordConstructorArgs.__init__(
+            self, time_feature=time_feature, time_limit=time_limit, reset_reward_trace=reset_reward_trace
+        )
         super().__init__(env)
         space = env.observation_space
         _check_flattens(space)
