@@ -134,8 +134,9 @@ class ReDoCallback(BaseCallback):
     def _silence_outputs(self, network: nn.Module, chain: Chain, units: th.Tensor) -> None:
         for consumer in chain.consumers:
             for _, parameter, positions, inputs in _weights(network.get_submodule(consumer)):
-                # Positions of one unit lie side by side, also those of a channel that was flattened.
-                chosen = units[positions % inputs // (inputs // len(units))].view_as(parameter)
+                place = positions % inputs
+                unit = place // (inputs // len(units)) if chain.is_convolution else place % len(units)
+                chosen = units[unit].view_as(parameter)
                 parameter.masked_fill_(chosen, 0.0)
                 self._forget(parameter, chosen)
 
