@@ -16,7 +16,7 @@ from sb3_sparse.checkpoints import ResumableEnv
 from sb3_sparse.envs import ActionRepeat, PixelObservations
 from sb3_sparse.envs.atari import AtariWrapper
 from sb3_sparse.envs.random_actions import RandomActions
-from sb3_sparse.experiments.plain_stream_ac import PlainNormalizeObservation, PlainScaleReward, PlainTime
+from sb3_sparse.experiments.benchmarks.plain_stream_ac import PlainNormalizeObservation, PlainScaleReward, PlainTime
 from sb3_sparse.stream_ac import StreamWrapper
 
 PACKAGE = Path(sb3_sparse.__file__).parent
@@ -46,7 +46,7 @@ ATARI = {
 WRAPPERS: dict[type[gym.Wrapper], tuple[Callable[[], gym.Env], dict]] = {
     ActionRepeat: (vectors, {"action_repeat": 3}),
     AtariWrapper: (game, ATARI),
-    PixelObservations: (vectors, {"image_size": [32, 24], "frame_stack": 2}),
+    PixelObservations: (vectors, {"image_size": (32, 24), "frame_stack": 2}),
     PlainNormalizeObservation: (vectors, {}),
     PlainScaleReward: (vectors, {"gamma": 0.9}),
     PlainTime: (vectors, {"limit": 50}),
@@ -79,7 +79,7 @@ def test_spec_has_every_argument(wrapper: type[gym.Wrapper]) -> None:
     assert type(copy) is wrapper and copy.spec is not None
     assert copy.observation_space == env.observation_space
     assert EnvSpec.from_json(copy.spec.to_json()) == EnvSpec.from_json(env.spec.to_json())
-    assert copy.spec.additional_wrappers[-1].kwargs == arguments
+    assert env.spec.additional_wrappers[-1].kwargs == arguments
 
 
 @pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")

@@ -6,8 +6,8 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.episode import episode_length
-from sb3_sparse.envs.frame_stack import check_count
 
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -22,10 +22,9 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env[Any, Any], action_repeat: int):
-        check_count("action_repeat", action_repeat)
-        RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
+        self.action_repeat = check_integer("action_repeat", action_repeat)
+        RecordConstructorArgs.__init__(self, action_repeat=self.action_repeat)
         super().__init__(env)
-        self.action_repeat = int(action_repeat)
 
     @property
     def max_episode_steps(self) -> int | None:

@@ -7,8 +7,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import EzPickle
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.envs.dependencies import check_renderer, import_suite
-from sb3_sparse.envs.frame_stack import check_count
 from sb3_sparse.envs.suite_tasks import RANDOM_MODEL_DOMAINS, TIME_LIMITS
 
 # dm_control reports actuators without limits as limited to +-1e10.
@@ -67,9 +67,9 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         EzPickle.__init__(
             self, domain, task, action_repeat, render_mode, render_kwargs, task_kwargs, environment_kwargs, visualize_reward
         )
-        _check_arguments(action_repeat, render_mode, self.metadata["render_modes"], task_kwargs)
+        _check_arguments(render_mode, self.metadata["render_modes"], task_kwargs)
         self.domain, self.task = domain, task
-        self.action_repeat = int(action_repeat)
+        self.action_repeat = check_integer("action_repeat", action_repeat)
         self.render_mode = render_mode
         self._render_kwargs = dict(render_kwargs or {})
         self._task_kwargs = {**({"time_limit": TIME_LIMITS[domain]} if domain in TIME_LIMITS else {}), **(task_kwargs or {})}
@@ -183,10 +183,7 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self._center, self._half_range = (self._low + self._high) / 2, (self._high - self._low) / 2
 
 
-def _check_arguments(
-    action_repeat: int, render_mode: str | None, render_modes: list[str], task_kwargs: dict[str, Any] | None
-) -> None:
-    check_count("action_repeat", action_repeat)
+def _check_arguments(render_mode: str | None, render_modes: list[str], task_kwargs: dict[str, Any] | None) -> None:
     if render_mode is not None and render_mode not in render_modes:
         raise ValueError(f"render_mode must be None or one of {render_modes}, got {render_mode!r}.")
     if "random" in (task_kwargs or {}):

@@ -7,6 +7,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
+from sb3_sparse.arguments import check_integer
+
 
 class RandomActions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
@@ -18,11 +20,11 @@ class RandomActions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env, epsilon: float, seed: int):
-        RecordConstructorArgs.__init__(self, epsilon=epsilon, seed=seed)
+        self.epsilon, self._seed = epsilon, check_integer("seed", seed, 0)
+        RecordConstructorArgs.__init__(self, epsilon=epsilon, seed=self._seed)
         super().__init__(env)
-        self.epsilon, self._seed = epsilon, seed
         self._others = copy.deepcopy(env.action_space)
-        self._start(seed)
+        self._start(self._seed)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """
