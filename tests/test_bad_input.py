@@ -67,7 +67,7 @@ def test_layer_without_weights(model_class, policy) -> None:
         (dict(budget="biases"), "Unknown budget 'biases': choose one of 'all', 'weights'"),
         (dict(mask_seed=-1), "mask_seed must be an integer from 0 .*got -1"),
         (dict(mask_seed=2**70), "mask_seed must be an integer from 0 .*got 1180591620717411303424"),
-        (dict(mask_seed=1.0), "mask_seed must be an integer .*or None to draw it from the model's seed; got 1.0"),
+        (dict(mask_seed=1.0), r"mask_seed must be an integer .*or None to draw it from the model's seed\), got 1.0"),
         (dict(mask_seed=True), "mask_seed must be an integer .*got True"),
         (dict(depth_scale=0), "depth_scale must be a positive number .* got 0"),
         (dict(net_arch=[64]), r"got net_arch=\[64\], which it has no use for: .*width_scale and depth_scale"),

@@ -44,7 +44,7 @@ def test_throughput_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_no_round_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--checkpoint-throughput", "--rounds", "0"]) == 1
-    assert "rounds must be at least 1, got 0" in capsys.readouterr().err
+    assert "rounds must be an integer of at least 1, got 0" in capsys.readouterr().err
 
 
 def test_figures_are_not_lost_for_want_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

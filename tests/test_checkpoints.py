@@ -410,7 +410,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
         ARS("LinearPolicy", "Pendulum-v1").learn(10, callback=ExactCheckpointCallback(tmp_path))
     with pytest.raises(ValueError, match=r"A2C .* in this environment.* OpaqueEnv._walk cannot be pickled"):
         train(TortureRun("A2C", env=OPAQUE), tmp_path / "on-policy")
-    with pytest.raises(ValueError, match="save_freq must be a positive integer, got 0"):
+    with pytest.raises(ValueError, match="save_freq must be an integer of at least 1, got 0"):
         ExactCheckpointCallback(tmp_path, save_freq=0)
     train(RUN, tmp_path)
     with pytest.raises(ValueError, match="has checkpoints already"):

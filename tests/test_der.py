@@ -519,7 +519,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "vectors for a CNN": ({**VECTORS, "policy": "CnnPolicy", "policy_kwargs": {}}, "takes images"),
     "sparsity": ({**VECTORS, "policy_kwargs": {"sparsity": 1.0}}, "sparsity"),
     "by network": ({**VECTORS, "policy_kwargs": {"sparsity": {"actor": 0.5, "critic": 0.5}}}, "one network"),
-    "n_steps": ({**VECTORS, "n_steps": 0}, "n_steps must be a positive integer"),
+    "n_steps": ({**VECTORS, "n_steps": 0}, "n_steps must be an integer of at least 1"),
     "buffer's n_steps": ({**VECTORS, "replay_buffer_kwargs": {"n_steps": 5}}, "argument of DER"),
     "two frame stacks": (
         {**PIXELS, "frame_stack": 1, "replay_buffer_kwargs": {"frame_stack": 2}},

@@ -209,7 +209,6 @@ def test_stock_algorithm_trains_with_it() -> None:
         (spaces.Box(0, 255, (3, 8, 8), np.uint8), {}),
         (spaces.Dict(camera=spaces.Box(0, 255, (3, 8, 8), np.uint8)), {}),
         (VECTOR, {"optimize_memory_usage": True}),
-        (VECTOR, {"n_steps": 0}),
     ],
 )
 def test_what_it_does_not_take(space: spaces.Space, kwargs: dict[str, Any]) -> None:

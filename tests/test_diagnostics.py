@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -330,9 +331,94 @@ def test_units_that_something_else_takes_are_no_chain() -> None:
 
 def test_recording_functional_activations_finds_layers_only() -> None:
     leaky = Residual()
-    recording = record(leaky, lambda: leaky(th.randn(2, 2, 4, 4)))
+    with pytest.warns(UserWarning, match="not recorded: what follows twice, Relu as a function"):
+        recording = record(leaky, lambda: leaky(th.randn(2, 2, 4, 4)))
     assert recording.post == {} and list(recording.pre) == ["conv", "twice", "tokens"]
     assert recording.pre["twice"].shape == (4, 24)  # it ran twice
+    assert recording.pre["tokens"].shape == (8, 5)  # four positions of two samples
+
+
+SEQUENCES = {
+    "linear": lambda: nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)),
+    "layer norm": lambda: nn.Sequential(nn.Linear(8, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, 2)),
+    "sparse": lambda: prune(nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 2)), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_positions_of_a_sequence_are_samples(name: str) -> None:
+    network, batch = SEQUENCES[name](), th.randn(60, 8)
+    with th.no_grad():
+        network[0].bias[:16] = -100.0
+    recordings = [record(network, lambda x=x: network(x)) for x in (batch, batch.view(6, 10, 8), batch.view(2, 3, 10, 8))]
+    for other in recordings[1:]:
+        for kind in ("pre", "post", "features"):
+            ours, theirs = getattr(recordings[0], kind), getattr(other, kind)
+            assert ours.keys() == theirs.keys()
+            for layer in ours:
+                th.testing.assert_close(ours[layer], theirs[layer])
+
+
+def test_units_of_convolutions_are_channels_until_they_become_tokens() -> None:
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.BatchNorm2d(6), nn.ReLU()), nn.GELU()
+            self.head = nn.Linear(6, 1)
+
+        def forward(self, x: th.Tensor) -> th.Tensor:
+            return self.head(self.act(self.conv(x).flatten(2).transpose(1, 2)))
+
+    network = Patches()
+    recording = record(network, lambda: network(th.randn(5, 3, 16, 12)))
+    shapes = {name: tuple(units.shape) for name, units in {**recording.pre, **recording.post}.items()}
+    assert shapes == {"conv.0": (5, 6, 4, 3), "conv.2": (5, 6, 4, 3), "act": (60, 6)}
+
+
+class Swish(nn.Module):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return x * th.sigmoid(x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]):
+        super().__init__()
+        self.memory, self.head = kind(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return self.head(self.memory(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "unseen"),
+    [
+        (lambda: Recurrent(nn.LSTM), ["memory (LSTM)"]),
+        (lambda: Recurrent(nn.GRU), ["memory (GRU)"]),
+        (lambda: nn.Sequential(nn.Linear(8, 4), Swish(), nn.Linear(4, 1)), ["1 (Swish)"]),
+        (lambda: nn.Sequential(nn.Linear(8, 4), nn.GLU(), nn.Linear(2, 1)), ["1 (GLU)"]),
+        (
+            lambda: nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 1)),
+            ["1.self_attn (MultiheadAttention)", "what follows 1.linear1, Relu as a function"],
+        ),
+    ],
+)
+def test_what_is_not_recorded_is_named(make: Any, unseen: list[str]) -> None:
+    network = make()
+    with pytest.warns(UserWarning, match=re.escape(f"is not recorded: {'; '.join(unseen)}. Recorded are")):
+        record(network, lambda: network(th.randn(5, 3, 8)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(8, 4), nn.Softsign(), nn.Dropout(0.5), nn.Linear(4, 2), Swish()),  # a squashed output
+        lambda: nn.Sequential(Swish(), SimBaEncoder(8, 4, 1), nn.LayerNorm((3, 4)), nn.Linear(4, 1)),  # of no layer
+    ],
+)
+def test_nothing_is_named_where_all_is_recorded(make: Any, recwarn: pytest.WarningsRecorder) -> None:
+    network = make()
+    record(network, lambda: network(th.randn(5, 3, 8)))
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_recording_moves_no_statistics() -> None:

@@ -170,7 +170,7 @@ def test_costs_of_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert ours["parameters"] < plain["parameters"] and plain["speedup"] == 1.0
         assert min(plain["update_ms"] + ours["update_ms"]) > 0
         assert f"| x{ours['width_scale']:g} | ours, S=0.5 | {ours['parameters']:,} |" in printed
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="must be an integer of at least 1"):
         drqv2_cost([1.0], [0.5], rounds=0)
 
 

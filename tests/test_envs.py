@@ -264,7 +264,7 @@ def test_repeated_step_is_several_single_ones(action_repeat):
 def test_time_limit_truncates(action_repeat, steps):
     env = make("pendulum", "swingup", action_repeat=action_repeat)
     assert play_episode(env) == (steps, False, True)
-    assert env.spec.max_episode_steps == steps == episode_length(env)
+    assert env.unwrapped.max_episode_steps == steps == episode_length(env)
 
 
 def test_remainder_of_the_last_step_is_played_alone():
@@ -405,9 +405,9 @@ def test_render_kwargs():
     assert frames[0].std() > 0 and not np.array_equal(frames[0], frames[1])
 
 
-def run_without_display(code: str) -> subprocess.CompletedProcess[str]:
+def run_without_display(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     unset = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
-    environment = {key: value for key, value in os.environ.items() if key not in unset}
+    environment = {**{key: value for key, value in os.environ.items() if key not in unset}, **variables}
     code = f"import os, gymnasium as gym, sb3_sparse.envs; task = 'dm_control/pendulum-swingup-v0'; {code}"
     return subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, env=environment)
 
@@ -430,6 +430,20 @@ def test_without_any_renderer_all_but_rendering_works():
     )
     assert result.stdout.strip() == "works", result.stderr
     assert "NoRendererError" in result.stderr and "libegl1" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a way to draw")
+@pytest.mark.parametrize("renderer", ["egl", "osmesa"])
+@pytest.mark.parametrize("task", ["cartpole-swingup", "cartpole-swingup-pixels"])
+def test_a_renderer_that_is_missing_is_named_with_the_remedy(renderer, task):
+    # What PyOpenGL finds where the library is missing, on machines that have it, too.
+    missing = "import OpenGL.platform.ctypesloader as loader; loader._loadLibraryPosix = lambda *_: None"
+    result = run_without_display(
+        f"{missing}; gym.make('dm_control/{task}-v0')", MUJOCO_GL=renderer, PYOPENGL_PLATFORM=renderer
+    )
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("sb3_sparse.envs.dependencies.NoRendererError: dm_control cannot draw images")
+    assert f"MUJOCO_GL={renderer} " in message and "libegl1" in message and "libosmesa6" in message
 
 
 def test_triton_is_imported_before_the_renderer(tmp_path, monkeypatch):
@@ -503,6 +517,32 @@ def test_environment_from_its_spec():
     copy = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
     assert play_episode(copy) == (250, False, True)
     assert np.array_equal(rollout(copy, 0), rollout(env, 0))
+
+
+def unregistered(env: gym.Env) -> gym.envs.registration.EnvSpec:
+    return gym.envs.registration.EnvSpec.from_json(env.spec.to_json())
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize(
+    "spec_of", [lambda env: env.spec, unregistered, lambda env: RandomActions(env, 0.1, 0).spec, lambda env: env.spec.id]
+)
+def test_another_action_repeat_than_the_specs(pixels, spec_of):
+    id_ = env_id("pendulum", "swingup", pixels)
+    copy = gym.make(spec_of(gym.make(id_)), action_repeat=1)
+    assert episode_length(copy) == episode_length(DummyVecEnv([lambda: copy])) == 1000
+    assert not copy.has_wrapper_attr("_max_episode_steps")
+
+
+def test_another_action_repeat_than_the_specs_in_a_vector():
+    vector = gym.make_vec(make("pendulum", "swingup").spec, 2, action_repeat=1)
+    assert [episode_length(env) for env in vector.envs] == [1000, 1000]
+    assert [episode_length(env) for env in gym.make_vec(vector.spec, action_repeat=4).envs] == [250, 250]
+
+
+def test_the_users_limit_is_part_of_the_spec():
+    env = make("pendulum", "swingup", max_episode_steps=100)
+    assert play_episode(gym.make(env.spec, action_repeat=1)) == (100, False, True)
 
 
 def test_unwrapped_and_close():

@@ -237,7 +237,7 @@ def changed(old: str, new: str) -> Callable[[], str]:
         (changed("width_scale", "wdith_scale"), "an arm has no key 'wdith_scale'"),
         (changed("seeds: 2", "seeds: 0"), "no run"),
         (changed("seeds: 2", "seeds: many"), "seeds must be"),
-        (changed("agent_steps: 400", "agent_steps: 0"), "agent_steps must be a positive integer, got 0"),
+        (changed("agent_steps: 400", "agent_steps: 0"), "agent_steps must be an integer of at least 1, got 0"),
         (changed("agent_steps: 400\n", ""), "lacks agent_steps"),
         (changed("sparsity: [0, 0.5]", "sparsity: 0.5, equal_parameters: {width_scale: 1}"), "not both"),
         (changed("sparsity: [0, 0.5]", "equal_parameters: {width_scale: 1}"), "fewer than the anchor's"),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sb3_sparse"
+# What every floor may import, and what imports nothing of the package.
+GROUND = {"arguments"}
 # From the ground up; imports point down only, and those of one floor know nothing of each other.
 FLOORS = [
     {"sparsity"},
@@ -50,11 +52,18 @@ def test_hyperparameters_of_an_id_that_was_not_registered() -> None:
 
 @pytest.mark.parametrize("level", range(len(FLOORS)))
 def test_imports_point_down(level: int) -> None:
-    below = set().union(*FLOORS[:level])
+    below = GROUND.union(*FLOORS[:level])
     for folder in FLOORS[level]:
         for path in (PACKAGE / folder).rglob("*.py"):
             imported = {name.split(".")[1] for name in imports(path) if name.startswith("sb3_sparse.")}
             assert imported <= below | {folder}, path
+
+
+def test_the_ground_imports_nothing_of_the_package() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert modules == GROUND
+    for module in modules:
+        assert not [name for name in imports(PACKAGE / f"{module}.py") if name.startswith("sb3_sparse")]
 
 
 def test_every_folder_has_a_floor() -> None:

@@ -12,7 +12,9 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from test_plasticity_callback import MODELS, SIMBA, SMALL, make
+from torch import nn
 
 from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, sparsify
 from sb3_sparse.callbacks import ReDoCallback, ResetCallback, SparseTopologyCallback
@@ -283,6 +285,43 @@ def test_channels_are_recycled_with_what_they_feed_after_flattening() -> None:
     by_channel = linear.weight.detach().view(-1, 64, positions)
     assert by_channel[:, 5].abs().sum() == 0 and by_channel[:, 4].abs().sum() > 0
     assert cnn[4].weight[:, 7].abs().sum() == 0 and cnn[2].bias[7].abs() < 1
+
+
+class Tokens(gym.ObservationWrapper):
+    """Three tokens instead of a vector: their order must not be mistaken for that of units."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make("CartPole-v1"))
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3, 4), np.float32)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return np.stack([observation, observation**2, -observation])
+
+
+class PerToken(BaseFeaturesExtractor):
+    def __init__(self, observation_space: spaces.Box):
+        super().__init__(observation_space, 15)
+        self.layers = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Flatten())
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layers(observations)
+
+
+def test_units_on_sequences_are_recycled_with_what_they_feed_after_flattening() -> None:
+    kwargs = {"features_extractor_class": PerToken, "net_arch": [8]}
+    model = DQN("MlpPolicy", Tokens(), policy_kwargs=kwargs, **SMALL).learn(30)
+    layer, following = model.q_net.features_extractor.layers[0], model.q_net.q_net[0]
+    with th.no_grad():
+        layer.bias[3] = -1e6
+        layer.bias[[0, 1, 2, 4]] = 1e3
+    network = measured_networks(model)["q_net"]
+    batch = batch_of_redo(model, 16)
+    outputs = first_output(network, batch)
+    ready(ReDoCallback(tau=0.0, batch_size=16), model).recycle()
+    th.testing.assert_close(first_output(network, batch), outputs)
+    by_token = following.weight.detach().view(8, 3, 5)
+    fed = by_token.abs().sum(dim=(0, 1)) > 0
+    assert fed.tolist() == [True, True, True, False, True] and layer.bias[3].abs() < 1
 
 
 # Dynamic sparsity

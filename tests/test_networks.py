@@ -175,7 +175,7 @@ def test_encoder_has_no_activation_after_projection() -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 8, 1), (3, -8, 1), (3, 8, 0), (3, 8.5, 1), (3, 8.0, 1), (3, "8", 1), (None, 8, 1)])
 def test_encoder_refuses_bad_sizes(sizes: tuple) -> None:
-    with pytest.raises(ValueError, match=r"(input_dim|hidden_dim|num_blocks) must be a positive integer, got "):
+    with pytest.raises(ValueError, match=r"(input_dim|hidden_dim|num_blocks) must be an integer of at least 1, got "):
         SimBaEncoder(*sizes)
 
 

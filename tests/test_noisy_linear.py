@@ -118,7 +118,10 @@ def test_copies_and_files() -> None:
     assert_close(layer.sigma_values, th.full_like(layer.sigma_values, 0.5 / math.sqrt(30)))
 
 
-@pytest.mark.parametrize("arguments", [(0, 3), (3, 0), (3, 3, 0.0), (3, 3, math.nan)])
-def test_bad_sizes(arguments: tuple) -> None:
-    with pytest.raises(ValueError, match="positive sizes and sigma_0"):
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [((0, 3), "in_features"), ((3, 0), "out_features"), ((3, 3, 0.0), "sigma_0"), ((3, 3, math.nan), "sigma_0")],
+)
+def test_bad_sizes(arguments: tuple, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
         NoisyLinear(*arguments)

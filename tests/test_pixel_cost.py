@@ -50,7 +50,7 @@ def test_table() -> None:
 
 
 def test_refuses_nothing_to_measure() -> None:
-    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="must be an integer of at least 1, got 0"):
         pixel_cost(rounds=0)
 
 

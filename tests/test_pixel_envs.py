@@ -251,7 +251,9 @@ def test_a_renderer_is_found_without_a_display() -> None:
 @pytest.mark.parametrize("variables", [{}, {"MUJOCO_GL": "disabled"}], ids=["no library", "disabled"])
 def test_without_any_renderer_no_episode_begins(variables: dict[str, str]) -> None:
     nothing = "import sb3_sparse.envs.dependencies as d; d._is_loadable = lambda _: False"
-    result = without_display(f"{nothing}; env = gym.make(task); print(env.spec.max_episode_steps); env.reset()", **variables)
+    result = without_display(
+        f"{nothing}; env = gym.make(task); print(env.unwrapped.max_episode_steps); env.reset()", **variables
+    )
     assert result.stdout.strip() == "500"  # what is known without drawing
     assert "NoRendererError: dm_control cannot draw images" in result.stderr
     assert "libegl1" in result.stderr and "libosmesa6" in result.stderr

@@ -56,7 +56,7 @@ def test_quantiles_survive_saving(tmp_path) -> None:
 
 @pytest.mark.parametrize("n_quantiles", [0, -1, 2.0, True, "25"])
 def test_refused_numbers_of_quantiles(n_quantiles) -> None:
-    with pytest.raises(ValueError, match="n_quantiles must be a positive integer, got"):
+    with pytest.raises(ValueError, match="n_quantiles must be an integer of at least 1, got"):
         make(TQC, SparseSimBaTQCPolicy, policy_kwargs=dict(n_quantiles=n_quantiles))
 
 

@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.present_device import present_device
 from sb3_sparse.buffers.seeding import new_generator, seed_generator
 
@@ -34,7 +35,7 @@ class DeviceReplayBuffer(ReplayBuffer):
     :param handle_timeout_termination: Whether an episode that ends by time goes on being bootstrapped
     :param n_steps: Number of steps whose rewards are summed
     :param gamma: Discount of these rewards
-    :raises ValueError: for images, ``optimize_memory_usage``, or ``n_steps`` less than 1.
+    :raises ValueError: for images, ``optimize_memory_usage``, or ``n_steps`` below 1.
     :raises torch.OutOfMemoryError: if the device has not that much memory; it says how much is needed.
     """
 
@@ -51,14 +52,14 @@ class DeviceReplayBuffer(ReplayBuffer):
         gamma: float = 0.99,
     ):
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
-        if optimize_memory_usage or n_steps < 1 or not self.takes(observation_space):
+        if optimize_memory_usage or not self.takes(observation_space):
             raise ValueError(
-                f"A replay buffer on the device takes vectors, n_steps >= 1 and no optimize_memory_usage; got "
-                f"{observation_space}, n_steps={n_steps}, optimize_memory_usage={optimize_memory_usage}."
+                f"A replay buffer on the device takes vectors and no optimize_memory_usage; got {observation_space}, "
+                f"optimize_memory_usage={optimize_memory_usage}."
             )
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.optimize_memory_usage, self.handle_timeout_termination = False, handle_timeout_termination
-        self.n_steps, self.gamma = n_steps, gamma
+        self.n_steps, self.gamma = check_integer("n_steps", n_steps), gamma
         self._shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {"": self.obs_shape}
         self._observation_dim = sum(math.prod(shape) for shape in self._shapes.values())
         self._rows = self._allocate()

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.device_replay_buffer import normalized_reward
 from sb3_sparse.buffers.frame_store import ZERO_FRAME, FrameStore, torch_type
 from sb3_sparse.buffers.memory import check_memory
@@ -154,8 +155,8 @@ class FrameReplayBuffer(ReplayBuffer):
         if not partial_returns and n_steps > self.buffer_size:
             raise ValueError(f"n_steps={n_steps} does not fit into a buffer of {self.buffer_size} steps per environment.")
         self.optimize_memory_usage, self.handle_timeout_termination = False, handle_timeout_termination
-        self.n_steps, self.gamma = n_steps, gamma
-        self.frame_stack, self.partial_returns = frame_stack, partial_returns
+        self.n_steps, self.gamma = int(n_steps), gamma
+        self.frame_stack, self.partial_returns = int(frame_stack), partial_returns
         self.environment_discounts = environment_discounts
         # With its number: "cuda" and "cuda:0" are not equal.
         self.storage_device = th.empty(0, device=get_device(storage_device)).device
@@ -236,7 +237,7 @@ class FrameReplayBuffer(ReplayBuffer):
             f"{n_steps} and {gamma}, as the model has them.",
             stacklevel=3,
         )
-        self.n_steps, self.gamma = n_steps, gamma
+        self.n_steps, self.gamma = int(n_steps), gamma
 
     def size(self) -> int:
         """
@@ -580,8 +581,7 @@ def _layout(
     frame_stack: int,
     episode_length: int,
 ) -> _Layout:
-    if not _is_count(episode_length):
-        raise ValueError(f"episode_length must be an integer of at least 1, got {episode_length!r}.")
+    check_integer("episode_length", episode_length)
     action_type = np.dtype(ReplayBuffer._maybe_cast_dtype(action_space.dtype))
     return _Layout(
         rows=max(buffer_size // n_envs, 1),
@@ -598,17 +598,17 @@ def _layout(
 def _frame_shape(space: spaces.Space, frame_stack: int) -> tuple[int, ...]:
     if not isinstance(space, spaces.Box) or not space.shape:
         raise ValueError(f"FrameReplayBuffer stores observations of a Box with at least one axis, got {space}.")
-    if not _is_count(frame_stack) or space.shape[0] % frame_stack:
+    check_integer("frame_stack", frame_stack)
+    if space.shape[0] % frame_stack:
         raise ValueError(
-            f"frame_stack must be a positive integer that divides the first axis of the observations, which holds the stacked "
+            f"frame_stack must divide the first axis of the observations, which holds the stacked "
             f"frames and has {space.shape[0]} entries (their shape is {space.shape}), got {frame_stack!r}."
         )
     return space.shape[0] // frame_stack, *space.shape[1:]
 
 
 def _check_arguments(n_steps: int, gamma: float, optimize_memory_usage: bool) -> None:
-    if not _is_count(n_steps):
-        raise ValueError(f"n_steps must be an integer of at least 1, got {n_steps!r}.")
+    check_integer("n_steps", n_steps)
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be in [0, 1], got {gamma!r}.")
     if optimize_memory_usage:
@@ -624,10 +624,6 @@ def _discounts_of(infos: list[dict[str, Any]]) -> list[float]:
                 "buffer environment_discounts=False if it means something else."
             )
     return discounts
-
-
-def _is_count(number: Any) -> bool:
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and bool(number >= 1)
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.callbacks.gradient_watch import GradientWatch, gradient_norms
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with, run
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile, run_folder
@@ -89,13 +90,15 @@ class PlasticityCallback(BaseCallback):
         verbose: int = 0,
     ):
         super().__init__(verbose)
-        _check(log_freq, batch_size, metrics, activation, covariance_freq)
-        self.log_freq, self.batch_size, self.metrics = log_freq, batch_size, tuple(metrics)
+        _check(metrics, activation)
+        self.log_freq, self.batch_size = check_integer("log_freq", log_freq), check_integer("batch_size", batch_size, 2)
+        self.metrics = tuple(metrics)
         self.taus = (float(tau),) if isinstance(tau, int | float) else tuple(map(float, tau))
         if not self.taus or min(self.taus) < 0:
             raise ValueError(f"tau must be at least 0, got {tau!r}.")
         self.activation = activation
-        self.covariance_freq, self.covariance_networks = covariance_freq, tuple(covariance_networks)
+        self.covariance_freq = None if covariance_freq is None else check_integer("covariance_freq", covariance_freq)
+        self.covariance_networks = tuple(covariance_networks)
         self.path, self.seed = None if path is None else Path(path), seed
         # State: agent steps of the last measurements, None before the first.
         self.last_step: int | None = None
@@ -356,12 +359,7 @@ def _action_repeat(env: Any) -> int:
     return int(env.get_attr("action_repeat")[0]) if env.has_attr("action_repeat") else 1
 
 
-def _check(log_freq: int, batch_size: int, metrics: Sequence[str], activation: str, covariance_freq: int | None) -> None:
-    for name, number in {"log_freq": log_freq, "batch_size": batch_size, "covariance_freq": covariance_freq}.items():
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-            raise ValueError(f"{name} must be a positive integer, got {number!r}.")
-    if batch_size < 2:
-        raise ValueError("batch_size must be at least 2, got 1.")
+def _check(metrics: Sequence[str], activation: str) -> None:
     known = (*METRICS, *OPTIONAL_METRICS)
     if isinstance(metrics, str) or not metrics or set(metrics) - set(known):
         raise ValueError(f"metrics must be some of {', '.join(map(repr, known))}; got {metrics!r}.")

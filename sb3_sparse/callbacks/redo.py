@@ -8,6 +8,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, all_optimizers, measured_networks, run
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
 from sb3_sparse.diagnostics import dormancy_scores
@@ -53,12 +54,10 @@ class ReDoCallback(BaseCallback):
         verbose: int = 0,
     ):
         super().__init__(verbose)
-        for name, number in {"redo_freq": redo_freq, "batch_size": batch_size}.items():
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} must be a positive integer, got {number!r}.")
         if not tau >= 0.0:
             raise ValueError(f"tau must be at least 0, got {tau!r}.")
-        self.redo_freq, self.tau, self.batch_size = redo_freq, tau, batch_size
+        self.redo_freq, self.batch_size = check_integer("redo_freq", redo_freq), check_integer("batch_size", batch_size)
+        self.tau = tau
         self.reset_step_count, self.seed = reset_step_count, seed
         # State: agent steps at the last recycling, and units recycled so far by network.
         self.last_step = 0
@@ -134,8 +133,9 @@ class ReDoCallback(BaseCallback):
     def _silence_outputs(self, network: nn.Module, chain: Chain, units: th.Tensor) -> None:
         for consumer in chain.consumers:
             for _, parameter, positions, inputs in _weights(network.get_submodule(consumer)):
-                # Positions of one unit lie side by side, also those of a channel that was flattened.
-                chosen = units[positions % inputs // (inputs // len(units))].view_as(parameter)
+                place = positions % inputs
+                unit = place // (inputs // len(units)) if chain.is_convolution else place % len(units)
+                chosen = units[unit].view_as(parameter)
                 parameter.masked_fill_(chosen, 0.0)
                 self._forget(parameter, chosen)
 

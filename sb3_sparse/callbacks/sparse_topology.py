@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.callbacks.fresh_policy import recapture
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, all_optimizers, measured_networks
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
@@ -67,8 +68,9 @@ class SparseTopologyCallback(BaseCallback):
         verbose: int = 0,
     ):
         super().__init__(verbose)
-        _check(method, update_freq, drop_fraction, schedule, start, end, final_sparsity)
-        self.method, self.update_freq, self.drop_fraction, self.schedule = method, update_freq, drop_fraction, schedule
+        _check(method, drop_fraction, schedule, start, end, final_sparsity)
+        self.method, self.update_freq = method, check_integer("update_freq", update_freq)
+        self.drop_fraction, self.schedule = drop_fraction, schedule
         self.start, self.end, self.final_sparsity = start, end, final_sparsity
         self.batch_size, self.seed = batch_size, seed
         # State: agent steps at the last change, changes so far, and the sparsity that pruning began with.
@@ -248,7 +250,6 @@ def _by_role(sparsity: float | Mapping[str, float] | None) -> dict[str, float]:
 
 def _check(
     method: str,
-    update_freq: int,
     drop_fraction: float,
     schedule: str,
     start: float,
@@ -259,8 +260,6 @@ def _check(
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(map(repr, SCHEDULES))}, got {schedule!r}.")
-    if isinstance(update_freq, bool) or not isinstance(update_freq, int) or update_freq < 1:
-        raise ValueError(f"update_freq must be a positive integer, got {update_freq!r}.")
     if not 0.0 < drop_fraction < 1.0:
         raise ValueError(f"drop_fraction must lie in (0, 1), got {drop_fraction!r}.")
     if not 0.0 <= start < end <= 1.0:

@@ -11,6 +11,7 @@ from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.checkpoints.callback_states import CallbackStates
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.checkpoint_folder import STATE, WEIGHTS, CheckpointFolder, Manifest
@@ -94,14 +95,12 @@ class ExactCheckpointCallback(BaseCallback):
         verbose: int = 0,
     ):
         super().__init__(verbose)
-        for name, number in {"save_freq": save_freq, "keep": keep}.items():
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} must be a positive integer, got {number!r}.")
-        self.folder, self.save_freq, self.keep = Path(folder), save_freq, keep
+        self.folder = Path(folder)
+        self.save_freq, self.keep = check_integer("save_freq", save_freq), check_integer("keep", keep)
         self.resume, self.exit_on_signal = resume, exit_on_signal
         # Agent steps of the checkpoint that training goes on from, None if it begins.
         self.resumed_from: int | None = None
-        self._store = CheckpointFolder(self.folder, keep)
+        self._store = CheckpointFolder(self.folder, self.keep)
         self._signals: StopSignals | None = None
 
     @property

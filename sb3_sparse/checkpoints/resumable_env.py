@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_sparse.checkpoints.environment_state import EnvironmentState, EnvironmentStateError
@@ -15,7 +16,7 @@ from sb3_sparse.checkpoints.random_streams import random_streams, restore_random
 from sb3_sparse.checkpoints.signals import SIGNALS
 
 
-class ResumableEnv(gym.Wrapper[Any, Any, Any, Any]):
+class ResumableEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
     Lets :class:`~sb3_sparse.checkpoints.ExactCheckpointCallback` store and restore an environment that runs in a process of
     its own. It must be the outermost wrapper, and changes nothing else.
@@ -32,6 +33,7 @@ class ResumableEnv(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any]):
+        RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self._state: EnvironmentState | None = None
         self._former: dict[int, Any] = {}

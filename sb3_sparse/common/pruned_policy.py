@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Integral
 from typing import Any
 
 import torch as th
@@ -10,6 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.constructing_algorithm import constructing_algorithm
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
@@ -204,11 +204,7 @@ def check_mask_seed(mask_seed: int) -> int:
     :param mask_seed: Integer from 0 to 2^63 - 1
     :raises ValueError: if it is none.
     """
-    if isinstance(mask_seed, bool) or not isinstance(mask_seed, Integral) or not 0 <= int(mask_seed) < 2**63:
-        raise ValueError(
-            f"mask_seed must be an integer from 0 to 2**63 - 1, or None to draw it from the model's seed; got {mask_seed!r}."
-        )
-    return int(mask_seed)
+    return check_integer("mask_seed", mask_seed, 0, 2**63 - 1, "or None to draw it from the model's seed")
 
 
 def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip: Iterable[str] = ()) -> None:

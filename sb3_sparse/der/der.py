@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule, get
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
 from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
@@ -250,7 +251,7 @@ class DER(CompiledTraining):
             given = self.policy_class.__name__
             raise ValueError(f'DER has policies of its own, got {given}: give "CnnPolicy" or "MlpPolicy".')
         for name in _COUNTS:
-            _check_count(name, getattr(self, name))
+            setattr(self, name, check_integer(name, getattr(self, name)))
         for name in _FRACTIONS:
             _check_fraction(name, getattr(self, name))
         if self.priority_beta_final is not None:
@@ -465,11 +466,6 @@ class DER(CompiledTraining):
 def _check_observations(space: spaces.Space) -> None:
     if not isinstance(space, spaces.Box):
         raise ValueError(f"DER takes vectors or images (a Box), got {space}: flatten or select them.")
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
 
 
 def _check_fraction(name: str, value: Any) -> None:

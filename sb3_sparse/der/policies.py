@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch as th
@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.der.networks import ImageExtractor, RainbowNetwork
 
@@ -202,8 +203,7 @@ def check_support(n_atoms: int, v_min: float, v_max: float) -> None:
     :param v_max: Largest value
     :raises ValueError: if there are fewer than two atoms, or the values do not increase.
     """
-    if isinstance(n_atoms, bool) or not isinstance(n_atoms, Integral) or n_atoms < 2:
-        raise ValueError(f"n_atoms must be an integer of at least 2 (51 in C51), got {n_atoms!r}.")
+    check_integer("n_atoms", n_atoms, 2, hint="51 in C51")
     are_numbers = all(isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v) for v in (v_min, v_max))
     if not are_numbers or v_min >= v_max:
         raise ValueError(f"v_min must be less than v_max, and returns lie between them; got {v_min!r} and {v_max!r}.")

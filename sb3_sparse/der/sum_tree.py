@@ -4,6 +4,8 @@ import math
 
 import torch as th
 
+from sb3_sparse.arguments import check_integer
+
 # Leaves of one inner node: a million priorities are two levels of about a thousand, each one gather and one cumulative sum.
 FAN_OUT = 1024
 
@@ -19,9 +21,7 @@ class SumTree:
     """
 
     def __init__(self, capacity: int, device: th.device | str = "cpu"):
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, got {capacity}.")
-        self.capacity = capacity
+        self.capacity = check_integer("capacity", capacity)
         # float64: in a sum of a million float32 numbers, single ones would get lost.
         self.leaves = th.zeros(math.ceil(capacity / FAN_OUT), FAN_OUT, dtype=th.float64, device=device)
         self.sums = th.zeros(len(self.leaves), dtype=th.float64, device=device)

@@ -16,7 +16,7 @@ def dormancy_scores(activations: th.Tensor) -> th.Tensor:
     definition 2.1; equation 1 of the paper).
 
     :param activations: (batch, units) or (batch, channels, *space): the units of a convolution are its channels, averaged over
-        batch and space
+        batch and space. Those of a linear layer are its last axis: flatten (batch, time, units) to (batch * time, units)
     :return: (units,) scores, at least 0 and 1 on average; all 0 if the layer is silent, NaN if an activation is
     :raises ValueError: if there is no batch or no unit.
     """

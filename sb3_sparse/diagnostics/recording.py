@@ -1,5 +1,7 @@
 """What the units of a network do with a batch, and which layers feed which."""
 
+import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_sparse.sparsity.layers import SparseLayer, sparse_type_of
+from sb3_sparse.sparsity.layers import SparseConv2d, SparseLayer, sparse_type_of
 
 _ACTIVATIONS = (
     nn.ReLU,
@@ -29,7 +31,13 @@ _ACTIVATIONS = (
     nn.Hardswish,
     nn.Hardtanh,
 )
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseConv2d)
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLayer)
+# Operations of the autograd graph that are activations, whoever calls them. Clamping is none: normalisations use it.
+_ACTIVATION_NODES = re.compile(
+    "(Relu|LeakyRelu|RreluWithNoise|PreluKernel|Elu|Celu|Gelu|Glu|Silu|Mish|Softplus|LogSigmoid|Tanh|Sigmoid|Hard(swish|tanh|"
+    "sigmoid|shrink)|Softshrink|Threshold)Backward"
+)
 # Operations of the autograd graph that hand on what they get, in another shape.
 _VIEWS = ("ViewBackward", "ReshapeAliasBackward", "UnsafeViewBackward", "AliasBackward", "TBackward", "CloneBackward")
 
@@ -38,21 +46,25 @@ _VIEWS = ("ViewBackward", "ReshapeAliasBackward", "UnsafeViewBackward", "AliasBa
 class Chain:
     """
     Units whose weights can be told one by one: a layer, the activation that it alone feeds, and the layers that alone take it.
+    Where a taker has several inputs per unit, those of a channel lie side by side, those of a linear layer on sequences as
+    many inputs apart as there are units.
 
     :param producer: Name of the layer whose outputs are the units
     :param activation: Name of the activation module
     :param consumers: Names of the layers that take the activations
+    :param is_convolution: Whether the units are channels
     """
 
     producer: str
     activation: str
     consumers: tuple[str, ...]
+    is_convolution: bool
 
 
 @dataclass
 class Recording:
     """
-    One forward pass of a network.
+    One forward pass of a network. Each position of a sequence that a linear layer is applied to counts as a sample.
 
     :param pre: Layer -> its output, (batch, units, ...), of all linear and convolutional layers but the output layers
     :param post: Activation module -> its output, (batch, units, ...), but without squashed outputs of the network
@@ -74,7 +86,8 @@ def record(module: nn.Module, forward: Callable[[], Any], is_encoder: bool = Fal
     Run a network and keep what its units did.
 
     Layers are found by their type and their order by the autograd graph, so this works on any torch module whose
-    non-linearities are modules; functional ones (``F.relu``) cannot be seen, and ``post`` stays empty without any module.
+    non-linearities are modules of torch. What is left out is named in a warning: other modules with weights (LSTM, GRU,
+    attention), and other activations, be they functions (``F.relu``) or modules; ``post`` stays empty without any module.
     All parts are in evaluation mode meanwhile, which is set without calling ``train()``: running statistics do not move.
 
     :param module: Network to watch
@@ -84,9 +97,12 @@ def record(module: nn.Module, forward: Callable[[], Any], is_encoder: bool = Fal
     :return: What was seen; tensors are detached, and those of a module that ran several times are joined along the batch
     """
     calls: list[_Call] = []
-    with _hooked(module, calls), evaluation_mode(module), _differentiable(module), th.enable_grad():
+    others: list[_Other] = []
+    with _hooked(module, calls, others), evaluation_mode(module), _differentiable(module), th.enable_grad():
         output = forward()
     graph = _Graph(calls, output)
+    graph.find_units()
+    _warn_of_unseen(module, graph, others, is_encoder)
     recording = Recording(chains=tuple(graph.chains()))
     _note_units(recording, calls if is_encoder else [call for call in calls if graph.feeds_a_layer(call)])
     if not is_encoder:
@@ -98,7 +114,7 @@ def record(module: nn.Module, forward: Callable[[], Any], is_encoder: bool = Fal
 
 def _note_units(recording: Recording, calls: "list[_Call]") -> None:
     for name, call_list in _by_name(calls).items():
-        joined = th.cat([call.output for call in call_list])
+        joined = th.cat([call.units_of(call.output) for call in call_list])
         (recording.post if call_list[0].is_activation else recording.pre)[name] = joined
 
 
@@ -107,7 +123,7 @@ def _note_output_layers(recording: Recording, calls: "list[_Call]") -> None:
     for name, call_list in _by_name(calls).items():
         if call_list[0].source not in sources:
             sources.add(call_list[0].source)
-            recording.features[name] = th.cat([call.input.flatten(1) for call in call_list])
+            recording.features[name] = th.cat([call.units_of(call.input).flatten(1) for call in call_list])
     recording.output_layers = tuple(dict.fromkeys(call.name for call in calls))
 
 
@@ -160,10 +176,37 @@ class _Call:
     output: th.Tensor
     source: Any
     node: Any
+    is_convolution: bool
+
+    def units_of(self, values: th.Tensor) -> th.Tensor:
+        """(batch, units, ...): the units of a linear layer are on the last axis, those of a convolution on the second."""
+        return values if self.is_convolution else values.reshape(-1, values.shape[-1])
+
+    def takes_units_of(self, producer: "_Call") -> bool:
+        """Whether each input of this layer belongs to one unit of another, whose results it gets in another shape at most."""
+        if self.is_activation or (self.is_convolution and not producer.is_convolution):
+            return False
+        if producer.is_convolution:
+            axis_is_known = self.is_convolution or self.input.ndim == 2
+            return axis_is_known and self.input.shape[1] % producer.output.shape[1] == 0
+        return self.input.shape[-1] % producer.output.shape[-1] == 0
+
+
+@dataclass
+class _Other:
+    """One call of a module that is not recorded: the autograd nodes of what it was given and of what it returned."""
+
+    name: str
+    has_weights: bool
+    sources: list[Any]
+    nodes: list[Any]
+
+    def inner_nodes(self) -> set[Any]:
+        return _ancestors(self.nodes) - _ancestors(self.sources)
 
 
 @contextmanager
-def _hooked(module: nn.Module, calls: list[_Call]) -> Iterator[None]:
+def _hooked(module: nn.Module, calls: list[_Call], others: list[_Other]) -> Iterator[None]:
     handles = []
     # An activation that works in place overwrites what its layer returned.
     in_place = any(getattr(part, "inplace", False) for part in module.modules())
@@ -176,20 +219,52 @@ def _hooked(module: nn.Module, calls: list[_Call]) -> Iterator[None]:
 
         def after(_: nn.Module, inputs: tuple[Any, ...], output: th.Tensor) -> None:
             kept = output.detach().clone() if in_place else output.detach()
-            calls.append(_Call(name, is_activation, sources[-1][0], kept, sources.pop()[1], output.grad_fn))
+            given, source = sources.pop()
+            calls.append(_Call(name, is_activation, given, kept, source, output.grad_fn, isinstance(part, _CONVOLUTIONS)))
 
         sources: list[tuple[th.Tensor, Any]] = []
         handles.append(part.register_forward_pre_hook(before))
         handles.append(part.register_forward_hook(after))
 
+    def watch_other(name: str, part: nn.Module) -> None:
+        title, has_weights = f"{name or 'the network'} ({type(part).__name__})", _has_weights(part)
+
+        def after(_: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            given = [tensor.grad_fn for tensor in _tensors((inputs, kwargs))]
+            others.append(_Other(title, has_weights, given, [tensor.grad_fn for tensor in _tensors(output)]))
+
+        handles.append(part.register_forward_hook(after, with_kwargs=True))
+
     try:
         for name, part in module.named_modules():
             if isinstance(part, _ACTIVATIONS) or is_layer(part):
                 watch(name, part)
+            elif _has_weights(part) or not any(part.children()):
+                watch_other(name, part)
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether a module has a matrix of its own. An embedding has rows, but no units that read all of an input."""
+    own = (parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
+    return any(own) and not isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm)
+
+
+def _warn_of_unseen(module: nn.Module, graph: "_Graph", others: list[_Other], is_encoder: bool) -> None:
+    unseen = {other.name for other in others if other.has_weights}
+    inside = {node: other.name for other in others for node in other.inner_nodes()}
+    for node in graph.unseen_activations(is_encoder):
+        after = " and ".join(sorted(call.name for call in graph.nearest_layers(node)))
+        unseen.add(inside.get(node, f"what follows {after}, {node.name().partition('Backward')[0]} as a function"))
+    if unseen:
+        warnings.warn(
+            f"What these units of {type(module).__name__} do is not recorded: {'; '.join(sorted(unseen))}. Recorded are "
+            "linear and convolutional layers, and activations that are modules of torch.nn.",
+            stacklevel=3,
+        )
 
 
 class _Graph:
@@ -207,6 +282,38 @@ class _Graph:
             for source in _next(node):
                 self.takers[source].add(node)
 
+    def find_units(self) -> None:
+        """Have activations take over from the layers before them where their units are."""
+        for call in self.calls:
+            if call.is_activation:
+                layers = self.nearest_layers(call.source)
+                call.is_convolution = any(
+                    layer.is_convolution and call.output.shape[1:2] == layer.output.shape[1:2] for layer in layers
+                )
+
+    def nearest_layers(self, node: Any) -> "list[_Call]":
+        """The layers that a node is made of with no other layer in between."""
+        found, seen, pending = [], {node}, [node]
+        while pending:
+            node = pending.pop()
+            call = self.call_at.get(node)
+            if call is not None and not call.is_activation:
+                found.append(call)
+                continue
+            following = [] if node is None else [source for source in _next(node) if source not in seen]
+            seen.update(following)
+            pending.extend(following)
+        return found
+
+    def unseen_activations(self, is_encoder: bool) -> set[Any]:
+        """Nodes that are activations between two layers, and of no module that is recorded."""
+        within = set(self.takers) | {call.node for call in self.calls} if is_encoder else self.before_layers
+        hidden = {node for node in within if node is not None and _ACTIVATION_NODES.match(node.name())}
+        seen = {
+            node for call in self.calls if call.is_activation for node in _ancestors([call.node]) - _ancestors([call.source])
+        }
+        return {node for node in hidden - seen if self.nearest_layers(node)}
+
     def feeds_a_layer(self, call: _Call) -> bool:
         return call.node in self.before_layers
 
@@ -221,8 +328,11 @@ class _Graph:
             if producer is None or producer.is_activation or counts[producer.name] > 1 or counts[call.name] > 1:
                 continue
             consumers = self._consumers(call.node)
-            if self._consumers(producer.node) == [call] and all(c is not None and not c.is_activation for c in consumers):
-                yield Chain(producer.name, call.name, tuple(c.name for c in consumers if c is not None))
+            if self._consumers(producer.node) == [call] and all(
+                c is not None and c.takes_units_of(producer) for c in consumers
+            ):
+                names = tuple(c.name for c in consumers if c is not None)
+                yield Chain(producer.name, call.name, names, producer.is_convolution)
 
     def _consumers(self, node: Any) -> list[_Call | None]:
         """The calls that take a node's result, None for one that is taken by something else."""

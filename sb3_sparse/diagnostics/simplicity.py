@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch as th
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
+
 GRID_POINTS, GRID_RANGE = 300, 100.0
 _ROWS = GRID_POINTS // 2 + 1  # frequencies that a real image of this size has
 
@@ -50,8 +52,7 @@ def simplicity_bias_score(
     :return: Mean, standard error and the single scores; higher is simpler
     :raises ValueError: if a network is constant or its output is not finite or not one number per point.
     """
-    if networks < 1:
-        raise ValueError(f"networks must be at least 1, got {networks}.")
+    check_integer("networks", networks)
     grid = _grid(normalize)
     found = [1.0 / _complexity(_image(make_network(), grid)) for _ in range(networks)]
     scores = th.tensor(found, dtype=th.float64, device="cpu")

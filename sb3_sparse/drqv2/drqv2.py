@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
 from sb3_sparse.drqv2.augmentation import random_shift
@@ -195,11 +196,11 @@ class DrQv2(CompiledTraining):
         stddev_at(self.stddev_schedule, 0)
         counts = {"n_steps": 1, "batch_size": 1, "buffer_size": 1, "learning_starts": 0, "shift_pixels": 0}
         for name, least in counts.items():
-            _check_integer(name, getattr(self, name), least)
+            setattr(self, name, check_integer(name, getattr(self, name), least))
         if not self._keeps_ratio:
-            _check_integer("gradient_steps", self.gradient_steps, -1)
+            self.gradient_steps = check_integer("gradient_steps", self.gradient_steps, -1)
         if self.frame_stack is not None:
-            _check_integer("frame_stack", self.frame_stack, 1)
+            self.frame_stack = check_integer("frame_stack", self.frame_stack)
             channels = self.observation_space.shape[0]  # type: ignore[index]
             if channels % self.frame_stack:
                 raise ValueError(f"{self.frame_stack} frames cannot make up {channels} channels: give another frame_stack.")
@@ -444,8 +445,3 @@ class DrQv2(CompiledTraining):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "encoder.optimizer", "actor.optimizer", "critic.optimizer"], []
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch as th
@@ -13,6 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.action_bounds import check_action_bounds
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
@@ -119,7 +120,8 @@ class DrQv2Policy(PrunedPolicy, _DenseDrQv2Policy):
     ):
         check_spaces(observation_space, action_space)
         _refuse_unknown(pruning)
-        _check_sizes(feature_dim, hidden_dim, width_scale)
+        feature_dim, hidden_dim = check_integer("feature_dim", feature_dim), check_integer("hidden_dim", hidden_dim)
+        _check_scale(width_scale, hidden_dim)
         if prune_modules not in PRUNE_MODULES:
             choices = ", ".join(map(repr, PRUNE_MODULES))
             raise ValueError(f"prune_modules must be one of {choices}, got {prune_modules!r}.")
@@ -248,10 +250,7 @@ def _sparsity_of_critic(sparsity: float | Mapping[str, float]) -> float:
     return sparsity["critic"]
 
 
-def _check_sizes(feature_dim: int, hidden_dim: int, width_scale: float) -> None:
-    for name, size in {"feature_dim": feature_dim, "hidden_dim": hidden_dim}.items():
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, got {size!r}.")
+def _check_scale(width_scale: float, hidden_dim: int) -> None:
     if isinstance(width_scale, bool) or not isinstance(width_scale, Real) or not 0 < float(width_scale) < float("inf"):
         raise ValueError(f"width_scale must be a positive number (1.0 is the reference's size), got {width_scale!r}.")
     if round(width_scale * hidden_dim) < 1:

@@ -6,7 +6,8 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
-from sb3_sparse.envs.frame_stack import check_count
+from sb3_sparse.arguments import check_integer
+from sb3_sparse.common.episode import episode_length
 
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -21,15 +22,14 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env[Any, Any], action_repeat: int):
-        check_count("action_repeat", action_repeat)
-        RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
+        self.action_repeat = check_integer("action_repeat", action_repeat)
+        RecordConstructorArgs.__init__(self, action_repeat=self.action_repeat)
         super().__init__(env)
-        self.action_repeat = int(action_repeat)
 
     @property
     def max_episode_steps(self) -> int | None:
         """Agent steps until the environment's time limit, None without one."""
-        limit = None if self.env.spec is None else self.env.spec.max_episode_steps
+        limit = episode_length(self.env)
         return None if limit is None else math.ceil(limit / self.action_repeat)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:

@@ -5,13 +5,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.extras import import_extra
 
 NOOP = 0
 
 
-class AtariWrapper(gym.Wrapper):
+class AtariWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
     An Atari game with the preprocessing of Dopamine, which Data-Efficient Rainbow is trained with; every default is stated
     here. Observations are the last four frames, channels first and the oldest first, with zeros before an episode's first.
@@ -52,12 +54,25 @@ class AtariWrapper(gym.Wrapper):
         max_frames: int = 108_000,
     ):
         super().__init__(env)
-        _check(env, frame_skip, frame_stack, screen_size, noop_max, repeat_action_probability, max_frames)
+        _check(env, repeat_action_probability)
+        self.frame_skip, self.frame_stack = check_integer("frame_skip", frame_skip), check_integer("frame_stack", frame_stack)
+        self.screen_size, self.noop_max = check_integer("screen_size", screen_size), check_integer("noop_max", noop_max, 0)
+        self.terminal_on_life_loss, self.clip_reward = terminal_on_life_loss, clip_reward
+        max_frames = check_integer("max_frames", max_frames)
+        RecordConstructorArgs.__init__(
+            self,
+            frame_skip=self.frame_skip,
+            frame_stack=self.frame_stack,
+            screen_size=self.screen_size,
+            noop_max=self.noop_max,
+            terminal_on_life_loss=terminal_on_life_loss,
+            clip_reward=clip_reward,
+            repeat_action_probability=repeat_action_probability,
+            max_frames=max_frames,
+        )
         self._cv2 = import_extra("cv2", "atari")
-        self.frame_skip, self.frame_stack, self.screen_size = frame_skip, frame_stack, screen_size
-        self.noop_max, self.terminal_on_life_loss, self.clip_reward = noop_max, terminal_on_life_loss, clip_reward
         self.ale: Any = _take_over(env.unwrapped, repeat_action_probability, max_frames)
-        self.observation_space = spaces.Box(0, 255, (frame_stack, screen_size, screen_size), np.uint8)
+        self.observation_space = spaces.Box(0, 255, (self.frame_stack, self.screen_size, self.screen_size), np.uint8)
         screen = self.ale.getScreenDims()
         self._screens = np.zeros((2, *screen), np.uint8)
         self._frames = np.zeros(self.observation_space.shape, np.uint8)  # type: ignore[arg-type]
@@ -124,23 +139,10 @@ def _take_over(game: Any, repeat_action_probability: float, max_frames: int) -> 
     return game.ale
 
 
-def _check(
-    env: gym.Env,
-    frame_skip: int,
-    frame_stack: int,
-    screen_size: int,
-    noop_max: int,
-    repeat_action_probability: float,
-    max_frames: int,
-) -> None:
+def _check(env: gym.Env, repeat_action_probability: float) -> None:
     if not hasattr(env.unwrapped, "ale") or not isinstance(env.action_space, spaces.Discrete):
         raise ValueError(
             f"AtariWrapper takes an Atari game with discrete actions, such as gymnasium.make('ALE/Breakout-v5'), got {env}."
         )
-    counts = {"frame_skip": frame_skip, "frame_stack": frame_stack, "screen_size": screen_size, "max_frames": max_frames}
-    for name, number in {**counts, "noop_max": noop_max}.items():
-        least = 0 if name == "noop_max" else 1
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}.")
     if not 0 <= repeat_action_probability < 1:
         raise ValueError(f"repeat_action_probability must lie in [0, 1), got {repeat_action_probability!r}.")

@@ -33,16 +33,16 @@ def import_suite() -> ModuleType:
 
     :return: The module
     :raises ImportError: If dm_control or mujoco is missing, or does not fit; the message tells what to install
+    :raises NoRendererError: If ``MUJOCO_GL`` names a renderer whose library is missing
     """
     _import_triton()
     try:
         check_mujoco_version(version("mujoco"))
         if "MUJOCO_GL" not in os.environ and "dm_control._render" not in sys.modules and not has_display():
             return _import_headless()
-        from dm_control import suite
+        return _import_with_renderer()
     except ModuleNotFoundError as error:
         raise ImportError(f"The environments dm_control/... need dm_control, run: {install_command('dmc')}") from error
-    return suite
 
 
 class NoRendererError(gym.error.DependencyNotInstalled, RuntimeError):
@@ -58,16 +58,19 @@ def check_renderer() -> None:
     from dm_control import _render
 
     if _render.BACKEND in (None, *_render.constants.NO_RENDERER) or (_render.BACKEND == "glfw" and not has_display()):
-        raise NoRendererError(
-            f"dm_control cannot draw images: without a display it needs EGL or OSMesa, and it has {_render.BACKEND!r}. "
-            "Install libegl1 and libgl1-mesa-dri, or libosmesa6 (Debian's names), set the environment variable MUJOCO_GL=egl "
-            "(or osmesa), and start anew."
-        )
+        raise _no_renderer(f"without a display it needs EGL or OSMesa, and it has {_render.BACKEND!r}")
 
 
 def has_display() -> bool:
     """Tell whether a window could be opened."""
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _no_renderer(reason: str) -> NoRendererError:
+    return NoRendererError(
+        f"dm_control cannot draw images: {reason}. Install libegl1 and libgl1-mesa-dri, or libosmesa6 (Debian's names), set "
+        "the environment variable MUJOCO_GL=egl (or osmesa), and start anew. Without images, MUJOCO_GL=disabled will do."
+    )
 
 
 def _import_triton() -> None:
@@ -77,15 +80,23 @@ def _import_triton() -> None:
         importlib.import_module("triton")
 
 
+def _import_with_renderer() -> ModuleType:
+    try:
+        importlib.import_module("dm_control._render")
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # of any type: PyOpenGL looks up functions without asking whether their library is there
+        raise _no_renderer(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')} does not load ({error})") from error
+    return importlib.import_module("dm_control.suite")
+
+
 def _import_headless() -> ModuleType:
     for renderer, library in {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}.items():
         if _is_loadable(library):
             os.environ["MUJOCO_GL"] = renderer
             try:
-                return importlib.import_module("dm_control.suite")
-            except ModuleNotFoundError:
-                raise
-            except ImportError:  # the library is there, but nothing that it could draw with
+                return _import_with_renderer()
+            except NoRendererError:  # the library is there, but nothing that it could draw with
                 continue
     os.environ["MUJOCO_GL"] = "disabled"
     return importlib.import_module("dm_control.suite")

@@ -1,16 +1,14 @@
 """Tasks of the DeepMind Control Suite with states as observations."""
 
-import dataclasses
 import math
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.envs.dependencies import check_renderer, import_suite
-from sb3_sparse.envs.frame_stack import check_count
 from sb3_sparse.envs.suite_tasks import RANDOM_MODEL_DOMAINS, TIME_LIMITS
 
 # dm_control reports actuators without limits as limited to +-1e10.
@@ -54,7 +52,6 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "depth_array"]}  # type: ignore[misc]
-    _spec: EnvSpec | None = None
 
     def __init__(
         self,
@@ -70,9 +67,9 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         EzPickle.__init__(
             self, domain, task, action_repeat, render_mode, render_kwargs, task_kwargs, environment_kwargs, visualize_reward
         )
-        _check_arguments(action_repeat, render_mode, self.metadata["render_modes"], task_kwargs)
+        _check_arguments(render_mode, self.metadata["render_modes"], task_kwargs)
         self.domain, self.task = domain, task
-        self.action_repeat = int(action_repeat)
+        self.action_repeat = check_integer("action_repeat", action_repeat)
         self.render_mode = render_mode
         self._render_kwargs = dict(render_kwargs or {})
         self._task_kwargs = {**({"time_limit": TIME_LIMITS[domain]} if domain in TIME_LIMITS else {}), **(task_kwargs or {})}
@@ -86,20 +83,11 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self.metadata = {**self.metadata, "render_fps": 1 / (self._env.control_timestep() * self.action_repeat)}  # type: ignore[misc]
 
     @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
-        """
-        The spec that ``gymnasium.make`` assigns, completed by the episode length, which no registered number could tell as it
-        depends on ``action_repeat``.
-        """
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = spec and dataclasses.replace(spec, max_episode_steps=self.max_episode_steps)
-
-    @property
     def max_episode_steps(self) -> int | None:
-        """Agent steps until the time limit truncates an episode, None without a limit."""
+        """
+        Agent steps until the task's time limit truncates an episode, None without a limit. The spec does not have it: what
+        stands there becomes a ``TimeLimit`` of the environments made from it, whatever their action repeat.
+        """
         limit = self._env._step_limit
         return None if math.isinf(limit) else math.ceil(math.ceil(limit) / self.action_repeat)
 
@@ -195,10 +183,7 @@ class DMControlEnv(gym.Env[np.ndarray, np.ndarray], EzPickle):
         self._center, self._half_range = (self._low + self._high) / 2, (self._high - self._low) / 2
 
 
-def _check_arguments(
-    action_repeat: int, render_mode: str | None, render_modes: list[str], task_kwargs: dict[str, Any] | None
-) -> None:
-    check_count("action_repeat", action_repeat)
+def _check_arguments(render_mode: str | None, render_modes: list[str], task_kwargs: dict[str, Any] | None) -> None:
     if render_mode is not None and render_mode not in render_modes:
         raise ValueError(f"render_mode must be None or one of {render_modes}, got {render_mode!r}.")
     if "random" in (task_kwargs or {}):

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_sparse.arguments import check_integer
+
 
 class FrameStack:
     """
@@ -15,8 +17,7 @@ class FrameStack:
     """
 
     def __init__(self, frame_stack: int):
-        check_count("frame_stack", frame_stack)
-        self._frames: deque[np.ndarray] = deque(maxlen=int(frame_stack))
+        self._frames: deque[np.ndarray] = deque(maxlen=check_integer("frame_stack", frame_stack))
 
     def start(self, frame: np.ndarray) -> np.ndarray:
         """
@@ -36,16 +37,6 @@ class FrameStack:
         return np.concatenate(self._frames)
 
 
-def check_count(name: str, value: Any) -> None:
-    """
-    :param name: Name of an argument
-    :param value: Its value
-    :raises ValueError: if it is not an integer of at least 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
-
-
 def image_shape(image_size: Any) -> tuple[int, int]:
     """
     :param image_size: Height and width of an image, or the two of them
@@ -55,6 +46,5 @@ def image_shape(image_size: Any) -> tuple[int, int]:
     sizes = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(sizes) != 2:
         raise ValueError(f"image_size must be one number or a height and a width, got {image_size!r}.")
-    for size in sizes:
-        check_count("image_size", size)
-    return int(sizes[0]), int(sizes[1])
+    height, width = (check_integer("image_size", size) for size in sizes)
+    return height, width

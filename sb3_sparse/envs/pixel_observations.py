@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.envs.action_repeat import ActionRepeat
 from sb3_sparse.envs.frame_stack import FrameStack, image_shape
@@ -50,10 +51,10 @@ class PixelObservations(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstructo
     """
 
     def __init__(self, env: gym.Env[Any, Any], image_size: int | tuple[int, int] = 84, frame_stack: int = 3):
-        RecordConstructorArgs.__init__(self, image_size=image_size, frame_stack=frame_stack)
+        self._shape, self.frame_stack = image_shape(image_size), check_integer("frame_stack", frame_stack)
+        RecordConstructorArgs.__init__(self, image_size=self._shape, frame_stack=self.frame_stack)
         super().__init__(env)
-        self._shape, self._stack = image_shape(image_size), FrameStack(frame_stack)
-        self.frame_stack = int(frame_stack)
+        self._stack = FrameStack(self.frame_stack)
         space = env.observation_space
         self._renders = not _shows_images(space)
         if self._renders and env.render_mode != "rgb_array":
@@ -63,7 +64,7 @@ class PixelObservations(gym.Wrapper[np.ndarray, Any, Any, Any], RecordConstructo
             )
         self._channels_first = not self._renders and len(space.shape or ()) == 3 and is_image_space_channels_first(space)  # type: ignore[arg-type]
         channels = 3 if self._renders else len(self._frame(np.zeros(space.shape or (), np.uint8)))
-        self.observation_space = gym.spaces.Box(0, 255, (int(frame_stack) * channels, *self._shape), np.uint8)
+        self.observation_space = gym.spaces.Box(0, 255, (self.frame_stack * channels, *self._shape), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """

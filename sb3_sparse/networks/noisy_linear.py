@@ -7,6 +7,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.sparsity import SparseLayer, register_sparse_layer
 from sb3_sparse.sparsity.products.choice import sparse_linear
 
@@ -31,12 +32,11 @@ class NoisyLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, sigma_0: float = 0.5):
         super().__init__()
-        if in_features < 1 or out_features < 1 or not 0.0 < sigma_0 < math.inf:
-            raise ValueError(
-                f"A noisy layer needs positive sizes and sigma_0, got in_features={in_features}, "
-                f"out_features={out_features}, sigma_0={sigma_0!r}."
-            )
-        self.in_features, self.out_features, self.sigma_0 = in_features, out_features, sigma_0
+        if not 0.0 < sigma_0 < math.inf:
+            raise ValueError(f"sigma_0 must be a positive number, got {sigma_0!r}.")
+        self.in_features = check_integer("in_features", in_features)
+        self.out_features = check_integer("out_features", out_features)
+        self.sigma_0 = sigma_0
         self.noisy = True
         self.weight_mu = nn.Parameter(th.empty(out_features, in_features))
         self.weight_sigma = nn.Parameter(th.empty(out_features, in_features))

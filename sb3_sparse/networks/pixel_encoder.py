@@ -1,10 +1,9 @@
 """The convolutional encoder of DrQ and DrQ-v2 (Yarats et al., 2022)."""
 
-from numbers import Integral
-
 import torch as th
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.networks.initializers import orthogonal_conv
 
 KERNEL, FIRST_STRIDE, NUM_LAYERS = 3, 2, 4
@@ -27,8 +26,7 @@ class PixelEncoder(nn.Module):
     def __init__(self, in_channels: int, height: int, width: int, channels: int = 32):
         super().__init__()
         for name, size in {"in_channels": in_channels, "height": height, "width": width, "channels": channels}.items():
-            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-                raise ValueError(f"{name} must be a positive integer, got {size!r}.")
+            check_integer(name, size)
         rows, columns = _output_size(height), _output_size(width)
         if min(rows, columns) < 1:
             raise ValueError(

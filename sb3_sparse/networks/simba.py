@@ -1,10 +1,9 @@
 """The SimBa encoder (Lee et al., 2024)."""
 
-from numbers import Integral
-
 import torch as th
 from torch import nn
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.networks.initializers import he_normal_linear, orthogonal_linear
 
 LAYER_NORM_EPS = 1e-6  # flax's default, which the reference uses; torch's is 1e-5
@@ -52,10 +51,9 @@ class SimBaEncoder(nn.Module):
 
     def __init__(self, input_dim: int, hidden_dim: int, num_blocks: int):
         super().__init__()
-        for name, size in {"input_dim": input_dim, "hidden_dim": hidden_dim, "num_blocks": num_blocks}.items():
-            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-                raise ValueError(f"{name} must be a positive integer, got {size!r}.")
-        self.input_dim, self.hidden_dim, self.num_blocks = input_dim, hidden_dim, num_blocks
+        self.input_dim = check_integer("input_dim", input_dim)
+        self.hidden_dim = check_integer("hidden_dim", hidden_dim)
+        self.num_blocks = check_integer("num_blocks", num_blocks)
         self.projection = nn.Linear(input_dim, hidden_dim)
         self.blocks = nn.Sequential(*(SimBaBlock(hidden_dim) for _ in range(num_blocks)))
         self.norm = nn.LayerNorm(hidden_dim, eps=LAYER_NORM_EPS)

@@ -1,6 +1,5 @@
 """Policy of Stream AC."""
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch.distributions import Distribution
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.pruned_policy import PrunedPolicy, guard_parts
 from sb3_sparse.stream_ac.initializers import FROZEN, INITIALIZERS
 from sb3_sparse.stream_ac.networks import StreamActor, StreamCritic
@@ -89,7 +89,7 @@ class StreamACPolicy(PrunedPolicy, _DenseStreamPolicy):
             observation_space,
             action_space,
             lr_schedule,
-            width=_check_width(width),
+            width=check_integer("width", width, 2, hint="the paper's default is 128"),
             init=init,
             time_feature=time_feature,
             optimizer=optimizer,
@@ -201,9 +201,3 @@ def check_spaces(observation_space: spaces.Space, action_space: spaces.Space) ->
             raise ValueError(f"StreamAC numbers discrete actions from 0, got {action_space}: shift them in a wrapper.")
     elif not isinstance(action_space, spaces.Box):
         raise ValueError(f"StreamAC takes actions from a Box or a Discrete space, got {action_space}.")
-
-
-def _check_width(width: int) -> int:
-    if isinstance(width, bool) or not isinstance(width, Integral) or width < 2:
-        raise ValueError(f"width must be an integer of at least 2 (the paper's default is 128), got {width!r}.")
-    return int(width)

@@ -8,8 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.preprocessing import is_image_space
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.episode import episode_length
 
 EPS = 1e-8
@@ -73,7 +75,7 @@ class EpisodeRecord:
     observation: np.ndarray | None = None
 
 
-class StreamWrapper(gym.Wrapper):
+class StreamWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
     What training and evaluation environments of :class:`~sb3_sparse.stream_ac.StreamAC` have in common. The algorithm wraps
     environments that are not, except inside of vectorised ones: ``make_vec_env(id, wrapper_class=StreamWrapper)``.
@@ -97,14 +99,16 @@ class StreamWrapper(gym.Wrapper):
     def __init__(
         self, env: gym.Env, time_feature: bool | None = None, time_limit: int | None = None, reset_reward_trace: bool = False
     ):
+        time_limit = None if time_limit is None else check_integer("time_limit", time_limit)
+        RecordConstructorArgs.__init__(
+            self, time_feature=time_feature, time_limit=time_limit, reset_reward_trace=reset_reward_trace
+        )
         super().__init__(env)
         space = env.observation_space
         _check_flattens(space)
         # Most environments return a vector already, and flattening it costs as much as all the rest here.
         self._flattens = not (isinstance(space, spaces.Box) and len(space.shape) == 1)
         limit = episode_length(env) if time_limit is None else time_limit
-        if limit is not None and limit < 1:
-            raise ValueError(f"time_limit must be a number of steps, at least 1, got {limit}.")
         if time_feature and limit is None:
             raise ValueError(f"{env} has no time limit, which the time feature needs: give time_limit, or time_feature=False.")
         self.time_limit = None if time_feature is False else limit

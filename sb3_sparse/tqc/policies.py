@@ -1,6 +1,5 @@
 """Sparse SimBa policy for TQC."""
 
-from numbers import Integral
 from typing import Any, ClassVar
 
 from gymnasium import spaces
@@ -8,6 +7,7 @@ from sb3_contrib import TQC
 from sb3_contrib.tqc.policies import Critic, TQCPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.gaussian_actor import SimBaActor
 from sb3_sparse.common.networks import SimBaCriticBase
@@ -45,8 +45,7 @@ class SimBaQuantileCritic(SimBaCriticBase, Critic):
         share_features_extractor: bool = False,
         normalize_images: bool = True,
     ):
-        if isinstance(n_quantiles, bool) or not isinstance(n_quantiles, Integral) or n_quantiles < 1:
-            raise ValueError(f"n_quantiles must be a positive integer, got {n_quantiles!r}.")
+        n_quantiles = check_integer("n_quantiles", n_quantiles)
         super().__init__(
             observation_space,
             action_space,

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.experiments.benchmarks.checkpoint_cost import SAVE_FREQ, SpaceEnv
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
@@ -83,8 +84,7 @@ def checkpoint_throughput(rounds: int, trained: Sequence[Trained], save_freq: in
     :param save_freq: Agent steps between two checkpoints; the last one is written at the end
     :raises ValueError: if there are no rounds.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}.")
+    check_integer("rounds", rounds)
     return [_compare(one, rounds, save_freq) for one in trained]
 
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.der import DER
 from sb3_sparse.experiments.benchmarks.plain_rainbow import PlainBatch, PlainRainbow
 from sb3_sparse.experiments.benchmarks.update_cost import milliseconds
@@ -92,8 +93,8 @@ def der_cost(
     :param device: Device
     :raises ValueError: if a number is out of range.
     """
-    if rounds < 1 or updates < 1:
-        raise ValueError(f"rounds and updates must be at least 1, got {rounds} and {updates}.")
+    check_integer("rounds", rounds)
+    check_integer("updates", updates)
     for sparsity in sparsities:
         check_sparsity(sparsity)
     if get_device(device).type == "cuda":

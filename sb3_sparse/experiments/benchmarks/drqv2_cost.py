@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.experiments.benchmarks.plain_drqv2 import PlainBatch, PlainDrQv2
 from sb3_sparse.experiments.benchmarks.update_cost import milliseconds
@@ -98,8 +99,8 @@ def drqv2_cost(
     :return: Costs, of each width the plain variant first
     :raises ValueError: if a number is not positive.
     """
-    if min(rounds, updates, batch_size) < 1:
-        raise ValueError(f"rounds, updates and batch size must be at least 1, got {rounds}, {updates} and {batch_size}.")
+    for name, number in {"rounds": rounds, "updates": updates, "batch_size": batch_size}.items():
+        check_integer(name, number)
     is_cuda = get_device(device).type == "cuda"
     if is_cuda:
         th.set_float32_matmul_precision("high")

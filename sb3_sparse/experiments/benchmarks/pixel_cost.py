@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.envs import env_id
 
@@ -58,8 +59,8 @@ def pixel_cost(
     :raises ValueError: if a number is not positive.
     :raises sb3_sparse.envs.NoRendererError: if there is nothing to draw with.
     """
-    if min(rounds, steps, filled) < 1:
-        raise ValueError(f"rounds, steps and filled must be at least 1, got {rounds}, {steps}, {filled}.")
+    for name, number in {"rounds": rounds, "steps": steps, "filled": filled}.items():
+        check_integer(name, number)
     th.set_num_threads(1)
     return [*_environments(tasks, rounds, steps), *_transfer(rounds), *_memory(), *_buffer(rounds, filled)]
 

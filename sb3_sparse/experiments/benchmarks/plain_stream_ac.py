@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 import torch.nn.functional as F
+from gymnasium.utils import RecordConstructorArgs
 from torch import nn
 from torch.distributions import Normal
 
@@ -146,13 +147,14 @@ class _Moments:
         return self.p / (self.n - 1) if self.n > 1 else np.ones_like(self.p)
 
 
-class PlainScaleReward(gym.Wrapper):
+class PlainScaleReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
     :param env: Environment
     :param gamma: Discount factor
     """
 
     def __init__(self, env: gym.Env, gamma: float):
+        RecordConstructorArgs.__init__(self, gamma=gamma)
         super().__init__(env)
         self.gamma, self.u, self.moments = gamma, np.zeros(()), _Moments(())
 
@@ -166,12 +168,13 @@ class PlainScaleReward(gym.Wrapper):
         return observation, float(reward) / np.sqrt(self.moments.var + 1e-8), terminated, truncated, info
 
 
-class PlainNormalizeObservation(gym.Wrapper):
+class PlainNormalizeObservation(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
     :param env: Environment with vectors as observations
     """
 
     def __init__(self, env: gym.Env):
+        RecordConstructorArgs.__init__(self)
         super().__init__(env)
         assert env.observation_space.shape is not None
         self.moments = _Moments(env.observation_space.shape)
@@ -195,13 +198,14 @@ class PlainNormalizeObservation(gym.Wrapper):
         return (observation - self.moments.mean) / np.sqrt(self.moments.var + 1e-8)
 
 
-class PlainTime(gym.Wrapper):
+class PlainTime(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
     :param env: Environment
     :param limit: Steps of an episode
     """
 
     def __init__(self, env: gym.Env, limit: int):
+        RecordConstructorArgs.__init__(self, limit=limit)
         super().__init__(env)
         self.limit, self.k = limit, 0
 

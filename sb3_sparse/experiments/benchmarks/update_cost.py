@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.experiments.benchmarks.contenders import BATCH_SIZE, OBSERVATION_DIM, STOCK, Contender, filled
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
 from sb3_sparse.training.programs import WARM_UPS
@@ -57,8 +58,8 @@ def update_cost(
     :param memory: Whether to measure memory as well, each contender in a process of its own
     :raises ValueError: if a number is not positive.
     """
-    if rounds < 1 or updates < 1:
-        raise ValueError(f"rounds and updates must be at least 1, got {rounds} and {updates}.")
+    check_integer("rounds", rounds)
+    check_integer("updates", updates)
     kind = get_device(device).type
     if kind == "cuda":
         th.set_float32_matmul_precision("high")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.sweep.equal_parameters import equal_sparsity
@@ -306,9 +307,10 @@ def _resources(given: Mapping[str, Any]) -> dict[str, float]:
 
 def _positive(given: Any, name: str) -> int:
     number = int(given) if isinstance(given, float) and given.is_integer() else given
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise GridError(f"{name} must be a positive integer, got {given!r}.")
-    return number
+    try:
+        return check_integer(name, number)
+    except ValueError as error:
+        raise GridError(str(error)) from None
 
 
 def _is_number(value: Any) -> bool:
