@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.figures import DENSE_COLOUR, RANDOM_COLOUR, SPARSE_COLOURS
-from sb3_sparse.experiments.grid_results import FINAL_FRACTION, Arm, GridResults
+from sb3_sparse.experiments.grid_results import Arm, GridResults
 from sb3_sparse.experiments.grid_run import GridRun, short_task
 from sb3_sparse.experiments.references import reference_curve
 
@@ -24,7 +24,6 @@ Where = Callable[[GridRun], bool]
 Style = Mapping[str, Any]
 
 Draw = Callable[[GridResults, Path, Path], list[Path]]
-FINAL_LABEL = f"return, last {FINAL_FRACTION:.0%}"
 
 
 class Panels:

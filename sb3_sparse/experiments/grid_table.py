@@ -24,6 +24,9 @@ _SETTINGS = (
     "active_parameters",
     "simplicity_bias",
     "total_env_steps",
+    "final_return_mean",
+    "final_return_std",
+    "final_episodes",
 )
 _POINT = ("env_steps", "return_mean", "return_std", "episodes")
 # Column -> network and metric of the run's plasticity.csv. Value-based algorithms have one network, the critic here.
@@ -32,6 +35,7 @@ MEASURED = {
     for network in ("actor", "critic")
     for name, metric in {
         "dormant": "dormant_0.1",
+        "dormant_0.2": "dormant_0.2",
         "active": "active",
         "srank": "srank",
         "feature_norm": "feature_norm",

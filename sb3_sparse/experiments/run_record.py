@@ -4,7 +4,7 @@ import datetime
 import math
 import platform
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,17 @@ def table_lines(run: GridRun, folder: Path, record: Mapping[str, Any]) -> list[d
         "reset_freq": run.reset_freq or "",
         "simplicity_bias": record.get("simplicity_bias", ""),
         "total_env_steps": run.agent_steps * found.action_repeat,
+        **_final(record.get("final_returns")),
         **{key: record[key] for key in ("parameters", "active_parameters", *PROVENANCE)},
     }
     return [{**settings, **point, **measured.get(point["env_steps"], {})} for point in points]
+
+
+def _final(returns: Sequence[float] | None) -> dict[str, Any]:
+    if returns is None:
+        return {}
+    mean, std = round(float(np.mean(returns)), 3), round(float(np.std(returns)), 3)
+    return {"final_return_mean": mean, "final_return_std": std, "final_episodes": len(returns)}
 
 
 def _evaluated(folder: RunFolder) -> list[dict[str, Any]]:
