@@ -107,6 +107,17 @@ def test_figure_3_shows_final_returns_against_sparsity(tmp_path: Path, drawn: li
     assert found["w = 0.25 (0.0625M)"] == ([0.0, 0.5, 0.8], pytest.approx([100.0, 150.0, 180.0]))  # of the last tenth only
 
 
+def test_final_returns_are_those_of_the_evaluation_at_the_end(tmp_path: Path, drawn: list[Panels]) -> None:
+    grid = figure_grid(3, "smoke")
+    final = {"final_return_mean": 700.0, "final_episodes": 100}
+    table = [{key: str(item) for key, item in {**line, **final}.items()} for run in grid.runs for line in lines_of(run, height)]
+    results = GridResults.select(grid, table)
+    assert {results.final(run) for run in grid.runs} == {700.0} and results.final(grid.runs[0], "critic_srank") == 0.5
+    draw_figure(results, tmp_path, tmp_path / "figure")
+    assert {y for _, values in curves(drawn[0]).values() for y in values} == {700.0}
+    assert drawn[0].axes[0].get_ylabel() == "return, 100 episodes at the end"
+
+
 def test_figures_2_and_16_begin_the_sparse_line_at_the_anchor(tmp_path: Path, drawn: list[Panels]) -> None:
     draw_figure(made_up(figure_grid(2, "smoke"), height), tmp_path, tmp_path / "figure")
     width, depth = curves(drawn[0], 0), curves(drawn[0], 1)

@@ -19,7 +19,20 @@ class RandomActions(gym.Wrapper):
     def __init__(self, env: gym.Env, epsilon: float, seed: int):
         super().__init__(env)
         self.epsilon = epsilon
-        self._rng, self._others = np.random.default_rng(seed), copy.deepcopy(env.action_space)
+        self._others = copy.deepcopy(env.action_space)
+        self._draw_anew(seed)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """
+        :param seed: Seed of the environment, and of random actions
+        :param options: Of the environment
+        """
+        if seed is not None:
+            self._draw_anew(seed)
+        return super().reset(seed=seed, options=options)
+
+    def _draw_anew(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
         self._others.seed(seed)
 
     def step(self, action: Any) -> Any:

@@ -25,6 +25,7 @@ from sb3_sparse.experiments.initial_simplicity import initial_simplicity
 from sb3_sparse.experiments.results_folder import ResultsFolder, RunPaths
 from sb3_sparse.experiments.run_record import count_parameters, provenance, table_lines
 from sb3_sparse.zoo.compiled_algorithms import registered
+from sb3_sparse.zoo.final_evaluation import final_returns
 from sb3_sparse.zoo.grid_hyperparameters import changed_hyperparameters, pruning_of_stock_policy
 from sb3_sparse.zoo.registration import register
 from sb3_sparse.zoo.run_callbacks import ProgressFile, Stopwatch, TrainingMeans, action_repeat
@@ -76,6 +77,7 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
         _obey_signals(saver)
         manager.save_trained_model(model)
         repeat = action_repeat(model.get_env())
+        returns = final_returns(model, run, callbacks)
     finally:
         _let_go(saver, checkpoints)
         _close(model, callbacks)
@@ -83,6 +85,7 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
         "settings": run.settings(),
         "action_repeat": repeat,
         **parameters,
+        **({} if returns is None else {"final_returns": returns}),
         **_simplicity(run),
         "command": list(sys.orig_argv),
         **provenance(model.device, *stopwatch.spent),
