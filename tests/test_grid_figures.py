@@ -1,5 +1,6 @@
 """The paper's figures and the report, from made-up results whose numbers are known."""
 
+import itertools
 import math
 import pickle
 import shutil
@@ -67,8 +68,10 @@ def with_matrices(grid: Grid, folder: Path) -> Path:
             "agent_steps,env_steps,updates,network,layer,metric,value\n50,100,1,critic,,srank,3\n"
         )
         (zoo / "0.monitor.csv").write_text('#{"t_start": 0.0, "env_id": "Pendulum-v1"}\nr,l,t\n')
-        for step in (0, 50):
-            np.savez(zoo / f"plasticity-covariance-critic-{step}.npz", matrix=np.eye(4))
+        for step, network in itertools.product((0, 50), ("critic", "actor")):
+            cosine = (0.1 if network == "critic" else 0.3) + 0.2 * run.seed + step / 1_000
+            matrix = np.where(np.eye(4) == 1, 1.0, -cosine)
+            np.savez(zoo / f"plasticity-covariance-{network}-{step}.npz", matrix=matrix)
     return folder
 
 
@@ -105,6 +108,29 @@ def test_figure_3_shows_final_returns_against_sparsity(tmp_path: Path, drawn: li
     found = curves(drawn[0])
     assert list(found) == ["w = 0.125 (0.0156M)", "w = 0.25 (0.0625M)"]
     assert found["w = 0.25 (0.0625M)"] == ([0.0, 0.5, 0.8], pytest.approx([100.0, 150.0, 180.0]))  # of the last tenth only
+
+
+def test_final_returns_are_those_of_the_evaluation_at_the_end(tmp_path: Path, drawn: list[Panels]) -> None:
+    grid = figure_grid(3, "smoke")
+    final = {"final_return_mean": 700.0, "final_episodes": 100}
+    table = [
+        {key: str(item) for key, item in {**line, **final}.items()} for run in grid.runs for line in lines_of(run, height)
+    ]
+    results = GridResults.select(grid, table)
+    assert {results.final(run) for run in grid.runs} == {700.0} and results.final(grid.runs[0], "critic_srank") == 0.5
+    draw_figure(results, tmp_path, tmp_path / "figure")
+    assert {y for _, values in curves(drawn[0]).values() for y in values} == {700.0}
+    assert drawn[0].axes[0].get_ylabel() == "return, 100 episodes at the end"
+
+
+def test_figure_9_averages_interference_of_both_networks_over_all_seeds(tmp_path: Path, drawn: list[Panels]) -> None:
+    grid = figure_grid(9, "short")
+    draw_figure(made_up(grid, height), with_matrices(grid, tmp_path / "runs"), tmp_path / "figure")
+    titles = [axis.get_title() for axis in drawn[0].axes]
+    assert len(titles) == 2 * 2 * 2 and len({run.seed for run in grid.runs}) == 2
+    assert [title.startswith("critic") for title in titles] == [True] * 4 + [False] * 4
+    assert all("mean |cosine| 0.200 ± 0.100 (2 runs)" in title for title in titles[0:4:2])
+    assert all("mean |cosine| 0.400 ± 0.100 (2 runs)" in title for title in titles[4:8:2])
 
 
 def test_figures_2_and_16_begin_the_sparse_line_at_the_anchor(tmp_path: Path, drawn: list[Panels]) -> None:

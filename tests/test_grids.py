@@ -44,11 +44,16 @@ def test_there_is_a_grid_and_a_drawing_for_every_figure() -> None:
 @pytest.mark.parametrize(
     ("number", "runs", "tasks", "seeds"),
     [
+        (1, 1_216, 4, 8),
+        (2, 1_440, 6, 8),
         (3, 2 * 4 * 20 * 8, 4, 8),  # two algorithms, two sizes with ten sparsities each
-        (5, 2 * 2 * 3 * 8, 2, 8),
+        (5, 2 * 2 * 5 * 8, 2, 8),
+        (7, 5 * 8, 1, 8),
         (10, 2 * 8 * 5, 2, 5),
         (12, 2 * 16 * 5, 2, 5),
         (13, 2 * 12 * 5, 2, 5),
+        (14, 1_216, 4, 8),
+        (15, 864, 6, 8),
         (18, 26 * 4 * 5, 26, 5),
     ],
 )
@@ -61,10 +66,41 @@ def test_the_paper_s_grids(number: int, runs: int, tasks: int, seeds: int) -> No
 
 
 def test_figures_share_runs() -> None:
-    ids = {number: {run.id for run in figure_grid(number, "full").runs} for number in (3, 4, 5, 7, 8, 12, 13, 17)}
-    assert ids[4] < ids[3] and ids[7] < ids[4] and ids[8] < ids[3] and ids[12] == ids[17]
-    assert len(ids[5] & ids[3]) == len(ids[5])
+    ids = {number: {run.id for run in figure_grid(number, "full").runs} for number in (2, 3, 4, 5, 7, 8, 9, 12, 13, 17)}
+    assert ids[4] < ids[3] and ids[9] < ids[4] and ids[8] < ids[3] and ids[12] == ids[17]
+    assert ids[7] < ids[5] < ids[2] | ids[3]
     assert len(ids[12] & ids[13]) == 2 * 8 * 5
+
+
+@pytest.mark.parametrize("number", [1, 2, 14, 15])
+def test_dense_widths_are_those_of_the_paper_s_tables(number: int) -> None:
+    dense = [run for run in figure_grid(number, "full").runs if run.sparsity == 0 and run.policy["depth_scale"] == 1]
+    assert {512 * run.policy["width_scale"] for run in dense} == {256, 512, 1024, 1536, 2048, 2560}
+
+
+@pytest.mark.parametrize("number", [5, 7])
+def test_plasticity_is_compared_at_equal_learnable_parameters(number: int) -> None:
+    for run in figure_grid(number, "full").runs:
+        if run.is_solved:
+            sizes = {"width_scale": run.policy["width_scale"], "depth_scale": run.policy["depth_scale"]}
+            anchor = learnable_parameters(run.algorithm, run.task, {"width_scale": 2, "depth_scale": 1}, 0.0)
+            assert learnable_parameters(run.algorithm, run.task, sizes, run.sparsity) == pytest.approx(anchor, rel=1e-5)
+    assert any(run.is_solved for run in figure_grid(number, "full").runs)
+
+
+@pytest.mark.parametrize("number", [10, 11])
+def test_visual_runs_have_the_hyperparameters_of_table_4_on_every_task(number: int) -> None:
+    table = {"n_steps": 3, "batch_size": 256, "buffer_size": 1_000_000, "learning_rate": 1e-4}
+    for run in figure_grid(number, "full").runs:
+        assert table.items() <= run.hyperparameters.items()
+        assert run.hyperparameters["stddev_schedule"] == "linear(1.0, 0.1, 500000)"
+
+
+def test_simba_s_grids_measure_what_the_paper_s_code_does() -> None:
+    for number in (*range(1, 12), 14, 15, 16):
+        for run in figure_grid(number, "full").runs[:1]:
+            assert run.plasticity is not None and run.plasticity["tau"] == [0.1, 0.2]
+            assert run.evaluation is not None and run.evaluation.final_episodes == 100
 
 
 def test_seeds_come_last() -> None:

@@ -36,6 +36,7 @@ from sb3_sparse.zoo.run_folders import RunFolder
 pytest.importorskip("rl_zoo3")
 from sb3_sparse.experiments.sweep import grid_training
 from sb3_sparse.experiments.sweep.grid_training import train_run
+from sb3_sparse.zoo import final_evaluation
 
 DOT = "DotForGrids-v0"
 gym.register(DOT, entry_point=DotEnv)
@@ -54,14 +55,14 @@ def run_of(algorithm: str, **changes: Any) -> GridRun:
     if algorithm in POLICY:
         settings["policy"] = {"width_scale": 0.0625, "sparsity": 0.5}
         settings["hyperparameters"] = {"policy": POLICY[algorithm], "update_rule": "paper", **SIMBA}
-        settings["evaluation"] = Evaluation(150, 2)
+        settings["evaluation"] = Evaluation(150, 2, final_episodes=3)
         settings["plasticity"] = {"log_freq": 150, "batch_size": 32, "covariance_freq": 300}
     if algorithm == "stream_ac":
         settings["policy"] = {"width": 8, "init": "dense", "sparsity": 0.5}
     if algorithm == "tqc":  # a stock policy, which sparsify() prunes
         settings["hyperparameters"] = {"policy": "MlpPolicy", "n_envs": 2, "normalize": True, "learning_starts": 60}
         settings["policy"] = {"sparsity": {"actor": 0.0, "critic": 0.5}}
-        settings["evaluation"] = Evaluation(250, 2, epsilon=0.3)
+        settings["evaluation"] = Evaluation(250, 2, epsilon=0.3, final_episodes=3)
         settings["agent_steps"] = 1_220  # three episodes in each environment
     if algorithm == "ppo":
         settings["hyperparameters"] = {"n_envs": 2, "n_steps": 50, "batch_size": 50, "n_epochs": 2, "normalize": True}
@@ -69,7 +70,7 @@ def run_of(algorithm: str, **changes: Any) -> GridRun:
     task = "Pendulum-v1"
     if algorithm == "drqv2":  # pixels, in episodes of 20 steps
         task = DOT
-        settings["agent_steps"], settings["evaluation"] = 180, Evaluation(45, 2)
+        settings["agent_steps"], settings["evaluation"] = 180, Evaluation(45, 2, final_episodes=3)
         settings["policy"] = {"width_scale": 0.0625, "sparsity": 0.5}
         settings["plasticity"] = {"log_freq": 45, "batch_size": 32}
         settings["hyperparameters"] = {"learning_starts": 40, "batch_size": 8, "policy_kwargs": {"hidden_dim": 64}}
@@ -208,6 +209,30 @@ def test_a_signal_stops_a_grid_after_a_checkpoint(
     assert folder.run(run).is_finished
 
 
+@pytest.mark.parametrize("algorithm", ["sac", "drqv2"])
+def test_a_run_that_is_stopped_in_its_final_evaluation_ends_as_any_other(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(algorithm)
+    for name in ("whole", "stopped"):
+        ResultsFolder(tmp_path / name).make("0")
+    train_run(run, tmp_path / "whole", "cpu")
+    evaluate = final_evaluation.evaluate_policy
+
+    def stop_after_one_episode(model: Any, env: Any, episodes: int, **options: Any) -> Any:
+        evaluate(model, env, 1, **options)
+        raise CrashError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(final_evaluation, "evaluate_policy", stop_after_one_episode)
+        with pytest.raises(CrashError):
+            train_run(run, tmp_path / "stopped", "cpu")
+    train_run(run, tmp_path / "stopped", "cpu")
+    tables = [results(ResultsFolder(tmp_path / name).collect()) for name in ("whole", "stopped")]
+    assert tables[0] == tables[1]
+    assert {(line["final_episodes"], line["final_return_mean"] != "") for line in tables[0]} == {("3", True)}
+
+
 def test_a_finished_run_leaves_what_the_zoo_leaves_and_its_provenance(tmp_path: Path) -> None:
     run = run_of("sac", agent_steps=300, checkpoints=1)
     folder = sweep(grid_of(run), tmp_path, ThisProcess("cpu"), train_run, command=["sb3-sparse", "sweep", "my.yml"])
@@ -219,6 +244,7 @@ def test_a_finished_run_leaves_what_the_zoo_leaves_and_its_provenance(tmp_path: 
     assert found.zoo_arguments["algo"] == "sac" and found.policy_kwargs["sparsity"] == 0.5
     record = json.loads(folder.run(run).record.read_text())
     assert record["settings"] == run.settings() and record["command"] == ["sb3-sparse", "sweep", "my.yml"]
+    assert len(record["final_returns"]) == 3
     assert record["seconds"] > 0 and record["versions"]["torch"] and record["active_parameters"] < record["parameters"]
     lines = folder.collect()
     with np.load(zoo / "evaluations.npz") as saved:

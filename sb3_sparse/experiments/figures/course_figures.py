@@ -1,7 +1,7 @@
 """Figures of the course of training: returns, plasticity, norms and gradient covariance."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,25 +72,36 @@ def plasticity_of_pixels(results: GridResults, runs: Path, path: Path) -> list[P
 
 
 def covariance(results: GridResults, runs: Path, path: Path) -> list[Path]:
-    """Gradient covariance of the critic before and after training, a row for each network (figure 9)."""
+    """
+    Gradient covariance before and after training, a row for each network, critic and actor (figure 9).
+
+    Matrices are those of one run, as samples of different runs have nothing to do with each other: averaged entry by entry,
+    interference would cancel out. Above stands the mean absolute cosine of two samples, averaged over all runs.
+    """
     rows = []
-    for of_one in results.arms().values():
-        with_matrices = [(run, matrices) for run in of_one if (matrices := _matrices(runs, run))]
-        rows += [with_matrices[0]] if with_matrices else []
+    for network, of_one in itertools.product(("critic", "actor"), results.arms().values()):
+        found = [matrices for run in of_one if (matrices := _matrices(runs, run, network))]
+        rows += [(f"{network}, {of_one[0].label}", found)] if found else []
     if not rows:
         raise ValueError(f"No run of {results.grid.name} left gradient covariance matrices: set plasticity: covariance_freq.")
     panels = Panels(2 * len(rows), columns=2)
-    cells = [(run, matrices, steps) for run, matrices in rows for steps in (min(matrices), max(matrices))]
-    for axis, (run, matrices, steps) in zip(panels.axes, cells, strict=True):
-        image = axis.imshow(matrices[steps], cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
-        axis.set_title(f"{run.label}, {steps:,} environment steps", fontsize="small")
+    cells = [(name, found, steps) for name, found in rows for steps in (min(found[0]), max(found[0]))]
+    for axis, (name, found, steps) in zip(panels.axes, cells, strict=True):
+        image = axis.imshow(found[0][steps], cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
+        axis.set_title(f"{name}, {steps:,} environment steps\n{_interference(found, steps)}", fontsize="small")
         axis.set_xticks([])
         axis.set_yticks([])
     panels.figure.colorbar(image, ax=panels.axes, shrink=0.6)
     return panels.save(path, results.grid.title)
 
 
-def _matrices(runs: Path, run: GridRun) -> dict[int, np.ndarray]:
+def _interference(found: Sequence[Mapping[int, np.ndarray]], steps: int) -> str:
+    """Mean absolute cosine of two samples, over all runs, and its standard deviation."""
+    values = [float(np.abs(m[steps][~np.eye(len(m[steps]), dtype=bool)]).mean()) for m in found if steps in m]
+    return f"mean |cosine| {np.mean(values):.3f} ± {np.std(values):.3f} ({len(values)} runs)"
+
+
+def _matrices(runs: Path, run: GridRun, network: str) -> dict[int, np.ndarray]:
     for file in sorted((runs / run.id).glob("*/*/plasticity.csv")):
-        return RunFolder(file.parent).matrices("critic")
+        return RunFolder(file.parent).matrices(network)
     return {}

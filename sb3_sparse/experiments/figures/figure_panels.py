@@ -17,7 +17,7 @@ from sb3_sparse.experiments.figures.figures import (
     begin_at_zero,
 )
 from sb3_sparse.experiments.figures.references import reference_curve
-from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION, Arm, GridResults
+from sb3_sparse.experiments.sweep.grid_results import Arm, GridResults
 from sb3_sparse.experiments.sweep.grid_run import INITIALISATIONS, GridRun, short_algorithm, short_task
 
 FORMATS = ("png", "pdf")
@@ -29,7 +29,6 @@ Where = Callable[[GridRun], bool]
 Style = Mapping[str, Any]
 
 Draw = Callable[[GridResults, Path, Path], list[Path]]
-FINAL_LABEL = f"return, last {FINAL_FRACTION:.0%}"
 
 
 class Panels:

@@ -75,7 +75,8 @@ def _page(title: str, parts: Iterable[str]) -> str:
 def _introduction() -> str:
     return (
         f"<p>Written by sb3-sparse {html.escape(version('sb3-sparse'))}. Steps are environment steps. Final returns are means "
-        f"over the last {FINAL_FRACTION:.0%} of a run. Learning curves and returns of single tasks are drawn with the "
+        f"over the last {FINAL_FRACTION:.0%} of a run, or over the episodes at its end where the grid's evaluation has "
+        "final_episodes. Learning curves and returns of single tasks are drawn with the "
         "standard deviation over seeds, statistics over tasks with 95 % intervals by stratified bootstrap (rliable). "
         "Published results are drawn in grey behind ours where there are any; they come from other code.</p>"
     )

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from sb3_sparse.experiments.figures.figure_panels import (
-    FINAL_LABEL,
     Panels,
     Where,
     draw_curves,
@@ -49,7 +48,7 @@ def sparsity_and_size(results: GridResults, runs: Path, path: Path) -> list[Path
     panels = Panels(len(pairs))
     for axis, pair in zip(panels.axes, pairs, strict=True):
         _draw_sparsities(axis, results, of(*pair))
-        name_panel(axis, panel_name(*pair), FINAL_LABEL)
+        name_panel(axis, panel_name(*pair), results.final_label)
     return panels.save(path, results.grid.title)
 
 

@@ -5,7 +5,6 @@ from collections import defaultdict
 from pathlib import Path
 
 from sb3_sparse.experiments.figures.figure_panels import (
-    FINAL_LABEL,
     Panels,
     Where,
     draw_line,
@@ -43,7 +42,7 @@ def final_against_width(results: GridResults, runs: Path, path: Path) -> list[Pa
         widths = sorted({_width(run) for run in results.grid.runs})
         axis.set_xticks(widths, [f"{width:g}" for width in widths])
         axis.set_xlabel("width")
-        name_panel(axis, panel_name(*pair), FINAL_LABEL)
+        name_panel(axis, panel_name(*pair), results.final_label)
     return panels.save(path, results.grid.title)
 
 

@@ -275,7 +275,7 @@ def _anchor(arms: Any) -> tuple[float, float]:
 def _evaluation(given: Any, agent_steps: int) -> Evaluation | None:
     if given is None:
         return None
-    if not isinstance(given, dict) or set(given) - {"deterministic", "epsilon"} != {"freq", "episodes"}:
+    if not isinstance(given, dict) or set(given) - {"deterministic", "epsilon", "final_episodes"} != {"freq", "episodes"}:
         raise GridError(f"evaluation must have freq (agent steps) and episodes, or be left out, got {given!r}.")
     deterministic = given.get("deterministic")
     if not isinstance(deterministic, bool | None):
@@ -286,7 +286,9 @@ def _evaluation(given: Any, agent_steps: int) -> Evaluation | None:
     freq, episodes = (_positive(given[key], f"evaluation: {key}") for key in ("freq", "episodes"))
     if freq > agent_steps:
         raise GridError(f"evaluation: freq {freq} is more than agent_steps {agent_steps}: there would be no evaluation.")
-    return Evaluation(freq, episodes, deterministic, epsilon)
+    final = given.get("final_episodes")
+    final = None if final is None else _positive(final, "evaluation: final_episodes")
+    return Evaluation(freq, episodes, deterministic, epsilon, final)
 
 
 def _seeds(given: Any) -> list[int]:

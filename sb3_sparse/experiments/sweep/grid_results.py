@@ -14,7 +14,7 @@ from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.grid_table import Lines
 from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
 
-# Final values are means over the last tenth of a run.
+# Final values are means over the last tenth of a run, but for returns of runs that were evaluated at their end.
 FINAL_FRACTION = 0.1
 
 Arm = tuple[tuple[str, str], ...]
@@ -69,12 +69,14 @@ class GridResults:
 
     def final(self, run: GridRun, column: str = "return_mean") -> float | None:
         """
-        Mean of a column over the last tenth of a run.
+        Mean of a column over the last tenth of a run; of returns that of the evaluation at its end, if there was one.
 
         :param run: Run
         :param column: Column of the table
         :return: The mean, NaN if a value is; None if there is nothing
         """
+        if column == "return_mean" and (found := self.number(run, "final_return_mean")) is not None:
+            return found
         series = self.series(run, column)
         if not series:
             return None
@@ -99,7 +101,14 @@ class GridResults:
         :param column: Column of the table
         """
         lines = self.lines.get(run.id)
-        return float(lines[0][column]) if lines and lines[0][column] != "" else None
+        value = lines[0].get(column, "") if lines else ""
+        return float(value) if value != "" else None
+
+    @property
+    def final_label(self) -> str:
+        """What the final returns of its runs are, for axes."""
+        counts = sorted({int(count) for run in self.grid.runs if (count := self.number(run, "final_episodes")) is not None})
+        return f"return, {counts[0]} episodes at the end" if len(counts) == 1 else f"return, last {FINAL_FRACTION:.0%}"
 
     def arms(self, where: Callable[[GridRun], bool] = lambda run: True) -> dict[Arm, list[GridRun]]:
         """

@@ -31,18 +31,21 @@ INITIALISATIONS = {"sparse": "SparseInit", "frozen_sparse": "frozen SparseInit"}
 @dataclass(frozen=True)
 class Evaluation:
     """
-    Evaluations while a run trains.
+    Evaluations while a run trains, and at its end.
 
     :param freq: Agent steps between two of them
     :param episodes: Episodes of each
     :param deterministic: Whether actions are; None: as the zoo does, which explores in Atari games
     :param epsilon: Probability of a random action instead, None for never
+    :param final_episodes: Episodes of the one at the end that is a run's final return; None: the mean of the last tenth of the
+        others is
     """
 
     freq: int
     episodes: int
     deterministic: bool | None = None
     epsilon: float | None = None
+    final_episodes: int | None = None
 
 
 @dataclass(frozen=True)

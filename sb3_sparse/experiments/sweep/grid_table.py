@@ -26,6 +26,8 @@ _SETTINGS = (
     "total_env_steps",
     "settings",
 )
+# Of the evaluation at the end of a run.
+_FINAL = ("final_return_mean", "final_return_std", "final_episodes")
 _POINT = ("env_steps", "return_mean", "return_std", "episodes")
 # Column -> network and metric of the run's plasticity.csv. Value-based algorithms have one network, the critic here.
 MEASURED = {
@@ -33,6 +35,7 @@ MEASURED = {
     for network in ("actor", "critic")
     for name, metric in {
         "dormant": "dormant_0.1",
+        "dormant_0.2": "dormant_0.2",
         "active": "active",
         "srank": "srank",
         "feature_norm": "feature_norm",
@@ -44,9 +47,9 @@ MEASURED = {
     }.items()
 }
 PROVENANCE = ("version", "commit", "date", "hardware", "seconds", "cpu_seconds")
-TABLE_COLUMNS = (*_SETTINGS, *_POINT, *MEASURED, *PROVENANCE)
+TABLE_COLUMNS = (*_SETTINGS, *_FINAL, *_POINT, *MEASURED, *PROVENANCE)
 # Columns that do not tell runs apart, or only those that differ in their seed.
-OUTCOMES = {"run", "seed", "parameters", "active_parameters", "simplicity_bias", *_POINT, *MEASURED, *PROVENANCE} | {
+OUTCOMES = {"run", "seed", "parameters", "active_parameters", "simplicity_bias", *_FINAL, *_POINT, *MEASURED, *PROVENANCE} | {
     "eval_episodes",  # of tables that were not written by a grid
 }
 

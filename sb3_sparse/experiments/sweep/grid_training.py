@@ -27,6 +27,7 @@ from sb3_sparse.experiments.sweep.results_folder import ResultsFolder, RunPaths
 from sb3_sparse.experiments.sweep.run_callbacks import ProgressFile, Stopwatch, TrainingMeans, action_repeat
 from sb3_sparse.experiments.sweep.run_record import count_parameters, made_with, table_lines
 from sb3_sparse.zoo.compiled_algorithms import registered
+from sb3_sparse.zoo.final_evaluation import final_returns
 from sb3_sparse.zoo.registration import register
 
 _MOST_EVAL_ENVS = 5
@@ -76,6 +77,7 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
         _obey_signals(saver)
         manager.save_trained_model(model)
         repeat = action_repeat(model.get_env())
+        returns = final_returns(model, run, callbacks)
     finally:
         _let_go(saver, checkpoints)
         _close(model, callbacks)
@@ -83,6 +85,7 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
         "settings": run.settings(),
         "action_repeat": repeat,
         **parameters,
+        **({} if returns is None else {"final_returns": returns}),
         **_simplicity(run),
         "command": list(sys.orig_argv),
         **made_with(model.device, *stopwatch.spent),

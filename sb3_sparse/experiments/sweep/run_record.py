@@ -4,7 +4,7 @@ import json
 import math
 import platform
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def table_lines(run: GridRun, folder: Path, record: Mapping[str, Any]) -> list[d
         "reset_freq": run.reset_freq or "",
         "simplicity_bias": record.get("simplicity_bias", ""),
         "total_env_steps": run.agent_steps * found.action_repeat,
+        **_final(record.get("final_returns")),
         "settings": json.dumps(_other_settings(run), sort_keys=True),
         **{key: record[key] for key in ("parameters", "active_parameters", *PROVENANCE)},
     }
@@ -100,6 +101,13 @@ def _other_settings(run: GridRun) -> dict[str, Any]:
     policy = {key: value for key, value in settings["policy"].items() if key not in TABLE_COLUMNS or isinstance(value, dict)}
     rest = {key: value for key, value in settings.items() if key not in named and value}
     return {**policy, **settings["hyperparameters"], **rest}
+
+
+def _final(returns: Sequence[float] | None) -> dict[str, Any]:
+    if returns is None:
+        return {}
+    mean, std = round(float(np.mean(returns)), 3), round(float(np.std(returns)), 3)
+    return {"final_return_mean": mean, "final_return_std": std, "final_episodes": len(returns)}
 
 
 def _evaluated(folder: RunFolder) -> list[dict[str, Any]]:
