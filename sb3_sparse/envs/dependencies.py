@@ -87,7 +87,9 @@ def _import_with_renderer() -> ModuleType:
         raise
     except Exception as error:  # of any type: PyOpenGL looks up functions without asking whether their library is there
         raise _no_renderer(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')} does not load ({error})") from error
-    return importlib.import_module("dm_control.suite")
+    from dm_control import suite
+
+    return suite
 
 
 def _import_headless() -> ModuleType:
