@@ -34,9 +34,8 @@ from sb3_sparse.zoo.model_files import policy_tensors
 from sb3_sparse.zoo.run_folders import RunFolder
 
 pytest.importorskip("rl_zoo3")
-from sb3_sparse.experiments.sweep import grid_training
+from sb3_sparse.experiments.sweep import final_evaluation, grid_training
 from sb3_sparse.experiments.sweep.grid_training import train_run
-from sb3_sparse.zoo import final_evaluation
 
 DOT = "DotForGrids-v0"
 gym.register(DOT, entry_point=DotEnv)
