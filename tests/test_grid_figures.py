@@ -215,7 +215,7 @@ def test_the_report_holds_figures_tables_commands_and_provenance(tmp_path: Path)
     page = write_report(tmp_path / "results", tmp_path / "page.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert "python -m sb3_sparse figure 13 --budget smoke" in page and "/home/me" not in page
-    assert "3 of 3 runs are finished, in 3 min of computing." in page
+    assert "4 of 4 runs are finished, in 4 min of computing." in page
     assert "&lt;b&gt;1&lt;/b&gt;" in page and "<b>1</b>" not in page  # what comes from elsewhere is no markup
     assert "http" not in page.replace("https://arxiv.org", "")  # nothing is fetched
     assert "2.13.0" in page and "P(better than dense)" in page
