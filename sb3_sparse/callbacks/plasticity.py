@@ -27,6 +27,8 @@ from sb3_sparse.diagnostics import (
     srank,
 )
 from sb3_sparse.diagnostics.recording import evaluation_mode
+from sb3_sparse.training.compiled_training import CompiledTraining
+from sb3_sparse.training.gradient_means import GradientMeans
 from sb3_sparse.training.sample_losses import sample_losses
 
 METRICS = ("dormant", "active", "srank", "feature_norm", "parameter_norm", "gradient_norm")
@@ -54,9 +56,9 @@ class PlasticityCallback(BaseCallback):
       plain count) and :func:`~sb3_sparse.diagnostics.feature_norm` of what enters the output layer, averaged over output
       layers with inputs of their own (several critics); of an encoder (``DrQv2``), of what it returns
     - ``parameter_norm``, ``effective_learning_rate``: of all parameters
-    - ``gradient_norm``: of the gradient with respect to the active weights, in the first update after the step, read when its
-      optimizer gets it: that is the gradient at the measured parameters. A model with a method ``gradients(network)``, which
-      returns parameter -> gradient, is asked for those of its last update instead
+    - ``gradient_norm``: of the gradient with respect to the active weights. Of this package's compiled classes it is the mean
+      over the updates since the last measurement; of others that of the first update after the step, read when its optimizer
+      gets it, or, of a model with a method ``gradients(network)``, which returns parameter -> gradient, that of its last update
     - ``gradient_interference``: mean absolute off-diagonal entry of
       :func:`~sb3_sparse.diagnostics.gradient_covariance`, whose matrices are saved as ``plasticity-covariance-<network>-<agent
           steps>.npz`` beside it
@@ -106,6 +108,7 @@ class PlasticityCallback(BaseCallback):
         self.said: set[str] = set()
         self._file: MeasurementFile | None = None
         self._pending: _Pending | None = None
+        self._means: GradientMeans | None = None
 
     def _init_callback(self) -> None:
         replay_buffer_of(self.model, type(self).__name__)
@@ -117,6 +120,10 @@ class PlasticityCallback(BaseCallback):
             self.last_step = self.last_covariance_step = None
         elif self.last_step is None and self.model._n_updates > 0:  # type: ignore[attr-defined]
             self.last_step = self.last_covariance_step = self.num_timesteps
+        if isinstance(self.model, CompiledTraining) and "gradient_norm" in self.metrics:
+            networks = measured_networks(self.model)
+            self._means = GradientMeans({name: network.module for name, network in networks.items()})
+            self.model.gradient_means = self._means
         folder = run_folder(self) if self.path is None else None
         path = self.path if folder is None else folder / FILE_NAME
         if path is None:
@@ -147,6 +154,8 @@ class PlasticityCallback(BaseCallback):
         if wants_units or wants_covariance:
             self.measure(wants_units, wants_covariance)
             self._finish()
+        if isinstance(self.model, CompiledTraining):
+            self.model.gradient_means = self._means = None
 
     def _is_due(self, last_step: int | None, freq: int | None) -> bool:
         if freq is None:
@@ -237,8 +246,13 @@ class PlasticityCallback(BaseCallback):
         if hasattr(self.model, "gradients"):
             if self._pending.updates == 0:
                 return
+            means = {} if self._means is None else self._means.take()
+            for name, norms in means.items():
+                for parameter, norm in norms.items():
+                    self._pending.note(name, parameter, "gradient_norm", norm)
+            answered.update(means)
             # None are offered where the model had to fall back to SB3's own update.
-            for name in networks:
+            for name in networks.keys() - means.keys():
                 gradients = self.model.gradients(name)
                 if gradients:
                     self._pending.note_gradients(name, gradient_norms(gradients))
@@ -295,7 +309,9 @@ class PlasticityCallback(BaseCallback):
         """What a run that goes on needs: when it was measured last, what waits for its gradients, and the file so far."""
         pending = None if self._pending is None else self._pending.state()
         file = None if self._file is None else self._file.state()
-        return {"steps": (self.last_step, self.last_covariance_step), "said": self.said, "pending": pending, "file": file}
+        means = {} if self._means is None else self._means.state()
+        steps = self.last_step, self.last_covariance_step
+        return {"steps": steps, "said": self.said, "pending": pending, "file": file, "means": means}
 
     def restore_checkpoint_state(self, state: dict[str, Any]) -> None:
         """
@@ -311,6 +327,8 @@ class PlasticityCallback(BaseCallback):
             self._pending.values = list(values)
             if norms is not None and self._pending.watch is not None:
                 self._pending.watch.norms = norms
+        if self._means is not None:
+            self._means.restore(state["means"])
         if self._file is not None and state["file"] is not None:
             self._file.restore(state["file"])
 
@@ -321,7 +339,7 @@ class PlasticityCallback(BaseCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks and files are no part of a copy.
-        return {**self.__dict__, "_pending": None}
+        return {**self.__dict__, "_pending": None, "_means": None}
 
 
 class _Pending:

@@ -25,6 +25,7 @@ from sb3_sparse.common.vector_env import refuse_vector_env
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
 from sb3_sparse.training.divergence import DivergenceError, broken_tensors
+from sb3_sparse.training.gradient_means import GradientMeans
 from sb3_sparse.training.live_optimizers import LiveOptimizers, obstacle_to_capture
 from sb3_sparse.training.programs import EagerProgram, GraphProgram
 from sb3_sparse.training.static_samples import Samples, StaticSamples
@@ -38,6 +39,7 @@ _NOT_SAVED = (
     "_live_optimizers",
     "_captures",
     "_warned",
+    "gradient_means",
 )
 UPDATE_RULES = ("sb3", "paper")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
@@ -88,6 +90,8 @@ class CompiledTraining(OffPolicyAlgorithm):
 
     has_paper_rule: ClassVar[bool] = True
     has_stock_update: ClassVar[bool] = True
+    # Told the gradients of every update, if there is one.
+    gradient_means: GradientMeans | None = None
     actor: Any
     critic: Any
     tau: float
@@ -269,6 +273,8 @@ class CompiledTraining(OffPolicyAlgorithm):
     def _step(self, batch_size: int, variant: bool) -> th.Tensor:
         program = self._program(batch_size, self._constants(), variant)
         losses = program()
+        if self.gradient_means is not None:
+            self.gradient_means.add(program.gradients())
         self._last_programs.pop(variant, None)
         self._last_programs[variant] = program
         return losses
