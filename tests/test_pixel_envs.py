@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections import deque
@@ -20,6 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecTransposeImage
 
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
+from sb3_sparse.common.extras import install_command
 from sb3_sparse.envs import (
     ActionRepeat,
     DMControlPixelEnv,
@@ -329,7 +331,7 @@ def test_rendered_mujoco_environment() -> None:
 
 def test_missing_opencv_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ImportError, match=r"sb3-sparse\[pixels\]"):
+    with pytest.raises(ImportError, match=re.escape(install_command("pixels"))):
         pixel_observations(ImageEnv(), image_size=84)
 
 
