@@ -58,7 +58,7 @@ class PlasticityCallback(BaseCallback):
     - ``parameter_norm``, ``effective_learning_rate``: of all parameters
     - ``gradient_norm``: of the gradient with respect to the active weights. Of this package's compiled classes it is the mean
       over the updates since the last measurement; of others that of the first update after the step, read when its optimizer
-      gets it, or, of a model with a method ``gradients(network)``, which returns parameter -> gradient, that of its last update
+      gets it, or, of a model with a method ``gradients(network)``, which returns parameter -> gradient, its last update's
     - ``gradient_interference``: mean absolute off-diagonal entry of
       :func:`~sb3_sparse.diagnostics.gradient_covariance`, whose matrices are saved as ``plasticity-covariance-<network>-<agent
           steps>.npz`` beside it
