@@ -156,7 +156,7 @@ TEMPERATURES: list[dict[str, Any]] = [
     {"ent_coef": "auto"},
     {"ent_coef": "auto_0.01"},
     {"ent_coef": 0.01},
-    {"ent_coef": "auto", "target_entropy": -10.0},
+    {"ent_coef": "auto", "target_entropy": -50.0},
     {"target_update_interval": 3},
 ]
 
@@ -169,7 +169,7 @@ def test_temperatures(case: Model, changes: dict[str, Any]) -> None:
     if changes.get("ent_coef") == 0.01:
         assert model.logger.name_to_value["train/ent_coef"] == pytest.approx(0.01)
     if "target_entropy" in changes:
-        assert model.target_entropy == -10.0
+        assert model.target_entropy == -50.0
         # Far more entropy than asked for: the temperature falls.
         assert float(model.log_ent_coef.detach()) < 0.0
 
