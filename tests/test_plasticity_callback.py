@@ -253,6 +253,9 @@ def test_a_model_that_offers_gradients_is_asked(tmp_path: Path) -> None:
     assert measured(tmp_path)[40, "gradient_norm"] == 3.0 and measured(tmp_path, "actor")[60, "gradient_norm"] == 2.0
     assert (20, "gradient_norm") not in measured(tmp_path)
     assert measured(tmp_path, layer="weight")[40, "gradient_norm"] == 3.0
+    # In the same order in every process, so that a run that goes on writes the same file.
+    lines = [m for m in read_measurements(tmp_path / "plasticity.csv") if m.metric == "gradient_norm" and not m.layer]
+    assert [m.network for m in lines] == ["actor", "critic"] * (len(lines) // 2)
     assert not model.critic.optimizer._optimizer_step_pre_hooks
 
 

@@ -14,6 +14,7 @@ from sb3_sparse.callbacks.gradient_watch import GradientWatch, gradient_norms
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with, run
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile, run_folder
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
+from sb3_sparse.common.action_repeat import action_repeat
 from sb3_sparse.common.initial_statistics import started_statistics
 from sb3_sparse.diagnostics import (
     Recording,
@@ -115,7 +116,7 @@ class PlasticityCallback(BaseCallback):
         measured_networks(self.model)
 
     def _on_training_start(self) -> None:
-        self._action_repeat = _action_repeat(self.training_env)
+        self._action_repeat = action_repeat(self.training_env)
         if self.num_timesteps == 0:
             self.last_step = self.last_covariance_step = None
         elif self.last_step is None and self.model._n_updates > 0:  # type: ignore[attr-defined]
@@ -252,7 +253,7 @@ class PlasticityCallback(BaseCallback):
                     self._pending.note(name, parameter, "gradient_norm", norm)
             answered.update(means)
             # None are offered where the model had to fall back to SB3's own update.
-            for name in networks.keys() - means.keys():
+            for name in [name for name in networks if name not in means]:
                 gradients = self.model.gradients(name)
                 if gradients:
                     self._pending.note_gradients(name, gradient_norms(gradients))
@@ -371,10 +372,6 @@ class _Pending:
             self.watch.close()
             for network, norms in self.watch.norms.items():
                 self.note_gradients(network, norms)
-
-
-def _action_repeat(env: Any) -> int:
-    return int(env.get_attr("action_repeat")[0]) if env.has_attr("action_repeat") else 1
 
 
 def _check(metrics: Sequence[str], activation: str) -> None:

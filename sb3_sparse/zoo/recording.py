@@ -10,6 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.common.action_repeat import action_repeat
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file
 from sb3_sparse.zoo.provenance import provenance
@@ -32,7 +33,7 @@ def _note_action_repeat(create_envs: Callable) -> Callable:
     @functools.wraps(create_envs)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> VecEnv:
         env = create_envs(self, *args, **kwargs)
-        self.action_repeat = int(env.get_attr("action_repeat", [0])[0]) if env.has_attr("action_repeat") else 1
+        self.action_repeat = action_repeat(env)
         return env
 
     return wrapped

@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
+from sb3_sparse.common.action_repeat import action_repeat
 from sb3_sparse.common.sparsify import sparsify
 from sb3_sparse.envs.random_actions import RandomActions
 from sb3_sparse.experiments.sweep.final_evaluation import final_returns
@@ -25,7 +26,7 @@ from sb3_sparse.experiments.sweep.grid_hyperparameters import changed_hyperparam
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.initial_simplicity import initial_simplicity
 from sb3_sparse.experiments.sweep.results_folder import ResultsFolder, RunPaths
-from sb3_sparse.experiments.sweep.run_callbacks import ProgressFile, Stopwatch, TrainingMeans, action_repeat
+from sb3_sparse.experiments.sweep.run_callbacks import ProgressFile, Stopwatch, TrainingMeans
 from sb3_sparse.experiments.sweep.run_record import count_parameters, made_with, table_lines
 from sb3_sparse.zoo.compiled_algorithms import registered
 from sb3_sparse.zoo.registration import register

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile
+from sb3_sparse.common.action_repeat import action_repeat
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 
 _PROGRESS_SECONDS = 1.0
@@ -114,12 +114,3 @@ def _by_network(means: Mapping[str, float]) -> Iterator[tuple[str, str, float]]:
         network, _, metric = name.partition("_")
         if network in ("actor", "critic"):
             yield network, metric, value
-
-
-def action_repeat(env: Any) -> int:
-    """
-    Environment steps per agent step.
-
-    :param env: Vectorised environment
-    """
-    return int(env.get_attr("action_repeat")[0]) if env.has_attr("action_repeat") else 1
