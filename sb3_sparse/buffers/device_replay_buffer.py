@@ -88,7 +88,7 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     @property
     def observations(self) -> Observations:  # type: ignore[override]
-        """(buffer_size, n_envs, *shape) views of the stored observations, as SB3's buffers have them."""
+        """(buffer_size, n_envs, ...) views of the stored observations, as SB3's buffers have them."""
         pieces = self._rows[..., : self._observation_dim].split([math.prod(s) for s in self._shapes.values()], dim=-1)
         found = {key: piece.unflatten(-1, shape) for (key, shape), piece in zip(self._shapes.items(), pieces, strict=True)}
         return found if isinstance(self.obs_shape, dict) else found[""]
@@ -133,9 +133,9 @@ class DeviceReplayBuffer(ReplayBuffer):
         """
         Store one transition of every environment.
 
-        :param obs: (n_envs, *shape) observations, or a dictionary of them
+        :param obs: (n_envs, ...) observations, or a dictionary of them
         :param next_obs: The same after the action
-        :param action: (n_envs, *shape) actions
+        :param action: (n_envs, ...) actions
         :param reward: (n_envs,) rewards
         :param done: (n_envs,) whether the episode ended
         :param infos: One dictionary per environment

@@ -257,9 +257,9 @@ class FrameReplayBuffer(ReplayBuffer):
         """
         Store one transition of every environment.
 
-        :param obs: (n_envs, *shape) observations
+        :param obs: (n_envs, ...) observations
         :param next_obs: The same after the action; at the end of an episode its last, not the first of the next one
-        :param action: (n_envs, *shape) actions
+        :param action: (n_envs, ...) actions
         :param reward: (n_envs,) rewards
         :param done: (n_envs,) whether the episode ended
         :param infos: One dictionary per environment; ``TimeLimit.truncated`` and ``discount`` are read
@@ -334,7 +334,7 @@ class FrameReplayBuffer(ReplayBuffer):
 
         :param positions: (batch,) int64 positions of stored transitions, on the storage device
         :param env: Normalises observations and rewards on the host, if given
-        :return: On the buffer's device: ``observations`` and ``next_observations`` (batch, *shape) of the observation space's
+        :return: On the buffer's device: ``observations`` and ``next_observations`` (batch, ...) of the observation space's
             type, ``actions`` (batch, action size), and as float32 (batch, 1): ``rewards``, the discounted sums; ``dones``, 1
             if the episode terminated within the steps; ``discounts``, what the value of ``next_observations`` is multiplied by
         """

@@ -61,8 +61,8 @@ class PlasticityCallback(BaseCallback):
       over the updates since the last measurement; of others that of the first update after the step, read when its optimizer
       gets it, or, of a model with a method ``gradients(network)``, which returns parameter -> gradient, its last update's
     - ``gradient_interference``: mean absolute off-diagonal entry of
-      :func:`~sb3_sparse.diagnostics.gradient_covariance`, whose matrices are saved as ``plasticity-covariance-<network>-<agent
-          steps>.npz`` beside it
+      :func:`~sb3_sparse.diagnostics.gradient_covariance`, whose matrices are saved beside it as
+      ``plasticity-covariance-<network>-<agent steps>.npz``
 
     :param log_freq: Agent steps between two measurements
     :param batch_size: Transitions of a measurement; Srank cannot exceed it. The paper has 256

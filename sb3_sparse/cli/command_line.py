@@ -49,7 +49,7 @@ def _run(words: list[str]) -> int:
             check_options(words)
             register()
         else:
-            options = _parser().parse_args(words)
+            options = parser().parse_args(words)
             options.run(options)
     except BrokenPipeError:
         raise
@@ -61,10 +61,11 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sb3-sparse", description="Static network sparsity for Stable-Baselines3.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('sb3-sparse')}")
-    commands = parser.add_subparsers(required=True, metavar="command")
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    result = argparse.ArgumentParser(prog="sb3-sparse", description="Static network sparsity for Stable-Baselines3.")
+    result.add_argument("--version", action="version", version=f"%(prog)s {version('sb3-sparse')}")
+    commands = result.add_subparsers(required=True, metavar="command")
     for add in COMMANDS:
         add(commands)
-    return parser
+    return result

@@ -15,7 +15,7 @@ def dormancy_scores(activations: th.Tensor) -> th.Tensor:
     How active each unit of a layer is relative to the layer's average, ``s_i = E|h_i| / mean_k E|h_k|`` (Sokar et al., 2023,
     definition 2.1; equation 1 of the paper).
 
-    :param activations: (batch, units) or (batch, channels, *space): the units of a convolution are its channels, averaged over
+    :param activations: (batch, units) or (batch, channels, ...): the units of a convolution are its channels, averaged over
         batch and space. Those of a linear layer are its last axis: flatten (batch, time, units) to (batch * time, units)
     :return: (units,) scores, at least 0 and 1 on average; all 0 if the layer is silent, NaN if an activation is
     :raises ValueError: if there is no batch or no unit.
@@ -36,7 +36,7 @@ def dormant_ratio(activations: Activations, tau: float = 0.1) -> float:
     unit that a ReLU silences is not dormant. :class:`sb3_sparse.callbacks.PlasticityCallback` has both
     (``activation="post"``, the default, and ``"pre"``).
 
-    :param activations: Activations of one layer, (batch, units) or (batch, channels, *space), or of several
+    :param activations: Activations of one layer, (batch, units) or (batch, channels, ...), or of several
     :param tau: Threshold, at least 0; with 0 only units that are exactly silent count. The paper's code logs 0.1 and 0.2
     :return: Fraction in [0, 1] (the paper's code returns percent); NaN if an activation is
     :raises ValueError: if ``tau`` is negative, or there is no layer.

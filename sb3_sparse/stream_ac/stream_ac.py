@@ -432,7 +432,7 @@ class StreamAC(BaseAlgorithm):
         )
 
     def dump_logs(self) -> None:
-        """Write one line of the log; what is logged is explained in the README."""
+        """Write one line of the log; what is logged is explained in the manual, guides/metrics."""
         assert self.ep_info_buffer is not None and self.ep_success_buffer is not None
         if len(self.ep_info_buffer) > 0:
             self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))

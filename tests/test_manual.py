@@ -1,0 +1,112 @@
+"""README and the manual: their Python runs as it stands (with shorter training), commands are parsed, links lead somewhere."""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sb3_sparse.cli.command_line import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]}
+ZOO_NAMES = {"record_video": "record", "push_to_hub": "push", "load_from_hub": "pull"}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, content) of the blocks in a language."""
+    return [
+        (page, block)
+        for page, text in PAGES.items()
+        for block in re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+    ]
+
+
+def commands() -> list[str]:
+    """Our commands and the zoo's, in blocks and within sentences, as they are typed."""
+    lines = []
+    for _, block in blocks("bash"):
+        lines += block.replace("\\\n", " ").splitlines()
+    for text in PAGES.values():
+        lines += [
+            span.replace("\n", " ")
+            for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        ]
+    found = (re.search(r"python -m (?:sb3_sparse|rl_zoo3\.\w+) .* .*|^sb3-sparse .* .*", line) for line in lines)
+    return sorted({match[0] for match in found if match})
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page, code", blocks("python"), ids=lambda text: text.strip().splitlines()[-1][:40])
+def test_python_blocks_run(
+    page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    pytest.importorskip("dm_control")
+    if "ale_py" in code:
+        pytest.importorskip("ale_py")
+    if "-pixels-" in code:
+        request.getfixturevalue("rendering")
+    monkeypatch.chdir(tmp_path)
+    shortened, count = re.subn(r"\.learn\([\d_]+", ".learn(64", code)
+    assert count or "optimizer.step()" in code, (
+        "every example trains something; one that does not needs a check of its own here"
+    )
+    exec(compile(shortened, page, "exec"), {})
+
+
+class ParsedError(Exception):
+    """Raised where a command line has been parsed, instead of running it."""
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rl_zoo3")
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser, *arguments: object) -> None:
+        parse(parser, *arguments)
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    words = shlex.split(re.sub(r"\$\w+", "1", command), comments=True)  # variables hold what the shell would put in
+    module = re.search(r"rl_zoo3\.(\w+)", command)
+    name = [ZOO_NAMES.get(module[1], module[1])] if module else []
+    with pytest.raises(ParsedError):
+        main([*name, *words[1 if words[0] == "sb3-sparse" else 3 :]])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def test_scripts_named_exist_and_are_executable() -> None:
+    scripts = {script for text in PAGES.values() for script in re.findall(r"\./(scripts/[\w-]+)", text)}
+    assert {"scripts/quickstart", "scripts/test", "scripts/docs"} <= scripts
+    for script in scripts:
+        assert (ROOT / script).stat().st_mode & 0o111, script
+
+
+def test_no_placeholder_is_left() -> None:
+    for page, text in PAGES.items():
+        assert not re.findall(r"@[A-Z0-9]+@|TODO|TBD", text), page
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "-q", "-b", "html", "docs", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert "SparseSimBaPolicy" in (tmp_path / "api" / "policies.html").read_text()
