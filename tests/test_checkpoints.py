@@ -34,7 +34,7 @@ from torture.runs import CHECKPOINTS, differences, make_env, outcome, train
 
 import sb3_sparse
 from sb3_sparse import ExactCheckpointCallback, ResumableEnv
-from sb3_sparse.checkpoints import replay_rows, sticky_emulator
+from sb3_sparse.checkpoints import replay_rows
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.checkpoints.environment_state import EnvironmentState
@@ -554,9 +554,8 @@ def atari(**kwargs: Any) -> EnvironmentState:
     return EnvironmentState(env)
 
 
-@pytest.mark.parametrize("stickiness", [0.0, 0.9])  # so sticky that a wrong former action is seen
-def test_atari_games_go_on_in_the_middle_of_a_life(stickiness: float) -> None:
-    state = atari(repeat_action_probability=stickiness)
+def test_atari_games_go_on_in_the_middle_of_a_life() -> None:
+    state = atari(repeat_action_probability=0.0)
     env = state.env
     assert state.is_exact, state.problem
     for _ in range(20):
@@ -572,23 +571,10 @@ def test_atari_games_go_on_in_the_middle_of_a_life(stickiness: float) -> None:
     assert any(dones.any() for _, _, dones, _ in history)
 
 
-def test_the_action_that_ale_may_repeat_is_known() -> None:
-    """Beside a second generator in the same state, which draws for it from the start."""
-    state = atari(repeat_action_probability=0.5, frameskip=1)
-    emulator = state.env.get_attr("unwrapped")[0].ale
-    emulator.reset_game()
-    words, position = sticky_emulator._generator(emulator)
-    drawing, former = random.Random(), 0
-    drawing.setstate((3, (*words, position), None))
-    actions = np.random.default_rng(0).integers(0, 4, 400).tolist()
-    for action in actions:  # 800 draws, so that the generator's words are made anew in between
-        emulator.act(action)
-        former = action if drawing.getrandbits(32) >= 2**31 else former
-        drawing.getrandbits(32)
-        assert emulator.former_action() == former
-
-
-def test_sticky_actions_that_are_not_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sticky_emulator, "_is_understood", lambda emulator: False)
-    problem = atari(repeat_action_probability=0.25).problem
-    assert problem is not None and "action_repeat_probability" in problem
+def test_sticky_actions_of_the_emulator_are_stored_between_episodes_only() -> None:
+    state = atari(repeat_action_probability=0.25)
+    assert state.problem is not None and "action_repeat_probability" in state.problem
+    state.env.step([1, 2])
+    assert not state.can_be_stored
+    state.env.reset()
+    assert state.can_be_stored

@@ -21,7 +21,6 @@ from sb3_sparse.checkpoints.random_streams import (
     space_streams,
     untouched_randomness,
 )
-from sb3_sparse.checkpoints.sticky_emulator import remember_sticky_actions
 
 # What an environment keeps of these does not change while it is stepped, or is a window, or an open file.
 _STAYS = (EnvSpec, ResultsWriter, FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
@@ -54,8 +53,6 @@ class EnvironmentState:
     def __init__(self, env: VecEnv, name: str = "training environment", is_reset_first: bool = False):
         self.env, self.name, self._is_reset_first = env, name, is_reset_first
         self.parts: dict[Any, Any] = _parts(env, name)
-        for part in self.parts.values():
-            remember_sticky_actions(part)
         self.spaces = _spaces(self.parts)
         # Names of parts and spaces, which pickles refer to.
         self.live: dict[Any, Any] = {**self.parts, **self.spaces}

@@ -9,7 +9,6 @@ from typing import Any
 import torch as th
 
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
-from sb3_sparse.checkpoints.sticky_emulator import emulator_settings, new_emulator
 
 _EMULATOR = ("ale_py._ale_py", "ALEInterface")
 _RENDERER = ("gymnasium.envs.mujoco.mujoco_rendering", "MujocoRenderer")
@@ -60,10 +59,10 @@ class _LivePickler(pickle.Pickler):
         if (type(value).__module__, type(value).__name__) == _EMULATOR:
             if value.getFloat("repeat_action_probability") > 0.0:
                 raise pickle.PicklingError(
-                    "ALE's states lack the action that sticky actions may repeat, which is worked out where ale-py uses GNU's "
-                    "C++ library only; SB3's AtariWrapper(env, action_repeat_probability=...) can be stored everywhere"
+                    "ALE's states lack the action that sticky actions may repeat; with those of SB3's "
+                    "AtariWrapper(env, action_repeat_probability=...) a state can be stored at any time"
                 )
-            return _emulator, (emulator_settings(value), value.cloneState(include_rng=True))
+            return _emulator, (_emulator_settings(value), value.cloneState(include_rng=True))
         return NotImplemented
 
 
@@ -88,8 +87,26 @@ def _generator(device: str, state: th.Tensor) -> th.Generator:
     return generator
 
 
+def _emulator_settings(emulator: Any) -> list[Any]:
+    """The game of an ``ale_py.ALEInterface``, numbers, and flags."""
+    return [
+        emulator.getString("rom_file"),
+        {name: emulator.getInt(name) for name in ("random_seed", "frame_skip", "max_num_frames_per_episode")},
+        {name: emulator.getBool(name) for name in ("color_averaging", "sound_obs")},
+    ]
+
+
 def _emulator(settings: Sequence[Any], state: Any) -> Any:
-    emulator = new_emulator(settings, 0.0)
+    from ale_py import ALEInterface  # the extra "atari"
+
+    game, numbers, flags = settings
+    emulator = ALEInterface()
+    for name, number in numbers.items():
+        emulator.setInt(name, number)
+    for name, flag in flags.items():
+        emulator.setBool(name, flag)
+    emulator.setFloat("repeat_action_probability", 0.0)
+    emulator.loadROM(game)
     emulator.restoreState(state)
     return emulator
 
