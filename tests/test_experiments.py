@@ -13,13 +13,13 @@ import pytest
 from stable_baselines3 import SAC
 
 from sb3_sparse import experiments
-from sb3_sparse.cli.command_line import _parser, main
+from sb3_sparse.cli.command_line import parser, main
 from sb3_sparse.common import extras
 from sb3_sparse.common.extras import import_extra, install_command
 from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
 from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group, plot_table
-from sb3_sparse.experiments.quickstart import random_return
+from sb3_sparse.experiments.quickstart import Quickstart, _expected, random_return
 from sb3_sparse.experiments.sweep.grid import load_grid, shipped_grids
 from sb3_sparse.experiments.sweep.grid_table import read_table
 from sb3_sparse.zoo import provenance
@@ -156,6 +156,8 @@ def test_quickstart_from_the_command_line(tmp_path: Path) -> None:
         "200",
         "--width-scale",
         "0.0625",
+        "--streaming-steps",
+        "1000",
         "--output",
         str(tmp_path),
     ]
@@ -164,12 +166,27 @@ def test_quickstart_from_the_command_line(tmp_path: Path) -> None:
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     assert "random actions" in output and "units without input" in output
     assert (tmp_path / "figures" / "quickstart.png").stat().st_size > 10_000
-    assert {line["sparsity"] for line in read_table(tmp_path / "table.csv")} == {"0.0", "0.5"}
-    for agent in ("w = 0.0625, S = 0.5", "w = 0.0625, dense"):
+    assert "SAC on walker-walk: 2 runs of 200 agent steps (400 environment steps)" in output
+    assert "Stream AC on Ant: 3 runs of 1,000 agent steps\n" in output
+    assert {line["sparsity"] for line in read_table(tmp_path / "table.csv")} == {"0.0", "0.5", "0.9"}
+    for agent in ("SAC, S = 0.5", "SAC, dense"):
         (line,) = (line for line in output.splitlines() if line.startswith(f"{agent} "))
         assert SAC.load(line.split()[-1], device="cpu").num_timesteps == 200
     again = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-    assert "2 are done" in again and again.partition("The sparse agent's")[2] == output.partition("The sparse agent's")[2]
+    assert "5 are done" in again and again.partition("The sparse SAC")[2] == output.partition("The sparse SAC")[2]
+
+
+def test_the_quickstart_says_what_to_expect() -> None:
+    lines = _expected(Quickstart())
+    # README's figures for the whole 150,000 steps, and what the grid learning-curves left.
+    assert any(line.endswith("SAC, dense: 955, 741, 489 (a seed each)") for line in lines)
+    whole = _expected(Quickstart(streaming_steps=150_000, task="Pendulum-v1"))
+    assert [line.split(" (")[0] for line in whole[1:]] == [
+        "  Stream AC, dense: 136",
+        "  Stream AC, SparseInit: 810",
+        "  Stream AC, S = 0.9: 837",
+    ]
+    assert _expected(Quickstart(task="Pendulum-v1", streaming_steps=0)) == []
 
 
 @pytest.mark.parametrize(
@@ -178,6 +195,7 @@ def test_quickstart_from_the_command_line(tmp_path: Path) -> None:
         (["quickstart", "--sparsity", "1.5"], "sparsity must lie in [0, 1)"),
         (["quickstart", "--width-scale", "0"], "width_scale must be a positive number"),
         (["quickstart", "--steps", "0"], "at least"),
+        (["quickstart", "--streaming-steps", "1"], "streaming_steps must be 0 or at least"),
         (["quickstart", "--env", "dm_control/cartpole-fly-v0"], "cartpole-fly"),
         (
             ["quickstart", "--env", "CartPole-v1"],
@@ -252,14 +270,14 @@ def test_extras_are_installed_from_where_the_package_came_from(
 
 
 def test_every_option_of_every_command_says_what_it_does() -> None:
-    parsers, undescribed = [_parser()], []
-    for parser in parsers:
-        for action in parser._actions:
+    commands, undescribed = [parser()], []
+    for command in commands:
+        for action in command._actions:
             if isinstance(action, argparse._SubParsersAction):
-                parsers += action.choices.values()
+                commands += action.choices.values()
             elif not action.help or action.help.startswith("("):
-                undescribed.append(f"{parser.prog} {action.option_strings or action.dest}")
-    assert len(parsers) > 10 and not undescribed
+                undescribed.append(f"{command.prog} {action.option_strings or action.dest}")
+    assert len(commands) > 10 and not undescribed
 
 
 def test_the_grids_of_the_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

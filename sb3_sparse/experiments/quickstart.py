@@ -1,5 +1,6 @@
-"""The quickstart: a sparse and a dense agent side by side on a real task, in minutes on two CPU cores."""
+"""The quickstart: sparse and dense agents side by side, SAC and Stream AC, in minutes on two CPU cores."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 from sb3_sparse.common.continuous_actions import check_continuous
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.envs import env_id
-from sb3_sparse.experiments.figures.grid_figures import draw_figure
+from sb3_sparse.experiments.figures.quickstart_figure import draw_quickstart
+from sb3_sparse.experiments.figures.verdicts import final_values, interval, stored_tables
 from sb3_sparse.experiments.sweep.grid import Grid
 from sb3_sparse.experiments.sweep.grid_results import GridResults
-from sb3_sparse.experiments.sweep.grid_run import Evaluation, GridRun
+from sb3_sparse.experiments.sweep.grid_run import Evaluation, GridRun, short_task
+from sb3_sparse.experiments.sweep.grid_table import Lines
 from sb3_sparse.experiments.sweep.outcome import Train
 from sb3_sparse.experiments.sweep.places import Processes
 from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
@@ -21,22 +24,33 @@ from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.sparsity import summary
 from sb3_sparse.zoo.run_folders import RunFolder
 
-TASK = env_id("walker", "walk")
+TASK, STREAMING_TASK = env_id("walker", "walk"), "Ant-v4"
 RANDOM_EPISODES = 10
 MIN_STEPS = 100  # agent steps of a run, and between two evaluations
+MIN_STREAMING_STEPS = 1_000  # the longest episode of its task, without which there is no return
+# Stream AC's return is the mean over the episodes that end within this many steps, as in the stored table.
+_WINDOW, _LAST_STEPS = 5_000, 25_000
+# Column of the stored table of each of its arms.
+_STREAMING_ARMS: Mapping[str, Mapping[str, object]] = {
+    "dense": {"init": "dense", "sparsity": 0.0},
+    "SparseInit": {"init": "sparse", "sparsity": 0.0},
+    "S = 0.9": {"init": "dense", "sparsity": 0.9},
+}
 
 
 @dataclass(frozen=True)
 class Quickstart:
     """
-    Settings of the quickstart. They deviate from the paper's (which take hours on a CPU) towards a quick start: a small
-    network, a higher learning rate, smaller batches, fewer random steps, one update per agent step.
+    Settings of the quickstart. SAC's deviate from the paper's (which take hours on a CPU) towards a quick start: a small
+    network, a higher learning rate, smaller batches, fewer random steps, one update per agent step. Stream AC's are its own
+    defaults.
 
-    :param task: Environment id
-    :param sparsity: Sparsity of the sparse agent
-    :param width_scale: Width scale of both agents
-    :param agent_steps: Length of the runs
-    :param seed: Seed of both runs
+    :param task: Environment id, of SAC
+    :param sparsity: Sparsity of SAC's sparse agent
+    :param width_scale: Width scale of both of SAC's agents
+    :param agent_steps: Length of SAC's runs
+    :param streaming_steps: Length of Stream AC's runs, 0 for none
+    :param seed: Seed of all runs
     :param folder: Where everything is written
     """
 
@@ -44,13 +58,15 @@ class Quickstart:
     sparsity: float = 0.5
     width_scale: float = 0.125
     agent_steps: int = 25_000
+    streaming_steps: int = 75_000
     seed: int = 0
     folder: Path = Path("runs/quickstart")
 
     def grid(self) -> Grid:
-        """The sparse and the dense run."""
-        runs = (self._run(self.sparsity), self._run(0.0))
-        return Grid("quickstart", None, f"SAC on {self.task}, sparse and dense", runs)
+        """SAC's sparse and dense run, then Stream AC's."""
+        streaming = [self._stream(name) for name in _STREAMING_ARMS] if self.streaming_steps else []
+        title = "SAC and Stream AC, sparse and dense" if streaming else "SAC, sparse and dense"
+        return Grid("quickstart", None, title, (self._run(self.sparsity), self._run(0.0), *streaming))
 
     def _run(self, sparsity: float) -> GridRun:
         return GridRun(
@@ -60,6 +76,7 @@ class Quickstart:
             seed=self.seed,
             agent_steps=self.agent_steps,
             evaluation=Evaluation(max(MIN_STEPS, self.agent_steps // 10), 5),
+            plasticity={"log_freq": max(MIN_STEPS, self.agent_steps // 10)},
             hyperparameters={
                 "policy": "sb3_sparse.SparseSimBaPolicy",
                 "learning_starts": min(1_000, self.agent_steps // 4),
@@ -67,12 +84,24 @@ class Quickstart:
                 "learning_rate": 1e-3,
                 "batch_size": 128,
             },
+            name=f"SAC, S = {sparsity:g}" if sparsity else "SAC, dense",
+        )
+
+    def _stream(self, name: str) -> GridRun:
+        return GridRun(
+            algorithm="stream_ac",
+            task=STREAMING_TASK,
+            policy={"width": 128, **_STREAMING_ARMS[name]},
+            seed=self.seed,
+            agent_steps=self.streaming_steps,
+            windows=max(1, self.streaming_steps // _WINDOW),
+            name=f"Stream AC, {name}",
         )
 
 
 def quickstart(settings: Quickstart, train: Train) -> None:
     """
-    Train both agents, evaluate and save them, draw their learning curves, and print what came out.
+    Train the agents, evaluate and save them, draw their learning curves, and print what came out.
 
     :param settings: What to train
     :param train: Trains a run
@@ -83,18 +112,35 @@ def quickstart(settings: Quickstart, train: Train) -> None:
         import_extra(module, extra)
     _check(settings)
     grid = settings.grid()
+    for line in _announced(grid):
+        print(line)
     folder = sweep(grid, settings.folder, Processes(device="cpu"), train)
     results = GridResults.of(grid, settings.folder)
-    figure = draw_figure(results, settings.folder / "runs", folder.figures / grid.name)[0]
+    figure = draw_quickstart(results, folder.figures / grid.name)[0]
     _report(settings, results, folder)
+    print("\n".join(["", *_expected(settings)]))
     print(f"\nLearning curves: {figure}\nResults table:   {folder.table}")
+
+
+def _announced(grid: Grid) -> Iterator[str]:
+    """What is trained: kinds of runs with their number and length."""
+    for algorithm, task in dict.fromkeys((run.algorithm, run.task) for run in grid.runs):
+        runs = [run for run in grid.runs if (run.algorithm, run.task) == (algorithm, task)]
+        env = gym.make(task)
+        repeat = env.get_wrapper_attr("action_repeat") if env.has_wrapper_attr("action_repeat") else 1
+        env.close()
+        frames = f" ({repeat * runs[0].agent_steps:,} environment steps)" if repeat > 1 else ""
+        print_name = {"sac": "SAC", "stream_ac": "Stream AC"}[algorithm]
+        yield f"{print_name} on {short_task(task)}: {len(runs)} runs of {runs[0].agent_steps:,} agent steps{frames}"
 
 
 def _check(settings: Quickstart) -> None:
     """Build what the processes will build, so that bad settings are refused before they start."""
     if settings.agent_steps < MIN_STEPS:
         raise ValueError(f"agent_steps must be at least {MIN_STEPS}, got {settings.agent_steps}.")
-    for run in settings.grid().runs:
+    if 0 != settings.streaming_steps < MIN_STREAMING_STEPS:
+        raise ValueError(f"streaming_steps must be 0 or at least {MIN_STREAMING_STEPS}, got {settings.streaming_steps}.")
+    for run in settings.grid().runs[:2]:
         env = gym.make(run.task)
         check_continuous(env.action_space, f"--env {run.task}: the quickstart trains SAC, which needs")
         SAC(SparseSimBaPolicy, env, policy_kwargs=dict(run.policy), buffer_size=1, device="cpu")
@@ -102,22 +148,65 @@ def _check(settings: Quickstart) -> None:
 
 
 def _report(settings: Quickstart, results: GridResults, folder: ResultsFolder) -> None:
-    sparse, _ = settings.grid().runs
+    sparse = settings.grid().runs[0]
     model = SAC.load(_model_file(folder, sparse), device="cpu")
-    print("\nThe sparse agent's networks:\n")
+    print("\nThe sparse SAC agent's networks:\n")
     for name in ("actor", "critic"):
         print(f"{name}\n{summary(getattr(model.policy, name))}\n")
-    print(
-        f"{'agent':<20}{'parameters':>12}{'return at the end':>20}{'environment steps':>20}{'CPU seconds':>13}   saved model"
-    )
-    print(f"{'random actions':<20}{'':>12}{_plus_minus(*random_return(settings.task, RANDOM_EPISODES, settings.seed)):>20}")
+    print(f"{'agent':<24}{'parameters':>12}{'return at the end':>20}{'file, KB':>10}{'CPU seconds':>13}   saved model")
+    chance = _plus_minus(*random_return(settings.task, RANDOM_EPISODES, settings.seed))
+    print(f"{'SAC, random actions':<24}{'':>12}{chance:>20}")
     for run in results.grid.runs:
-        last = results.lines[run.id][-1]
+        first, file = results.lines[run.id][0], _model_file(folder, run)
         print(
-            f"{run.label:<20}{int(last['active_parameters']):>12,}"
-            f"{_plus_minus(float(last['return_mean']), float(last['return_std'])):>20}"
-            f"{int(last['env_steps']):>20,}{float(last['cpu_seconds']):>13.0f}   {_model_file(folder, run)}"
+            f"{run.label:<24}{int(first['active_parameters']):>12,}{_end(run, results.lines[run.id]):>20}"
+            f"{file.stat().st_size // 1_000:>10,}{float(first['cpu_seconds']):>13.0f}   {file}"
         )
+
+
+def _end(run: GridRun, lines: Lines) -> str:
+    """Return of the last evaluation; of Stream AC, which has none, that of the last training episodes."""
+    if run.evaluation is None:
+        (mean,) = final_values(lines, "return_mean", min(1.0, _LAST_STEPS / run.agent_steps)).values()
+        return f"{mean:.0f}"
+    return _plus_minus(float(lines[-1]["return_mean"]), float(lines[-1]["return_std"]))
+
+
+def _expected(settings: Quickstart) -> list[str]:
+    """What the stored tables have for these settings."""
+    default, tables = Quickstart(), stored_tables()
+    found = []
+    compared = ("task", "sparsity", "width_scale", "agent_steps")
+    if all(getattr(settings, name) == getattr(default, name) for name in compared):
+        found += [
+            f"SAC, {name}: {_sac_returns(tables['cpu'], sparsity)}"
+            for name, sparsity in (("S = 0.5", "0.5"), ("dense", "0.0"))
+        ]
+    if settings.streaming_steps >= _LAST_STEPS:
+        found += [
+            f"Stream AC, {name}: {_streaming_return(tables['streaming-ant'], name, settings)}" for name in _STREAMING_ARMS
+        ]
+    return ["What to expect, from the stored tables:", *(f"  {line}" for line in found)] if found else []
+
+
+def _sac_returns(table: Lines, sparsity: str) -> str:
+    runs = [line for line in table if line["task"] == TASK and line["network"] == "simba" and line["sparsity"] == sparsity]
+    end = max(int(line["env_steps"]) for line in runs)
+    last = [f"{float(line['return_mean']):.0f}" for line in runs if int(line["env_steps"]) == end]
+    return f"{', '.join(last)} (a seed each)"
+
+
+def _streaming_return(table: Lines, name: str, settings: Quickstart) -> str:
+    arm = {column: str(value) for column, value in _STREAMING_ARMS[name].items()}
+    until = min(settings.streaming_steps, max(int(line["env_steps"]) for line in table))
+    lines = [
+        {**line, "total_env_steps": str(until)}
+        for line in table
+        if int(line["env_steps"]) <= until and all(line[column] == value for column, value in arm.items())
+    ]
+    values = list(final_values(lines, "return_mean", _LAST_STEPS / until).values())
+    low, high = interval(values)
+    return f"{np.mean(values):.0f} ({low:.0f} to {high:.0f}: 95 % interval, {len(values)} seeds)"
 
 
 def _model_file(folder: ResultsFolder, run: GridRun) -> Path:
