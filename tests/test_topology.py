@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
 from sb3_sparse.sparsity import Topology, prune, share_topology, sparse_layers
+from sb3_sparse.sparsity.products.compressed_rows import compressed_rows
 
 SHAPES = [(6, 5), (4, 3, 3, 2)]
 
@@ -112,7 +113,7 @@ def test_scatter_works_under_vmap() -> None:
 def test_compressed_rows_describe_the_matrix_and_its_transpose() -> None:
     topology = Topology.random((7, 4), 9)
     values = th.randn(9)
-    rows, weight = topology.compressed_rows(), topology.scatter(values)
+    rows, weight = compressed_rows(topology), topology.scatter(values)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse")  # that compressed rows are a beta feature
         kwargs = {"check_invariants": True}
@@ -145,23 +146,23 @@ def test_what_is_derived_follows_the_indices(topology: Topology, move, inference
     with th.inference_mode(inference):
         if inference:
             topology = Topology(topology.indices, topology.shape)  # its indices count no versions
-        topology.mask(), topology.compressed_rows()
+        topology.mask(), topology.derive(compressed_rows)
         move(topology, fresh.indices.clone())
         assert topology.long_indices().tolist() == [1, 2, 5, 6, 9]
         assert th.equal(topology.mask(), fresh.mask())
-        assert all(map(th.equal, topology.compressed_rows(), fresh.compressed_rows()))
+        assert all(map(th.equal, topology.derive(compressed_rows), fresh.derive(compressed_rows)))
 
 
 def test_what_is_derived_in_inference_mode_serves_training(topology: Topology) -> None:
     with th.inference_mode():
-        topology.mask(), topology.compressed_rows()
+        topology.mask(), topology.derive(compressed_rows)
     assert not topology.long_indices().is_inference()
-    assert not any(tensor.is_inference() for tensor in topology.compressed_rows())
+    assert not any(tensor.is_inference() for tensor in topology.derive(compressed_rows))
 
 
 def test_what_is_derived_is_neither_copied_nor_saved() -> None:
     topology = Topology.random((100, 100), 1000)
-    topology.mask(), topology.compressed_rows()
+    topology.mask(), topology.derive(compressed_rows)
     for twin in (copy.deepcopy(topology), pickle.loads(pickle.dumps(topology))):
         assert twin._derived == {}
         twin.assign(th.arange(1000))

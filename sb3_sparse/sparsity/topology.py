@@ -2,17 +2,15 @@
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch as th
 from torch import nn
 
+DerivedT = TypeVar("DerivedT")
+
 _INT32_MAX = 2**31 - 1
-_UINT16_MAX = 2**16 - 1
-# Columns that a kernel has in its scratch memory at a time: with 512 bytes of samples each half of a second-level cache.
-# Whoever changes it removes kernels.*.nbi from __pycache__: numba sees changes of the kernels' own file only.
-BLOCK_COLUMNS = 1024
 _REPLACED = (
     "The buffers of another network were copied over those of a sparse layer, so its active weights moved. If values were not "
     "copied but averaged with those of other positions, the network is wrong: average networks of one topology only."
@@ -23,47 +21,6 @@ _COMPUTED_WITH = (
     "active weights by set_topology or load_state_dict."
 )
 _REMEDY = "Build the model with the sparsity, distribution, budget and network size that the checkpoint was made with."
-
-
-class CompressedRows(NamedTuple):
-    """
-    A topology as compressed sparse rows, of the matrix and of its transpose (all int32, what MKL takes).
-
-    :param row_starts: (rows + 1,) first entry of every row
-    :param columns: (active,) column of every active weight
-    :param transposed_row_starts: (columns + 1,) first entry of every row of the transpose
-    :param transposed_columns: (active,) column of every active weight in the transpose
-    :param to_transposed: (active,) values[to_transposed] are the transpose's values
-    """
-
-    row_starts: th.Tensor
-    columns: th.Tensor
-    transposed_row_starts: th.Tensor
-    transposed_columns: th.Tensor
-    to_transposed: th.Tensor
-
-
-class BlockedRows(NamedTuple):
-    """
-    A topology as the compiled kernels take it: compressed sparse rows whose beginnings are known for every block of
-    ``BLOCK_COLUMNS`` columns.
-
-    :param shape: Numbers of rows and columns
-    :param blocks: Number of blocks
-    :param starts: (rows, blocks + 1) int32, first entry of every block in every row, and the row's end
-    :param columns: (active,) uint16, column of every active weight
-    """
-
-    shape: th.Size
-    blocks: int
-    starts: th.Tensor
-    columns: th.Tensor
-
-    def positions(self) -> th.Tensor:
-        """(active,) int64 flat row-major positions."""
-        counts = (self.starts[:, -1] - self.starts[:, 0]).long()
-        rows = th.arange(self.shape[0], device=self.starts.device).repeat_interleave(counts)
-        return rows * self.shape[1] + self.columns.long()
 
 
 class Topology(nn.Module):
@@ -91,8 +48,6 @@ class Topology(nn.Module):
         self.shape = th.Size(shape)
         # Plain attributes, as they are asked for in every forward pass: numbers of weights of the dense layer, and active.
         self.numel, self.active = self.shape.numel(), indices.numel()
-        # Whether rows and columns can be numbered with 16 bits, as in BlockedRows.
-        self.fits_blocked_rows = len(shape) == 2 and max(shape) <= _UINT16_MAX + 1 and self.numel <= _INT32_MAX
         dtype = th.int32 if self.numel <= _INT32_MAX else th.int64
         _check_indices(indices, self.numel)
         # A copy: indices are written in place, and the caller's tensor may be those of another topology.
@@ -103,7 +58,7 @@ class Topology(nn.Module):
         self._positions = self.indices.to("cpu", copy=True)
         # The indices that were last found to be the positions, and their version; -1 if that has to be found out.
         self._verified = (self.indices, -1)
-        self._derived: dict[str, Any] = {}
+        self._derived: dict[Callable[[Topology], Any], Any] = {}
 
     @classmethod
     def random(cls, shape: Sequence[int], active: int, generator: th.Generator | None = None) -> "Topology":
@@ -155,23 +110,11 @@ class Topology(nn.Module):
 
     def long_indices(self) -> th.Tensor:
         """The indices as int64, which torch's index operations need."""
-        return self._derive("long", lambda: self.indices.long())
+        return self.derive(_long_indices)
 
     def coordinates(self) -> tuple[th.Tensor, th.Tensor]:
         """(active,) rows and (active,) columns of a two-dimensional weight, int64."""
-        return self._derive("coordinates", lambda: (self.indices.long() // self.shape[1], self.indices.long() % self.shape[1]))
-
-    def compressed_rows(self) -> CompressedRows:
-        """The topology of a two-dimensional weight as compressed sparse rows."""
-        return self._derive("rows", lambda: _compress(self.indices.long(), self.shape))
-
-    def blocked_rows(self) -> BlockedRows:
-        """The topology of a two-dimensional weight as rows in blocks of columns."""
-        return self._derive("blocks", lambda: _block(self.indices.long(), self.shape))
-
-    def transposed_blocked_rows(self) -> tuple[BlockedRows, th.Tensor]:
-        """Those of the transpose, and (active,) int32 numbers with which its values are ``values[numbers]``."""
-        return self._derive("transposed blocks", lambda: _block_transposed(self.indices.long(), self.shape))
+        return self.derive(_coordinates)
 
     @th.no_grad()
     def assign(self, indices: th.Tensor) -> None:
@@ -197,6 +140,30 @@ class Topology(nn.Module):
         if not (_are_followed(self.indices) or self._are_verified(self.indices)):
             self._verify()
         return self.indices
+
+    def derive(self, build: Callable[["Topology"], DerivedT]) -> DerivedT:
+        """
+        What follows from the positions, computed anew only after these moved, were replaced (``.to``) or written in place.
+
+        :param build: Computes it from ``indices`` and ``shape``; the result is kept under this function, so one that lasts
+        :return: What it returned, not to be written
+        :raises RuntimeError: if somebody computed with the indices.
+        """
+        if th.compiler.is_dynamo_compiling():
+            self._verify_while_compiling()
+        if th.compiler.is_compiling() or th.jit.is_tracing():  # where what is kept would be a constant
+            return build(self)
+        indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
+        assert indices is not None
+        if build in self._derived and self._are_verified(indices):
+            return self._derived[build]  # type: ignore[no-any-return]
+        if _are_followed(indices):  # by somebody whose tensors nobody else must find
+            return build(self)
+        self.verified_indices()
+        with th.inference_mode(False):  # what is kept must serve the next backward pass, too
+            if build not in self._derived:
+                self._derived[build] = build(self)
+        return self._derived[build]  # type: ignore[no-any-return]
 
     @th.compiler.assume_constant_result
     def _verify_while_compiling(self) -> None:
@@ -226,24 +193,6 @@ class Topology(nn.Module):
         if indices.device != last.device:
             self._derived = {}
         self._verified = indices, -1 if indices.is_inference() else indices._version
-
-    def _derive(self, key: str, build: Any) -> Any:
-        """Cache what follows from the indices, until these are replaced (``.to``) or written (which raises their version)."""
-        if th.compiler.is_dynamo_compiling():
-            self._verify_while_compiling()
-        if th.compiler.is_compiling() or th.jit.is_tracing():  # where what is cached would be a constant
-            return build()
-        indices = self._buffers["indices"]  # without the detour of torch's __getattr__, as products with one sample ask for it
-        assert indices is not None
-        if key in self._derived and self._are_verified(indices):
-            return self._derived[key]
-        if _are_followed(indices):  # by somebody whose tensors nobody else must find
-            return build()
-        self.verified_indices()
-        with th.inference_mode(False):  # what is cached must serve the next backward pass, too
-            if key not in self._derived:
-                self._derived[key] = build()
-        return self._derived[key]
 
     def __getstate__(self) -> dict[str, Any]:
         # What is derived neither belongs into a pickle nor into a copy.
@@ -315,35 +264,13 @@ def _check_indices(indices: th.Tensor, numel: int) -> None:
         raise ValueError(f"Indices must increase strictly within [0, {numel}).")
 
 
-def _compress(indices: th.Tensor, shape: th.Size) -> CompressedRows:
-    rows, columns = indices // shape[1], indices % shape[1]
-    to_transposed = th.argsort(columns * shape[0] + rows)
-    return CompressedRows(
-        row_starts=_starts(rows, shape[0]),
-        columns=columns.int(),
-        transposed_row_starts=_starts(columns, shape[1]),
-        transposed_columns=rows[to_transposed].int(),
-        to_transposed=to_transposed.int(),
-    )
+def _long_indices(topology: Topology) -> th.Tensor:
+    return topology.indices.long()
 
 
-def _starts(rows: th.Tensor, number_of_rows: int) -> th.Tensor:
-    starts = th.zeros(number_of_rows + 1, dtype=th.int32, device=rows.device)
-    starts[1:] = th.bincount(rows, minlength=number_of_rows).cumsum(0)
-    return starts
-
-
-def _block(indices: th.Tensor, shape: th.Size) -> BlockedRows:
-    blocks = -(-shape[1] // BLOCK_COLUMNS)
-    rows, starts = (th.arange(count, device=indices.device) for count in (shape[0], blocks + 1))
-    firsts = rows.unsqueeze(1) * shape[1] + (starts * BLOCK_COLUMNS).clamp(max=shape[1])
-    return BlockedRows(shape, blocks, th.searchsorted(indices, firsts).int(), (indices % shape[1]).to(th.uint16))
-
-
-def _block_transposed(indices: th.Tensor, shape: th.Size) -> tuple[BlockedRows, th.Tensor]:
-    transposed = (indices % shape[1]) * shape[0] + indices // shape[1]
-    ordered, order = transposed.sort()
-    return _block(ordered, shape[::-1]), order.int()
+def _coordinates(topology: Topology) -> tuple[th.Tensor, th.Tensor]:
+    indices, columns = topology.indices.long(), topology.shape[1]
+    return indices // columns, indices % columns
 
 
 # Whatever averages integers as real numbers cuts off what follows the point. Marks of equal topologies lose one or two by

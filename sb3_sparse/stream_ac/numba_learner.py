@@ -7,6 +7,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.sparsity import SparseLinear
+from sb3_sparse.sparsity.products.compressed_rows import compressed_rows
 from sb3_sparse.stream_ac import kernels
 from sb3_sparse.stream_ac.learner import Learner, refuse_not_finite
 from sb3_sparse.stream_ac.networks import StreamNetwork
@@ -202,7 +203,7 @@ def _tables(layers: list[nn.Linear | SparseLinear]) -> tuple[np.ndarray, np.ndar
         line[[kernels.WEIGHTS, kernels.BIAS]] = position, position + weights
         line[[kernels.INPUTS, kernels.OUTPUTS]] = inputs, outputs
         if isinstance(layer, SparseLinear):
-            compressed = layer.topology.compressed_rows()
+            compressed = layer.topology.derive(compressed_rows)
             line[[kernels.ROWS, kernels.COLUMNS]] = sum(map(len, rows)), sum(map(len, columns))
             rows.append(compressed.row_starts.numpy().astype(rows[0].dtype))
             columns.append(compressed.columns.numpy().astype(columns[0].dtype))

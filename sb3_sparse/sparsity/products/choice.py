@@ -89,7 +89,7 @@ def back_end_for(topology: Topology) -> BackEnd | None:
     :return: The back end, or None if there is but the dense matrix
     """
     kernels = _kernels()
-    if kernels is not None and topology.fits_blocked_rows:
+    if kernels is not None and kernels.module.fits(topology):
         return kernels
     return _mkl()
 

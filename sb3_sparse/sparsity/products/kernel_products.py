@@ -10,7 +10,8 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.sparsity.products import kernels
-from sb3_sparse.sparsity.topology import BLOCK_COLUMNS, BlockedRows, Topology
+from sb3_sparse.sparsity.products.blocked_rows import BlockedRows, blocked_rows, transposed_blocked_rows
+from sb3_sparse.sparsity.topology import Topology
 
 # Up to this many samples are multiplied one by one; more are cheaper as a tile, however small.
 FEW_SAMPLES = 2
@@ -36,12 +37,20 @@ class Rows(NamedTuple):
         return self.rows.positions()
 
 
+def fits(topology: Topology) -> bool:
+    """
+    :param topology: Any topology
+    :return: Whether the kernels can number its rows and columns with 16 bits, and its weights with 31
+    """
+    return len(topology.shape) == 2 and max(topology.shape) <= 2**16 and topology.numel < 2**31
+
+
 def rows_of(topology: Topology, with_transpose: bool) -> Rows:
     """
     :param topology: Topology of a matrix
     :param with_transpose: Whether the input's gradient will be wanted
     """
-    return Rows(topology.blocked_rows(), topology.transposed_blocked_rows() if with_transpose else None)
+    return Rows(topology.derive(blocked_rows), topology.derive(transposed_blocked_rows) if with_transpose else None)
 
 
 def multiply(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, rows: Rows) -> th.Tensor:
@@ -177,7 +186,7 @@ def _add_weight_gradients(
 def _scratch(input: th.Tensor, blocks: int, rows: int) -> tuple[th.Tensor, th.Tensor]:
     """Memory for a block of columns, and for the rows that belong to it at a time."""
     lanes = kernels.TILE_BYTES // input.itemsize
-    columns = min(input.shape[1], BLOCK_COLUMNS)
+    columns = min(input.shape[1], kernels.BLOCK_COLUMNS)
     return input.new_empty(columns * lanes), input.new_empty((kernels.PANEL_ROWS if blocks == 1 else rows) * lanes)
 
 

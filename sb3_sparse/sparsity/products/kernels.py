@@ -20,12 +20,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from sb3_sparse.sparsity.products.compiling import compiled
-from sb3_sparse.sparsity.topology import BLOCK_COLUMNS
 
 # Widest vector of the processor, and what a kernel keeps in registers while it goes through a row.
 VECTOR_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f", False) else 32
 REGISTER_BYTES = 8 * VECTOR_BYTES
 HALF_BYTES, QUARTER_BYTES = REGISTER_BYTES // 2, REGISTER_BYTES // 4
+# Columns that are in scratch memory at a time: with TILE_BYTES of samples each half of a second-level cache.
+BLOCK_COLUMNS = 1024
 TILE_BYTES = 512  # samples of one unit side by side
 LEAST_BYTES = 64  # samples are padded with zeros to a multiple of this
 # Rows whose sums are transposed back at a time, if all columns are in one block.

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_sparse.sparsity.topology import CompressedRows, Topology
+from sb3_sparse.sparsity.products.compressed_rows import CompressedRows, compressed_rows
+from sb3_sparse.sparsity.topology import Topology
 
 
 class Rows(NamedTuple):
@@ -32,7 +33,7 @@ def rows_of(topology: Topology, with_transpose: bool) -> Rows:
     :param topology: Topology of a matrix
     :param with_transpose: Whether the input's gradient will be wanted; compressed rows have the transpose always
     """
-    return Rows(topology.shape, topology.compressed_rows())
+    return Rows(topology.shape, topology.derive(compressed_rows))
 
 
 # Batches are transposed, because MKL multiplies a sparse matrix from the left, and its rows by columns six times slower.
