@@ -4,16 +4,11 @@ import math
 
 import torch as th
 import torch.nn.functional as F
-from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import Actor
 
-from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.distributions import ExactSquashedDiagGaussian
 from sb3_sparse.common.networks import SimBaActorBase, linear_head
-from sb3_sparse.common.observations import ObservationNormalizer
 from sb3_sparse.networks import SimBaEncoder
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
@@ -27,39 +22,14 @@ class SimBaActor(SimBaActorBase, Actor):
     Deviations from SB3's actor, all as in the SimBa reference: ``log_std = -10 + 6 (1 + tanh(head))`` lies smoothly within
     [-10, 2], where SB3 clamps to [-20, 2]; the squashing correction of the log-probability is exact.
 
-    :param observation_space: Observation space
-    :param action_space: Action space
-    :param features_extractor: Flattens observations
-    :param features_dim: Size of the flattened observation
-    :param normalizer: Statistics shared by all networks of the policy
-    :param size: Size of the network
-    :param normalize_images: As in SB3; observations here are vectors
+    Arguments: :class:`~sb3_sparse.common.networks.SimBaNetwork`.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        normalizer: ObservationNormalizer,
-        size: SimBaSize,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            net_arch=[],
-            features_extractor=features_extractor,
-            features_dim=features_dim,
-            normalize_images=normalize_images,
-        )
-        action_dim = get_action_dim(action_space)
-        self.normalizer, self.size = normalizer, size
+    def _replace_networks(self, features_dim: int, action_dim: int) -> None:
         self.action_dist = ExactSquashedDiagGaussian(action_dim)  # type: ignore[assignment]
-        self.latent_pi = SimBaEncoder(features_dim, size.hidden_dim, size.num_blocks)  # type: ignore[assignment]
-        self.mu = linear_head(size.hidden_dim, action_dim)
-        self.log_std = linear_head(size.hidden_dim, action_dim)  # type: ignore[assignment]
+        self.latent_pi = SimBaEncoder(features_dim, self.size.hidden_dim, self.size.num_blocks)  # type: ignore[assignment]
+        self.mu = linear_head(self.size.hidden_dim, action_dim)
+        self.log_std = linear_head(self.size.hidden_dim, action_dim)  # type: ignore[assignment]
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """

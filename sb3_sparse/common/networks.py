@@ -47,11 +47,33 @@ class NormalizesObservations(BaseModel):
         return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)  # type: ignore[return-value]
 
 
-class SimBaActorBase(NormalizesObservations, PrunedNetwork, BasePolicy):
+class SimBaNetwork(NormalizesObservations):
+    """
+    Mixin for SB3 actors and critics: SimBa networks in the place of those that SB3 builds.
+
+    :param action_space: Action space
+    :param features_dim: Size of the flattened observation
+    :param normalizer: Statistics shared by all networks of the policy
+    :param size: Size of each network
+    :param kwargs: Further ones of the SB3 network
+    """
+
+    def __init__(
+        self, *, action_space: spaces.Box, features_dim: int, normalizer: ObservationNormalizer, size: SimBaSize, **kwargs: Any
+    ):
+        kwargs.update(action_space=action_space, features_dim=features_dim, net_arch=[])
+        super().__init__(**kwargs)
+        self.normalizer, self.size = normalizer, size
+        self._replace_networks(features_dim, get_action_dim(action_space))
+
+    def _replace_networks(self, features_dim: int, action_dim: int) -> None:
+        raise NotImplementedError
+
+
+class SimBaActorBase(SimBaNetwork, PrunedNetwork, BasePolicy):
     """Mixin for SB3 actors: saved and loaded alone (``policy.actor.save(path)``), with topology and statistics."""
 
     features_dim: int
-    size: SimBaSize
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = BaseModel._get_constructor_parameters(self)
@@ -60,7 +82,7 @@ class SimBaActorBase(NormalizesObservations, PrunedNetwork, BasePolicy):
         return data
 
 
-class SimBaCriticBase(NormalizesObservations):
+class SimBaCriticBase(SimBaNetwork):
     """
     Mixin for SB3 critics: SimBa networks on observation and action, before which observations are normalised.
 
@@ -70,12 +92,11 @@ class SimBaCriticBase(NormalizesObservations):
 
     n_critics: int
     q_networks: Any
-    action_space: spaces.Box
+    # Of each network.
+    output_dim = 1
 
-    def _replace_q_networks(self, features_dim: int, size: SimBaSize, output_dim: int) -> None:
-        """Put SimBa networks in the place of those that the SB3 critic built."""
-        input_dim = features_dim + get_action_dim(self.action_space)
-        self.q_networks = [simba_network(input_dim, size, output_dim) for _ in range(self.n_critics)]
+    def _replace_networks(self, features_dim: int, action_dim: int) -> None:
+        self.q_networks = [simba_network(features_dim + action_dim, self.size, self.output_dim) for _ in range(self.n_critics)]
         for i, q_network in enumerate(self.q_networks):
             setattr(self, f"qf{i}", q_network)
 
@@ -95,43 +116,9 @@ class SimBaCriticBase(NormalizesObservations):
 
 class SimBaCritic(SimBaCriticBase, ContinuousCritic):
     """
-    Q-functions of SAC, DDPG and TD3: SimBa encoders on observation and action, each with a linear head.
-
-    :param observation_space: Observation space
-    :param action_space: Action space
-    :param features_extractor: Flattens observations
-    :param features_dim: Size of the flattened observation
-    :param normalizer: Statistics shared by all networks of the policy
-    :param size: Size of each network
-    :param n_critics: Number of independent networks
-    :param share_features_extractor: Whether the extractor is the actor's
-    :param normalize_images: As in SB3; observations here are vectors
+    Q-functions of SAC, DDPG and TD3: SimBa encoders on observation and action, each with a linear head; arguments:
+    :class:`SimBaNetwork`.
     """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        normalizer: ObservationNormalizer,
-        size: SimBaSize,
-        n_critics: int = 1,
-        share_features_extractor: bool = False,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            net_arch=[],
-            features_extractor=features_extractor,
-            features_dim=features_dim,
-            n_critics=n_critics,
-            share_features_extractor=share_features_extractor,
-            normalize_images=normalize_images,
-        )
-        self.normalizer = normalizer
-        self._replace_q_networks(features_dim, size, 1)
 
 
 def simba_network(input_dim: int, size: SimBaSize, output_dim: int) -> nn.Sequential:

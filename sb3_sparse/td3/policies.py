@@ -2,54 +2,25 @@
 
 from collections import OrderedDict
 
-from gymnasium import spaces
 from stable_baselines3 import TD3
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
-from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.networks import SimBaActorBase, linear_head
-from sb3_sparse.common.observations import ObservationNormalizer
 from sb3_sparse.common.simba_policy import SimBaPolicy
 from sb3_sparse.networks import SimBaEncoder
 
 
 class SimBaDeterministicActor(SimBaActorBase, Actor):
     """
-    Deterministic actor of TD3 and DDPG: a SimBa encoder and one linear head, squashed by tanh.
-
-    :param observation_space: Observation space
-    :param action_space: Action space
-    :param features_extractor: Flattens observations
-    :param features_dim: Size of the flattened observation
-    :param normalizer: Statistics shared by all networks of the policy
-    :param size: Size of the network
-    :param normalize_images: As in SB3; observations here are vectors
+    Deterministic actor of TD3 and DDPG: a SimBa encoder and one linear head, squashed by tanh; arguments:
+    :class:`~sb3_sparse.common.networks.SimBaNetwork`.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        normalizer: ObservationNormalizer,
-        size: SimBaSize,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            net_arch=[],
-            features_extractor=features_extractor,
-            features_dim=features_dim,
-            normalize_images=normalize_images,
-        )
-        self.normalizer, self.size = normalizer, size
-        encoder = SimBaEncoder(features_dim, size.hidden_dim, size.num_blocks)
-        head = linear_head(size.hidden_dim, get_action_dim(action_space))
+    def _replace_networks(self, features_dim: int, action_dim: int) -> None:
+        encoder = SimBaEncoder(features_dim, self.size.hidden_dim, self.size.num_blocks)
+        head = linear_head(self.size.hidden_dim, action_dim)
         self.mu = nn.Sequential(OrderedDict(encoder=encoder, head=head, squash=nn.Tanh()))
 
 

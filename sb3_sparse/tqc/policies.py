@@ -2,16 +2,13 @@
 
 from typing import Any, ClassVar
 
-from gymnasium import spaces
 from sb3_contrib import TQC
 from sb3_contrib.tqc.policies import Critic, TQCPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_sparse.arguments import check_integer
-from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.gaussian_actor import SimBaActor
 from sb3_sparse.common.networks import SimBaCriticBase
-from sb3_sparse.common.observations import ObservationNormalizer
 from sb3_sparse.common.simba_policy import SimBaPolicy
 
 
@@ -20,45 +17,13 @@ class SimBaQuantileCritic(SimBaCriticBase, Critic):
     Distributional Q-functions of TQC (Kuznetsov et al., 2020): SimBa encoders on observation and action, each with a linear
     head that returns quantiles of the return, (batch, n_critics, n_quantiles) altogether.
 
-    :param observation_space: Observation space
-    :param action_space: Action space
-    :param features_extractor: Flattens observations
-    :param features_dim: Size of the flattened observation
-    :param normalizer: Statistics shared by all networks of the policy
-    :param size: Size of each network
     :param n_quantiles: Number of quantiles of each network
-    :param n_critics: Number of independent networks
-    :param share_features_extractor: Whether the extractor is the actor's
-    :param normalize_images: As in SB3; observations here are vectors
+    :param kwargs: Those of :class:`~sb3_sparse.common.networks.SimBaNetwork`
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        normalizer: ObservationNormalizer,
-        size: SimBaSize,
-        n_quantiles: int = 25,
-        n_critics: int = 2,
-        share_features_extractor: bool = False,
-        normalize_images: bool = True,
-    ):
-        n_quantiles = check_integer("n_quantiles", n_quantiles)
-        super().__init__(
-            observation_space,
-            action_space,
-            net_arch=[],
-            features_extractor=features_extractor,
-            features_dim=features_dim,
-            n_quantiles=n_quantiles,
-            n_critics=n_critics,
-            share_features_extractor=share_features_extractor,
-            normalize_images=normalize_images,
-        )
-        self.normalizer = normalizer
-        self._replace_q_networks(features_dim, size, n_quantiles)
+    def __init__(self, *, n_quantiles: int, **kwargs: Any):
+        self.output_dim = check_integer("n_quantiles", n_quantiles)
+        super().__init__(n_quantiles=self.output_dim, **kwargs)
 
 
 class SparseSimBaTQCPolicy(SimBaPolicy, TQCPolicy):
