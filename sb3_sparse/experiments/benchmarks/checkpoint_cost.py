@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 
@@ -148,9 +149,9 @@ def format_checkpoints(costs: Sequence[CheckpointCost]) -> str:
 
     :param costs: Costs
     """
-    lines = ["| transitions | first checkpoint | every further one | processor time |", "|---|---|---|---|"]
+    rows = []
     for cost in costs:
         first = f"{cost.first_bytes / 1e6:,.0f} MB, {cost.first_ms:,.0f} ms"
         further = f"{cost.next_bytes / 1e6:,.1f} MB, {cost.next_ms:,.0f} ms"
-        lines.append(f"| {cost.transitions:,} | {first} | {further} | {cost.next_cpu_ms:,.0f} ms |")
-    return "\n".join(lines)
+        rows.append([f"{cost.transitions:,}", first, further, f"{cost.next_cpu_ms:,.0f} ms"])
+    return markdown_table("transitions | first checkpoint | every further one | processor time", rows)

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.experiments.benchmarks.checkpoint_cost import SAVE_FREQ, SpaceEnv
@@ -94,11 +95,10 @@ def format_throughput(results: Sequence[CheckpointThroughput]) -> str:
 
     :param results: Results
     """
-    lines = ["| training | steps | seconds | with / without, process time | wall time |", "|---|---|---|---|---|"]
-    for result in results:
-        ratios = [f"{statistics.median(r):.3f} ({min(r):.3f} to {max(r):.3f})" for r in (result.process, result.wall)]
-        lines.append(f"| {result.what} | {result.steps:,} | {result.seconds:.1f} | {ratios[0]} | {ratios[1]} |")
-    return "\n".join(lines)
+    return markdown_table(
+        "training | steps | seconds | with / without, process time | wall time",
+        ([r.what, f"{r.steps:,}", f"{r.seconds:.1f}", spread(r.process, ".3f"), spread(r.wall, ".3f")] for r in results),
+    )
 
 
 def _compare(trained: Trained, rounds: int, save_freq: int) -> CheckpointThroughput:

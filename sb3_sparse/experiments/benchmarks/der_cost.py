@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.der import DER
 from sb3_sparse.experiments.benchmarks.plain_rainbow import PlainBatch, PlainRainbow
@@ -109,15 +110,13 @@ def format_der_table(costs: Sequence[DerCost]) -> str:
     :param costs: Measured costs
     :return: Markdown table
     """
-    lines = [
-        "| width | variant | parameters | ms per update: median (min to max) | plain / this |",
-        "|---|---|---|---|---|",
-    ]
-    for cost in costs:
-        times = cost.update_ms
-        middle = f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
-        lines.append(f"| x{cost.width_scale:g} | {cost.variant} | {cost.parameters:,} | {middle} | {cost.speedup:.2f} |")
-    return "\n".join(lines)
+    return markdown_table(
+        "width | variant | parameters | ms per update: median (min to max) | plain / this",
+        (
+            [f"x{c.width_scale:g}", c.variant, f"{c.parameters:,}", spread(c.update_ms, ".1f"), f"{c.speedup:.2f}"]
+            for c in costs
+        ),
+    )
 
 
 def _costs_of_width(width: float, sparsities: Sequence[float], rounds: int, updates: int, device: str) -> list[DerCost]:

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.experiments.benchmarks.plain_drqv2 import PlainBatch, PlainDrQv2
@@ -128,15 +129,14 @@ def format_drqv2_table(costs: Sequence[DrQv2Cost]) -> str:
     :param costs: Measured costs
     :return: Markdown table
     """
-    lines = [
-        "| critic's width | variant | trainable parameters | ms per update: median (min to max) | updates/s | plain / this |",
-        "|---|---|---|---|---|---|",
-    ]
-    for cost in costs:
-        median = statistics.median(cost.update_ms)
-        spread = f"{median:.1f} ({min(cost.update_ms):.1f} to {max(cost.update_ms):.1f}) | {1e3 / median:.2f}"
-        lines.append(f"| x{cost.width_scale:g} | {cost.variant} | {cost.parameters:,} | {spread} | {cost.speedup:.2f} |")
-    return "\n".join(lines)
+    titles = "critic's width | variant | trainable parameters | ms per update: median (min to max) | updates/s | plain / this"
+    return markdown_table(titles, map(_cells, costs))
+
+
+def _cells(cost: DrQv2Cost) -> list[str]:
+    per_second = f"{1e3 / statistics.median(cost.update_ms):.2f}"
+    middle = [f"{cost.parameters:,}", spread(cost.update_ms, ".1f"), per_second]
+    return [f"x{cost.width_scale:g}", cost.variant, *middle, f"{cost.speedup:.2f}"]
 
 
 class _EagerDrQv2(DrQv2):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch as th
 
+from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.common.architecture import simba_sizes
 from sb3_sparse.common.networks import simba_network
 from sb3_sparse.deployment.sparse_policy import SparsePolicy
@@ -92,14 +93,10 @@ def format_passes(costs: Sequence[InferenceCost]) -> str:
     :param costs: Measured costs
     :return: Markdown table
     """
-    lines = [
-        "| network | w | sparsity | dense torch, us | sparse torch, us | dense / sparse | exported, us | dense / exported |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for cost in costs:
-        ratios = [cost.dense_us / other for other in (cost.sparse_us, cost.exported_us)]
-        lines.append(
-            f"| {cost.network} | {cost.width_scale:g} | {cost.sparsity:g} | {cost.dense_us:.0f} | {cost.sparse_us:.0f} | "
-            f"{ratios[0]:.2f} | {cost.exported_us:.0f} | {ratios[1]:.2f} |"
-        )
-    return "\n".join(lines)
+    titles = "network | w | sparsity | dense torch, us | sparse torch, us | dense / sparse | exported, us | dense / exported"
+    return markdown_table(titles, map(_cells, costs))
+
+
+def _cells(cost: InferenceCost) -> list[str]:
+    case = [cost.network, f"{cost.width_scale:g}", f"{cost.sparsity:g}", f"{cost.dense_us:.0f}"]
+    return case + [cell for us in (cost.sparse_us, cost.exported_us) for cell in (f"{us:.0f}", f"{cost.dense_us / us:.2f}")]

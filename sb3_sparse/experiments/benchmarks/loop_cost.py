@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.common.continuous_actions import check_continuous
 from sb3_sparse.experiments.benchmarks.contenders import Contender
 
@@ -88,10 +89,11 @@ def format_loops(costs: Sequence[LoopCost]) -> str:
     :param costs: Measured speeds, stock SB3 first for every width
     :return: Markdown table
     """
-    lines = ["| w | variant | environment | environment steps/s | this / SB3 |", "|---|---|---|---|---|"]
+    rows: list[list[str]] = []
     base: dict[float, float] = {}
     for cost in costs:
         base.setdefault(cost.width_scale, cost.steps_per_second)
         ratio = cost.steps_per_second / base[cost.width_scale]
-        lines.append(f"| {cost.width_scale:g} | {cost.variant} | {cost.env_id} | {cost.steps_per_second:.0f} | {ratio:.2f} |")
-    return "\n".join(lines)
+        speed = f"{cost.steps_per_second:.0f}"
+        rows.append([f"{cost.width_scale:g}", cost.variant, cost.env_id, speed, f"{ratio:.2f}"])
+    return markdown_table("w | variant | environment | environment steps/s | this / SB3", rows)

@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.envs import env_id
@@ -70,12 +71,12 @@ def format_pixels(costs: Sequence[PixelCost]) -> str:
     :param costs: Figures
     :return: Markdown table
     """
-    lines = ["| what | variant | median (min to max) | unit |", "|---|---|---|---|"]
+    rows = []
     for cost in costs:
         middle, least, most = map(_readable, (statistics.median(cost.values), min(cost.values), max(cost.values)))
-        spread = f" ({least} to {most})" if len(cost.values) > 1 else ""
-        lines.append(f"| {cost.what} | {cost.variant} | {middle}{spread} | {cost.unit} |")
-    return "\n".join(lines)
+        others = f" ({least} to {most})" if len(cost.values) > 1 else ""
+        rows.append([cost.what, cost.variant, f"{middle}{others}", cost.unit])
+    return markdown_table("what | variant | median (min to max) | unit", rows)
 
 
 def _readable(number: float) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch as th
 import torch.nn.functional as F
 
+from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.common.extras import install_command
 from sb3_sparse.sparsity import Topology
 from sb3_sparse.sparsity.products.choice import BackEnd, available_back_ends
@@ -129,14 +130,14 @@ def format_crossovers(costs: Sequence[ProductCost]) -> str:
     :param costs: Measured costs
     :return: Markdown table of the largest density at which active weights only are at least as fast as the dense matrix
     """
-    lines = ["| back end | rows x columns | batch | " + " | ".join(PRODUCTS) + " |", "|---|---|---|" + "---|" * len(PRODUCTS)]
+    rows = []
     cases = dict.fromkeys((cost.back_end, cost.rows, cost.columns, cost.batch) for cost in costs)
     for case in cases:
         measured = [cost for cost in costs if (cost.back_end, cost.rows, cost.columns, cost.batch) == case]
         cells = [crossover([cost for cost in measured if cost.product == product]) for product in PRODUCTS]
-        back_end, rows, columns, batch = case
-        lines.append(f"| {back_end} | {rows} x {columns} | {batch} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        back_end, height, width, batch = case
+        rows.append([back_end, f"{height} x {width}", str(batch), *cells])
+    return markdown_table(" | ".join(["back end", "rows x columns", "batch", *PRODUCTS]), rows)
 
 
 def crossover(costs: Sequence[ProductCost]) -> str:

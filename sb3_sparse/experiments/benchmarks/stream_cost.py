@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.benchmarks.plain_stream_ac import PlainStreamAC, plain_environment, plain_training
 from sb3_sparse.stream_ac import StreamAC, StreamACPolicy
@@ -75,12 +76,10 @@ def format_stream_table(costs: Sequence[StreamCost]) -> str:
     :param costs: Measured speeds
     :return: Markdown table
     """
-    lines = ["| width | what | variant | steps per second: median (min to max) | speed-up |", "|---|---|---|---|---|"]
-    for cost in costs:
-        speeds = cost.steps_per_second
-        middle = f"{statistics.median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f})"
-        lines.append(f"| {cost.width} | {cost.what} | {cost.variant} | {middle} | {cost.speedup:.1f} |")
-    return "\n".join(lines)
+    return markdown_table(
+        "width | what | variant | steps per second: median (min to max) | speed-up",
+        ([str(c.width), c.what, c.variant, spread(c.steps_per_second, ",.0f"), f"{c.speedup:.1f}"] for c in costs),
+    )
 
 
 # Takes a number of steps.

@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.experiments.benchmarks.contenders import BATCH_SIZE, OBSERVATION_DIM, STOCK, Contender, filled
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
@@ -100,20 +101,16 @@ def format_table(costs: Sequence[UpdateCost]) -> str:
     :param costs: Measured costs
     :return: Markdown table
     """
-    lines = [
-        "| w | variant | ms per update: median (min to max) | updates/s | SB3 / this | ms per action | SB3 / this | MiB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for cost in costs:
-        median = statistics.median(cost.update_ms)
-        update = f"{median:.2f} ({min(cost.update_ms):.2f} to {max(cost.update_ms):.2f}) | {1e3 / median:.0f}"
-        action = f"{statistics.median(cost.predict_ms):.3f}"
-        memory = "not measured" if cost.memory_bytes is None else f"{cost.memory_bytes / 2**20:.0f}"
-        lines.append(
-            f"| {cost.width_scale:g} | {cost.variant} | {update} | {cost.update_speedup:.2f} | {action} | "
-            f"{cost.predict_speedup:.2f} | {memory} |"
-        )
-    return "\n".join(lines)
+    titles = "w | variant | ms per update: median (min to max) | updates/s | SB3 / this | ms per action | SB3 / this | MiB"
+    return markdown_table(titles, map(_cells, costs))
+
+
+def _cells(cost: UpdateCost) -> list[str]:
+    update, action = statistics.median(cost.update_ms), statistics.median(cost.predict_ms)
+    memory = "not measured" if cost.memory_bytes is None else f"{cost.memory_bytes / 2**20:.0f}"
+    updates = [spread(cost.update_ms, ".2f"), f"{1e3 / update:.0f}", f"{cost.update_speedup:.2f}"]
+    actions = [f"{action:.3f}", f"{cost.predict_speedup:.2f}"]
+    return [f"{cost.width_scale:g}", cost.variant, *updates, *actions, memory]
 
 
 def milliseconds(work: Callable[[], Any], device: str) -> float:
