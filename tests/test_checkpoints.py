@@ -578,3 +578,6 @@ def test_sticky_actions_of_the_emulator_are_stored_between_episodes_only() -> No
     assert not state.can_be_stored
     state.env.reset()
     assert state.can_be_stored
+    in_mid_episode = {**state.capture(), "resets": []}  # as a version wrote that could store them at any time
+    with pytest.raises(CheckpointError, match="begin a new run"):
+        state.restore(in_mid_episode)

@@ -107,7 +107,10 @@ class EnvironmentState:
         :raises EnvironmentStateError: if repeating a reset leads elsewhere.
         """
         if len(state["resets"]) != len(self._resets):
-            raise EnvironmentStateError(f"The {self.name} was stored in another way than it can be restored here.")
+            raise EnvironmentStateError(
+                f"The {self.name} was stored in another way than it can be restored here: resume with the versions of "
+                "sb3-sparse and of the environment's packages that wrote the checkpoint, or begin a new run."
+            )
         with untouched_randomness():
             for record, reset in zip(self._resets, state["resets"], strict=True):
                 if self._is_reset_first:
