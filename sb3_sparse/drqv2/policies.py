@@ -22,6 +22,11 @@ from sb3_sparse.drqv2.networks import DrQv2Actor, DrQv2Critic, PixelExtractor
 
 # What is pruned as one network.
 PRUNE_MODULES = {"critic": ("trunk", "qf0", "qf1"), "q_heads": ("qf0", "qf1")}
+# Arguments that a saved policy is built with again, beside those of its spaces and its pruning.
+_SAVED = (
+    *("feature_dim", "hidden_dim", "width_scale", "prune_modules", "features_extractor_class", "features_extractor_kwargs"),
+    *("optimizer_class", "optimizer_kwargs"),
+)
 
 
 class _DenseDrQv2Policy(BasePolicy):
@@ -183,17 +188,7 @@ class DrQv2Policy(PrunedPolicy, _DenseDrQv2Policy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data.pop("normalize_images")
-        data.update(
-            lr_schedule=self._dummy_schedule,
-            feature_dim=self.feature_dim,
-            hidden_dim=self.hidden_dim,
-            width_scale=self.width_scale,
-            prune_modules=self.prune_modules,
-            features_extractor_class=self.features_extractor_class,
-            features_extractor_kwargs=self.features_extractor_kwargs,
-            optimizer_class=self.optimizer_class,
-            optimizer_kwargs=self.optimizer_kwargs,
-        )
+        data.update({name: getattr(self, name) for name in _SAVED}, lr_schedule=self._dummy_schedule)
         return data
 
 

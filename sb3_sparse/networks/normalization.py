@@ -159,13 +159,7 @@ class DeferredNormalizer(nn.Module):
 
     @th.no_grad()
     def start(self, mean: th.Tensor, var: th.Tensor, count: int) -> None:
-        """
-        Begin with the moments of what there is already.
-
-        :param mean: (dim,) means
-        :param var: (dim,) population variances
-        :param count: Number of inputs that they are of
-        """
+        """See :meth:`RunningNormalizer.start`."""
         self.running_mean.copy_(mean)
         self.running_var.copy_(var)
         self.total.fill_(count)

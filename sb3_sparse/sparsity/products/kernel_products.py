@@ -110,21 +110,13 @@ def _multiply(
 def _multiply_samples(
     input: th.Tensor, values: th.Tensor, rows: BlockedRows, bias: th.Tensor | None, output: th.Tensor, first: int, last: int
 ) -> None:
-    (height, width), blocks, starts, columns = rows
     kernels.multiply_samples(
         _ZEROS[input.dtype],
         values.data_ptr(),
-        columns.data_ptr(),
-        starts.data_ptr(),
-        blocks,
-        first,
-        last,
-        input.data_ptr(),
-        width,
-        input.shape[0],
+        *_problem(rows, input, first, last),
         0 if bias is None else bias.data_ptr(),
         output.data_ptr(),
-        height,
+        rows.shape[0],
     )
 
 
@@ -138,23 +130,15 @@ def _multiply_tiles(
     first: int,
     last: int,
 ) -> None:
-    (height, width), blocks, starts, columns = rows
-    block, sums = _scratch(input, blocks, last - first)
+    block, sums = _scratch(input, rows.blocks, last - first)
     kernels.multiply_tiles(
         _ZEROS[input.dtype],
         values.data_ptr(),
         None if order is None else order.data_ptr(),
-        columns.data_ptr(),
-        starts.data_ptr(),
-        blocks,
-        first,
-        last,
-        input.data_ptr(),
-        width,
-        input.shape[0],
+        *_problem(rows, input, first, last),
         0 if bias is None else bias.data_ptr(),
         output.data_ptr(),
-        height,
+        rows.shape[0],
         block.data_ptr(),
         sums.data_ptr(),
     )
@@ -163,24 +147,22 @@ def _multiply_tiles(
 def _add_weight_gradients(
     grad_output: th.Tensor, input: th.Tensor, rows: BlockedRows, gradients: th.Tensor, first: int, last: int
 ) -> None:
-    (height, width), blocks, starts, columns = rows
-    block, outer = _scratch(input, blocks, last - first)
+    block, outer = _scratch(input, rows.blocks, last - first)
     kernels.add_weight_gradients(
         _ZEROS[input.dtype],
         gradients.data_ptr(),
-        columns.data_ptr(),
-        starts.data_ptr(),
-        blocks,
-        first,
-        last,
-        input.data_ptr(),
-        width,
-        input.shape[0],
+        *_problem(rows, input, first, last),
         grad_output.data_ptr(),
-        height,
+        rows.shape[0],
         block.data_ptr(),
         outer.data_ptr(),
     )
+
+
+def _problem(rows: BlockedRows, input: th.Tensor, first: int, last: int) -> tuple[int, int, int, int, int, int, int, int]:
+    """What every kernel takes of the positions, the range of rows that are its share, and the batch."""
+    (_, width), blocks, starts, columns = rows
+    return columns.data_ptr(), starts.data_ptr(), blocks, first, last, input.data_ptr(), width, input.shape[0]
 
 
 def _scratch(input: th.Tensor, blocks: int, rows: int) -> tuple[th.Tensor, th.Tensor]:

@@ -42,13 +42,7 @@ def rows_of(topology: Topology, with_transpose: bool) -> Rows:
 
 
 def multiply(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, rows: Rows) -> th.Tensor:
-    """
-    :param input: (batch, in_features)
-    :param values: (active,)
-    :param bias: (out_features,) or None
-    :param rows: Where the values are
-    :return: (batch, out_features)
-    """
+    """See :func:`sb3_sparse.sparsity.products.kernel_products.multiply`."""
     output = _matrix(rows.rows.row_starts, rows.rows.columns, values, rows.shape) @ input.t().contiguous()  # (out, batch)
     if bias is not None:
         output += bias.unsqueeze(1)
@@ -56,24 +50,14 @@ def multiply(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, rows: 
 
 
 def input_gradient(grad_output: th.Tensor, values: th.Tensor, rows: Rows) -> th.Tensor:
-    """
-    :param grad_output: (batch, out_features)
-    :param values: (active,)
-    :param rows: Where the values are
-    :return: (batch, in_features)
-    """
+    """See :func:`sb3_sparse.sparsity.products.kernel_products.input_gradient`."""
     _, _, row_starts, columns, order = rows.rows
     transposed = _matrix(row_starts, columns, values.index_select(0, order), rows.shape[::-1])
     return (transposed @ grad_output.t().contiguous()).t().contiguous()
 
 
 def weight_gradient(grad_output: th.Tensor, input: th.Tensor, rows: Rows) -> th.Tensor:
-    """
-    :param grad_output: (batch, out_features)
-    :param input: (batch, in_features)
-    :param rows: Where the active weights are
-    :return: (active,)
-    """
+    """See :func:`sb3_sparse.sparsity.products.kernel_products.weight_gradient`."""
     zeros = input.new_zeros(rows.rows.columns.numel())
     pattern = _matrix(rows.rows.row_starts, rows.rows.columns, zeros, rows.shape)
     outer = grad_output.t().contiguous(), input.t().contiguous().t()
