@@ -7,8 +7,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_sparse.callbacks.measured_networks import all_optimizers
 from sb3_sparse.common.extractor import SparseSimBaExtractor
+from sb3_sparse.common.optimizers import optimizers_of
 from sb3_sparse.common.pruned_policy import PrunedPolicy, draw_mask_seed
 from sb3_sparse.networks import DeferredNormalizer, RunningNormalizer
 from sb3_sparse.sparsity import SparseLayer
@@ -96,7 +96,7 @@ def clear_moments(model: BaseAlgorithm, module: nn.Module) -> None:
     :param module: Part of its networks
     """
     own = set(module.parameters())
-    for optimizer in all_optimizers(model):
+    for optimizer in optimizers_of(model.policy):
         for parameter in own & set(optimizer.state):
             state = optimizer.state[parameter]
             for key, value in state.items():

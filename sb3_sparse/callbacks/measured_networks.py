@@ -7,9 +7,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from sb3_sparse.diagnostics import Recording, record
+from sb3_sparse.common.optimizers import optimizers_of
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
 
-__all__ = ["MeasuredNetwork", "all_optimizers", "measured_networks", "optimizers_with", "run"]
+__all__ = ["MeasuredNetwork", "measured_networks", "optimizers_with", "run"]
 
 
 def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
@@ -61,16 +62,6 @@ def optimizers_with(model: BaseAlgorithm, module: nn.Module) -> list[th.optim.Op
     own = {id(parameter) for parameter in module.parameters()}
     return [
         optimizer
-        for optimizer in all_optimizers(model)
+        for optimizer in optimizers_of(model.policy)
         if any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
     ]
-
-
-def all_optimizers(model: BaseAlgorithm) -> list[th.optim.Optimizer]:
-    """
-    Find the optimizers of a model's networks.
-
-    :param model: Model
-    """
-    found = [getattr(module, "optimizer", None) for module in model.policy.modules()]
-    return [optimizer for optimizer in found if isinstance(optimizer, th.optim.Optimizer)]

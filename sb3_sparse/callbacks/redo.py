@@ -9,8 +9,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from sb3_sparse.arguments import check_integer
-from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, all_optimizers, measured_networks, run
+from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, run
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
+from sb3_sparse.common.optimizers import optimizers_of
 from sb3_sparse.diagnostics import dormancy_scores
 from sb3_sparse.diagnostics.recording import Chain
 from sb3_sparse.networks import SimBaBlock
@@ -142,7 +143,7 @@ class ReDoCallback(BaseCallback):
     def _forget(self, parameter: nn.Parameter, chosen: th.Tensor) -> None:
         forget_entries(self.model, parameter, chosen)
         if self.reset_step_count:
-            for optimizer in all_optimizers(self.model):
+            for optimizer in optimizers_of(self.model.policy):
                 step = optimizer.state.get(parameter, {}).get("step")
                 if isinstance(step, th.Tensor):
                     step.zero_()
@@ -156,7 +157,7 @@ def forget_entries(model: BaseAlgorithm, parameter: nn.Parameter, chosen: th.Ten
     :param parameter: One of its parameters
     :param chosen: Boolean mask of the parameter's shape
     """
-    for optimizer in all_optimizers(model):
+    for optimizer in optimizers_of(model.policy):
         for value in optimizer.state.get(parameter, {}).values():
             if isinstance(value, th.Tensor) and value.shape == parameter.shape:
                 value.masked_fill_(chosen, 0.0)

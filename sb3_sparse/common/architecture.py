@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 from sb3_sparse.sparsity.allocation import check_sparsity, get_distribution
-from sb3_sparse.sparsity.pruning import check_budget
+from sb3_sparse.sparsity.pruning_plan import check_budget
 
 # Default size of the paper (Tables 2 and 3): the critic is four times as wide and twice as deep as the actor.
 ACTOR_HIDDEN_DIM, ACTOR_BLOCKS = 128, 1

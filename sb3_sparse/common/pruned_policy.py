@@ -1,7 +1,6 @@
 """What makes any SB3 policy a statically sparse one: its networks are pruned once, when it is built."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch as th
@@ -12,10 +11,11 @@ from torch import nn
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.constructing_algorithm import constructing_algorithm
+from sb3_sparse.common.mask_loading import guard_parts, moving_masks
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
-from sb3_sparse.common.pruned_network import let_load_alone
-from sb3_sparse.sparsity import SparseLayer, allocate, prune, share_topology
-from sb3_sparse.sparsity.topology import Topology
+from sb3_sparse.common.optimizers import optimizers_follow
+from sb3_sparse.sparsity import PruningPlan, SparseLayer, share_topology, sparse_layers
+from sb3_sparse.sparsity.pruning_plan import Choose, random_positions
 
 # Parts of a network that are not pruned with it: normalisation statistics belong to all networks.
 _NOT_PRUNED = ("normalizer",)
@@ -98,81 +98,8 @@ class PrunedPolicy(BasePolicy):
             off, as SB3's ``set_parameters(..., exact_match=False)`` sets it: the moments would be applied to other weights.
             With ``strict`` the optimizer's state may follow; until it does, an update raises.
         """
-        self._refuse_other_sparse_layers(state_dict, strict)
-        self._refuse_stale_values(state_dict)
-        stale = self._optimizers_with_moments() if moved_topologies(self, state_dict) else []
-        if stale and not strict:
-            raise ValueError(_STALE_MOMENTS)
-        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
-        for optimizer in stale:
-            block_until_loaded(optimizer)
-        return result
-
-    def _refuse_other_sparse_layers(self, state_dict: Mapping[str, Any], strict: bool) -> None:
-        suffix = ".topology.indices"
-        here = {name for name in self.state_dict() if name.endswith(suffix)}
-        there = {name for name in state_dict if name.endswith(suffix)}
-        if not strict:
-            # A layer may be missing altogether.
-            here = {name for name in here if name in there or f"{name.removesuffix(suffix)}.weight" in state_dict}
-        if here != there:
-            name = sorted(here ^ there)[0].removesuffix(suffix)
-            where = "the model only" if f"{name}{suffix}" in here else "the checkpoint only"
-            raise RuntimeError(
-                f"The checkpoint's topology does not fit: {len(there)} layers are sparse in the checkpoint, {len(here)} in "
-                f"the model ({name!r} is sparse in {where}). Build the model with the sparsity, distribution, budget and "
-                f"network size that the checkpoint was made with; this model has sparsity={self.sparsity}."
-            )
-
-    def _refuse_stale_values(self, state_dict: Mapping[str, Any]) -> None:
-        """A network whose shared topology moves without its values would compute something else, unnoticed."""
-        moved = moved_topologies(self, state_dict)
-        for name, layer in self.named_modules(remove_duplicate=False):
-            if isinstance(layer, SparseLayer) and layer.topology in moved and f"{name}.values" not in state_dict:
-                raise ValueError(f"The checkpoint moves the topology of {name!r}, but does not have its values. {LOAD_ALL}")
-
-    def _optimizers_with_moments(self) -> list[th.optim.Optimizer]:
-        return [optimizer for optimizer in optimizers_of(self) if optimizer.state]
-
-
-LOAD_ALL = (
-    "Load everything at once (model.set_parameters(path_or_dict) with exact_match=True, or Algorithm.load(path)), or build "
-    "both models with the same mask_seed."
-)
-_STALE_MOMENTS = (
-    "The loaded masks differ from those that the optimizers' moments belong to; load into a fresh model or clear the moments "
-    f"(optimizer.state.clear()). {LOAD_ALL}"
-)
-
-
-def moved_topologies(module: nn.Module, state_dict: Mapping[str, Any]) -> set[Topology]:
-    """
-    Find the topologies that loading would change.
-
-    :param module: Module to load into
-    :param state_dict: What would be loaded
-    """
-    moved: set[Topology] = set()
-    for name, topology in module.named_modules(remove_duplicate=False):
-        if isinstance(topology, Topology):
-            indices = state_dict.get(f"{name}.indices".removeprefix("."), topology.verified_indices())
-            if not th.equal(indices.to(topology.indices), topology.indices):
-                moved.add(topology)
-    return moved
-
-
-def refuse_to_move_alone(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    """
-    Hook for the parts of a policy: refuse to load one by itself (an empty prefix) if that moves a topology, which its target
-    network shares and its optimizer's moments belong to.
-
-    :param module: Part of a policy
-    :param state_dict: What is being loaded
-    :param prefix: What the part's keys begin with
-    :raises ValueError: if a topology would move.
-    """
-    if prefix == "" and moved_topologies(module, state_dict):
-        raise ValueError(f"The masks of {type(module).__name__} would change, but it is only a part of the policy. {LOAD_ALL}")
+        with moving_masks(self, state_dict, strict):
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 
 def pruning_parameters(policy: PrunedPolicy) -> dict[str, Any]:
@@ -217,35 +144,54 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
     :param skip: Names of submodules of the policy that stay dense
     :raises ValueError: if a submodule is unknown, and whatever :func:`sb3_sparse.sparsity.prune` refuses.
     """
+    choose = random_positions(th.Generator().manual_seed(mask_seed))
+    apply_plans(policy, pruning_plans(policy, config, skip), choose)
+
+
+def pruning_plans(
+    policy: BasePolicy, config: PruningConfig, skip: Iterable[str], is_pruned: bool = False
+) -> list[PruningPlan]:
+    """
+    Plan how the networks of a policy are pruned.
+
+    :param policy: Policy
+    :param config: Sparsities and how they are allocated
+    :param skip: Names of submodules of the policy that stay dense
+    :param is_pruned: Whether the networks may be pruned already
+    :return: A plan for each network
+    :raises ValueError: if a submodule is unknown, and whatever :func:`sb3_sparse.sparsity.prune` refuses.
+    """
     kept = skipped_modules(policy, skip)
-    trees = [(tree, getattr(config, role)) for role, tree in network_trees(policy, kept)]
     options: dict[str, Any] = {"distribution": config.distribution, "budget": config.budget, "skip": kept}
-    for tree, sparsity in trees:
-        allocate(tree, sparsity, **options)
-    generator = th.Generator().manual_seed(mask_seed)
-    with _optimizers_follow(policy):
-        for tree, sparsity in trees:
-            prune(tree, sparsity, generator=generator, **options)
+    return [
+        PruningPlan(tree, getattr(config, role), is_pruned=is_pruned, **options) for role, tree in network_trees(policy, kept)
+    ]
+
+
+def apply_plans(policy: BasePolicy, plans: Iterable[PruningPlan], choose: Choose) -> None:
+    """
+    Prune the networks of a policy in place; target networks get the same positions, optimizers keep their moments.
+
+    :param policy: Policy
+    :param plans: A plan for each network
+    :param choose: Chooses the positions of every layer
+    """
+    with optimizers_follow(policy):
+        for plan in plans:
+            plan.apply(choose)
         for online, target in TARGETS.items():
             if online in policy._modules and target in policy._modules:
-                share_topology(policy.get_submodule(online), policy.get_submodule(target))
+                _follow_target(policy.get_submodule(online), policy.get_submodule(target))
     guard_parts(policy)
 
 
-def guard_parts(policy: BasePolicy) -> None:
-    """
-    Have the parts of a policy refuse to take a state alone where that would move a topology, and load alone as new networks;
-    parts that do already are left alone.
-
-    :param policy: Pruned policy
-    """
-    for module in policy.modules():
-        guarded = any(
-            getattr(hook, "hook", None) is refuse_to_move_alone for hook in module._load_state_dict_pre_hooks.values()
-        )
-        if module is not policy and not guarded and any(isinstance(part, Topology) for part in module.modules()):
-            module.register_load_state_dict_pre_hook(refuse_to_move_alone)
-            let_load_alone(module)
+def _follow_target(online: nn.Module, target: nn.Module) -> None:
+    own = {layer for _, layer in sparse_layers(online)}
+    densified: dict[nn.Parameter, nn.Parameter] = {}
+    for _, layer in list(sparse_layers(target)):
+        if layer not in own:
+            layer.densify(densified)
+    share_topology(online, target)
 
 
 def skipped_modules(policy: BasePolicy, skip: Iterable[str]) -> set[nn.Module]:
@@ -281,16 +227,6 @@ def _submodule(policy: BasePolicy, name: str) -> nn.Module:
         return policy.get_submodule(name)
     except AttributeError:
         raise ValueError(f"skip names {name!r}, but {type(policy).__name__} has no such submodule.") from None
-
-
-def optimizers_of(policy: BasePolicy) -> list[th.optim.Optimizer]:
-    """
-    Find the optimizers of a policy's networks.
-
-    :param policy: Any SB3 policy
-    """
-    found = [getattr(module, "optimizer", None) for module in policy.modules()]
-    return [optimizer for optimizer in found if isinstance(optimizer, th.optim.Optimizer)]
 
 
 def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
@@ -338,52 +274,3 @@ def _actor_critic_trees(policy: Any) -> Iterator[tuple[str, nn.Module]]:
 
 def _tree(children: Mapping[str, nn.Module | None]) -> nn.Module:
     return nn.ModuleDict({name: child for name, child in children.items() if child is not None and name not in _NOT_PRUNED})
-
-
-@contextmanager
-def _optimizers_follow(policy: BasePolicy) -> Iterator[None]:
-    """Let optimizers hold the parameters that replace the pruned ones, in place and with their share of any moments."""
-    name_of = {id(parameter): name for name, parameter in policy.named_parameters()}
-    optimizers = optimizers_of(policy)
-    yield
-    layers = {name: module for name, module in policy.named_modules() if isinstance(module, SparseLayer)}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["params"] = [_successor(p, name_of[id(p)], layers, optimizer) for p in group["params"]]
-
-
-def _successor(parameter: th.Tensor, name: str, layers: Mapping[str, SparseLayer], optimizer: th.optim.Optimizer) -> th.Tensor:
-    prefix, _, key = name.rpartition(".")
-    layer = layers.get(prefix)
-    if layer is None or key not in layer.value_names:
-        return parameter
-    values = layer.get_parameter(layer.value_names[key])
-    state = optimizer.state.pop(parameter, None)
-    if state:
-        fits = {k: th.is_tensor(v) and v.shape == layer.topology.shape for k, v in state.items()}
-        optimizer.state[values] = {k: layer.topology.gather(v) if fits[k] else v for k, v in state.items()}
-    return values
-
-
-def block_until_loaded(optimizer: th.optim.Optimizer) -> None:
-    """
-    Refuse updates with moments of other weights until the optimizer's own state was loaded or cleared.
-
-    :param optimizer: Optimizer of parameters whose topology has moved
-    """
-
-    blocked = True
-
-    # The hooks stay registered: torch iterates over them while it calls them.
-    def refuse(optimizer: th.optim.Optimizer, *_: Any) -> None:
-        nonlocal blocked
-        blocked = blocked and bool(optimizer.state)
-        if blocked:
-            raise ValueError(_STALE_MOMENTS)
-
-    def release(*_: Any) -> None:
-        nonlocal blocked
-        blocked = False
-
-    optimizer.register_step_pre_hook(refuse)
-    optimizer.register_load_state_dict_post_hook(release)

@@ -1,13 +1,16 @@
 """Which weights exist: layer-wise allocation, masks, sparse layers, pruning a module. Knows only torch."""
 
 from sb3_sparse.sparsity.allocation import UnreachableSparsityError, erdos_renyi, uniform
+from sb3_sparse.sparsity.conversion import share_topology, sparse_layers, to_dense
 from sb3_sparse.sparsity.layers import SparseConv2d, SparseLayer, SparseLinear, initialize_weight, register_sparse_layer
-from sb3_sparse.sparsity.pruning import allocate, prune, share_topology, sparse_layers, to_dense
+from sb3_sparse.sparsity.pruning import allocate, prune
+from sb3_sparse.sparsity.pruning_plan import PruningPlan
 from sb3_sparse.sparsity.summary import LayerSummary, Summary, summary
 from sb3_sparse.sparsity.topology import Topology
 
 __all__ = [
     "LayerSummary",
+    "PruningPlan",
     "SparseConv2d",
     "SparseLayer",
     "SparseLinear",

@@ -284,3 +284,15 @@ def initialize_weight(layer: nn.Module, initializer: Callable[..., Any], **kwarg
 
 register_sparse_layer(SparseLinear)
 register_sparse_layer(SparseConv2d)
+
+
+def prunable_weights(layer: nn.Module) -> list[nn.Parameter | None]:
+    """
+    The weights of a plain layer that can be pruned.
+
+    :param layer: Layer of a registered type
+    :return: Weights, None for one that something else computes, as the old spectral norm does
+    """
+    sparse_type = sparse_type_of(layer)
+    assert sparse_type is not None
+    return [layer._parameters.get(name) for name in sparse_type.value_names]

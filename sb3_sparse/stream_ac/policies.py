@@ -10,7 +10,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch.distributions import Distribution
 
 from sb3_sparse.arguments import check_integer
-from sb3_sparse.common.pruned_policy import PrunedPolicy, guard_parts
+from sb3_sparse.common.mask_loading import guard_parts
+from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.stream_ac.initializers import FROZEN, INITIALIZERS
 from sb3_sparse.stream_ac.networks import StreamActor, StreamCritic
 from sb3_sparse.stream_ac.obgd import OPTIMIZERS

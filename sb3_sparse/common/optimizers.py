@@ -1,0 +1,78 @@
+"""The optimizers of a policy's networks, and how they follow what is pruned."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from sb3_sparse.sparsity import SparseLayer, Topology
+from sb3_sparse.sparsity.layers import sparse_type_of
+
+
+def optimizers_of(policy: BasePolicy) -> list[th.optim.Optimizer]:
+    """
+    Find the optimizers of a policy's networks.
+
+    :param policy: Any SB3 policy
+    """
+    found = [getattr(module, "optimizer", None) for module in policy.modules()]
+    return [optimizer for optimizer in found if isinstance(optimizer, th.optim.Optimizer)]
+
+
+@contextmanager
+def optimizers_follow(policy: BasePolicy) -> Iterator[None]:
+    """
+    Let optimizers hold the parameters that replace the pruned ones, in place and with their share of any moments.
+
+    :param policy: Policy whose layers are pruned within the context
+    """
+    before = _weights_of(policy)
+    places = {id(parameter): place for place, (parameter, _) in before.items()}
+    yield
+    after = _weights_of(policy)
+    for optimizer in optimizers_of(policy):
+        for group in optimizer.param_groups:
+            group["params"] = [_successor(p, places, before, after, optimizer) for p in group["params"]]
+
+
+_Weights = dict[tuple[str, str], tuple[nn.Parameter, Topology | None]]
+
+
+def _weights_of(policy: BasePolicy) -> _Weights:
+    """Layer and name of its dense weight -> the parameter that holds it, and where its entries sit."""
+    found: _Weights = {}
+    for name, layer in policy.named_modules():
+        if isinstance(layer, SparseLayer):
+            for weight, values in layer.value_names.items():
+                found[name, weight] = (layer.get_parameter(values), layer.topology)
+        elif (sparse_type := sparse_type_of(layer)) is not None:
+            for weight in sparse_type.value_names:
+                found[name, weight] = (layer.get_parameter(weight), None)
+    return found
+
+
+def _successor(
+    parameter: th.Tensor,
+    places: Mapping[int, tuple[str, str]],
+    before: _Weights,
+    after: _Weights,
+    optimizer: th.optim.Optimizer,
+) -> th.Tensor:
+    place = places.get(id(parameter))
+    if place is None or after[place][0] is parameter:
+        return parameter
+    (_, old), (successor, new) = before[place], after[place]
+    state = optimizer.state.pop(parameter, None)
+    if state:
+        optimizer.state[successor] = {key: _moved(value, parameter, old, new) for key, value in state.items()}
+    return successor
+
+
+def _moved(value: Any, parameter: th.Tensor, old: Topology | None, new: Topology | None) -> Any:
+    if not isinstance(value, th.Tensor) or value.shape != parameter.shape:
+        return value
+    dense = value if old is None else old.scatter(value)
+    return dense if new is None else new.gather(dense)
