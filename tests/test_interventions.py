@@ -17,10 +17,12 @@ from test_plasticity_callback import MODELS, SIMBA, SMALL, make
 from torch import nn
 
 from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, sparsify
-from sb3_sparse.callbacks import ReDoCallback, ResetCallback, SparseTopologyCallback
-from sb3_sparse.callbacks.measured_networks import all_optimizers, measured_networks
+from sb3_sparse.callbacks import SET, GradualPruning, ReDoCallback, ResetCallback, RigL, SparseTopologyCallback, Static
+from sb3_sparse.callbacks.drop_and_grow import dense_gradients
+from sb3_sparse.callbacks.measured_networks import measured_networks
 from sb3_sparse.callbacks.sampling import private_randomness, sample_batch
 from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
+from sb3_sparse.common.optimizers import optimizers_of
 from sb3_sparse.diagnostics import record
 from sb3_sparse.sparsity import SparseLayer, Topology, allocate, sparse_layers, to_dense
 from sb3_sparse.sparsity.moving import drop_and_grow, remap
@@ -69,7 +71,7 @@ def changed(before: dict[str, th.Tensor], model: Any) -> set[str]:
 
 
 def moments(model: Any, module: th.nn.Module) -> list[th.Tensor]:
-    states = [o.state[p] for o in all_optimizers(model) for p in module.parameters() if p in o.state]
+    states = [o.state[p] for o in optimizers_of(model.policy) for p in module.parameters() if p in o.state]
     return [th.as_tensor(value) for state in states for value in state.values()]
 
 
@@ -349,7 +351,7 @@ def test_weights_move_and_take_their_values_along(name: str, method: str, tmp_pa
     weights = {layer_name: dense_weight(layer) for layer_name, layer in layers.items()}
     states = {key: dense_moments(model, layer) for key, layer in layers.items()}
     callback = ready(SparseTopologyCallback(method, batch_size=16), model)
-    callback._move(0.4)
+    move(callback, 0.4)
     moved = 0
     for key, layer in layers.items():
         assert len(layer.indices) == len(masks[key])
@@ -364,8 +366,14 @@ def test_weights_move_and_take_their_values_along(name: str, method: str, tmp_pa
     assert_still_works(model, tmp_path)
 
 
+def move(callback: SparseTopologyCallback, fraction: float) -> None:
+    method = callback.methods[""]
+    assert isinstance(method, SET | RigL)
+    method.move(callback._part(""), fraction)
+
+
 def dense_moments(model: Any, layer: SparseLayer) -> list[th.Tensor]:
-    states = [o.state[layer.values] for o in all_optimizers(model) if layer.values in o.state]
+    states = [o.state[layer.values] for o in optimizers_of(model.policy) if layer.values in o.state]
     return [layer.topology.scatter(v).flatten() for s in states for v in s.values() if v.shape == layer.values.shape]
 
 
@@ -373,12 +381,14 @@ def test_rigl_grows_where_the_gradient_is_largest() -> None:
     model = trained("sac")
     callback = ready(SparseTopologyCallback("rigl", batch_size=16, seed=3), model)
     layer = model.critic.qf0.encoder.blocks[0].expand
-    gradient = callback._gradients()[layer.topology]
+    rigl = callback.methods[""]
+    assert isinstance(rigl, RigL)
+    gradient = rigl.gradients(callback._part(""))[layer.topology]
     twin = to_dense(model.policy)
     assert gradient.shape == twin.critic.qf0.encoder.blocks[0].expand.weight.shape
     inactive = ~layer.topology.mask()
     before = layer.topology.mask()
-    callback._move(0.2)
+    move(callback, 0.2)
     grown = layer.topology.mask() & ~before
     assert grown.any()
     candidates = gradient.abs()[inactive]
@@ -387,14 +397,13 @@ def test_rigl_grows_where_the_gradient_is_largest() -> None:
 
 
 def test_dense_gradients_are_those_of_a_dense_twin() -> None:
-    from sb3_sparse.callbacks.sparse_topology import _dense_gradients
     from sb3_sparse.training.sample_losses import sample_losses
 
     model = trained("sac-sparsified")
     batch = sample_batch(model, 16)
     with th.random.fork_rng():
         losses = sample_losses(model, "critic", batch)
-    gradients = _dense_gradients(model.critic, losses)
+    gradients = dense_gradients(model.critic, losses)
     twin = to_dense(model.critic)
     with th.random.fork_rng():
         model.critic, online = twin, model.critic
@@ -420,6 +429,20 @@ def test_dynamic_training_conserves_the_number_of_weights(method: str) -> None:
     )
 
 
+def test_networks_have_methods_of_their_own() -> None:
+    model = make("sac")
+    masks, counts = topologies(model), {name: layer.topology.active for name, layer in sparse_layers(model.policy)}
+    methods = {"critic": RigL(update_freq=10, batch_size=16), "actor": Static()}
+    model.learn(60, callback=SparseTopologyCallback(methods))
+    moved = {name.partition(".")[0] for name, layer in sparse_layers(model.policy) if not th.equal(masks[name], layer.indices)}
+    assert moved >= {"critic"} and "actor" not in moved
+    callback = SparseTopologyCallback({"actor": GradualPruning(0.7, update_freq=10), "critic": SET(update_freq=20)})
+    model.learn(100, callback=callback)
+    now = {name: layer.topology.active for name, layer in sparse_layers(model.policy)}
+    assert {n: c for n, c in now.items() if "critic" in n} == {n: c for n, c in counts.items() if "critic" in n}
+    assert model.policy.sparsity["actor"] == 0.7 and sum(map(now.get, now)) < sum(counts.values())
+
+
 @pytest.mark.parametrize("name", ["sac-dense", "sac-compiled", "td3", "sac-stock", "dqn-stock"])
 def test_pruning_follows_its_schedule_and_leaves_a_model_that_loads(name: str, tmp_path: Path) -> None:
     model = make(name)
@@ -427,8 +450,8 @@ def test_pruning_follows_its_schedule_and_leaves_a_model_that_loads(name: str, t
     active: list[int] = []
     change = callback._change
 
-    def note(progress: float) -> None:
-        change(progress)
+    def note(network: str, progress: float) -> None:
+        change(network, progress)
         active.append(callback._active_parameters())
 
     callback._change = note  # type: ignore[method-assign]
@@ -481,7 +504,7 @@ def test_a_resumed_pruning_goes_on_with_its_schedule() -> None:
     seen: dict[int, float] = {}
     watched = callback()
     change = watched._change
-    watched._change = lambda p: (change(p), seen.update({watched.num_timesteps: whole.policy.sparsity}))[0]  # type: ignore[method-assign, func-returns-value]
+    watched._change = lambda n, p: (change(n, p), seen.update({watched.num_timesteps: whole.policy.sparsity}))[0]  # type: ignore[method-assign, func-returns-value]
     whole.learn(100, callback=watched)
     half = make("sac-dense")
     half.learn(100, callback=[callback(), StopAt(60)])
@@ -526,6 +549,9 @@ def test_compiled_models_are_told() -> None:
         (lambda: SparseTopologyCallback("pruning"), "final_sparsity"),
         (lambda: SparseTopologyCallback("pruning", final_sparsity=1.0), r"sparsity must lie in \[0, 1\)"),
         (lambda: SparseTopologyCallback("set", final_sparsity=0.5), "final_sparsity"),
+        (lambda: SparseTopologyCallback(SET(), update_freq=10), "update_freq: give these to the method itself"),
+        (lambda: SparseTopologyCallback({"critic": "set"}), "got 'set'"),
+        (lambda: RigL(drop_fraction=2.0), "drop_fraction"),
     ],
 )
 def test_bad_arguments_are_refused(make_callback: Any, message: str) -> None:
@@ -543,6 +569,13 @@ def test_what_does_not_fit_the_model_is_refused() -> None:
     qrdqn = sparsify(make("qrdqn-stock"), 0.5)
     with pytest.raises(ValueError, match=r'quantile_net is not known: use method="set"'):
         qrdqn.learn(5, callback=SparseTopologyCallback("rigl"))
+    with pytest.raises(ValueError, match=r"has no network 'critics': name one of .*'actor', 'critic'"):
+        make("sac").learn(5, callback=SparseTopologyCallback({"critics": SET()}))
+    with pytest.raises(ValueError, match="no layer of the actor"):
+        sparse_critic = SAC(
+            SparseSimBaPolicy, "Pendulum-v1", policy_kwargs={**SIMBA, "sparsity": {"actor": 0.0, "critic": 0.5}}
+        )
+        sparse_critic.learn(5, callback=SparseTopologyCallback({"actor": SET()}))
     with pytest.raises(ValueError, match=r"sparsify\(model, 0.0\) first"):
         prune_by_magnitude(make("sac-stock"), 0.5)
 

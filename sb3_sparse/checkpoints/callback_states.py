@@ -5,6 +5,7 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -127,9 +128,13 @@ def _walk(callback: BaseCallback, path: str) -> Iterator[tuple[str, BaseCallback
 
 
 def _is_followed(value: Any) -> bool:
-    """Callbacks and environments are stored by themselves; classes and functions have no state."""
+    """Callbacks and environments are stored by themselves; classes, functions and frozen dataclasses do not change."""
     if isinstance(value, list | tuple):
         return all(map(_is_followed, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_followed, value.values()))
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value).__dataclass_params__.frozen  # type: ignore[attr-defined]
     return isinstance(value, BaseCallback | VecEnv | type) or callable(value)
 
 
