@@ -6,6 +6,7 @@ from sb3_sparse import diagnostics, networks, sparsity
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
 from sb3_sparse.checkpoints import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.common import SparseSimBaExtractor, hyperparameters, sparsify
+from sb3_sparse.crossq import SparseSimBaCrossQPolicy
 from sb3_sparse.der import DER
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
@@ -26,6 +27,7 @@ __all__ = [
     "ReDoCallback",
     "ResetCallback",
     "ResumableEnv",
+    "SparseSimBaCrossQPolicy",
     "SparseSimBaExtractor",
     "SparseSimBaPolicy",
     "SparseSimBaTD3Policy",

@@ -17,7 +17,7 @@ FLOORS = [
     {"buffers"},
     {"common"},
     {"training"},
-    {"callbacks", "checkpoints", "envs", "sac", "td3", "tqc", "stream_ac", "drqv2", "der"},
+    {"callbacks", "checkpoints", "envs", "sac", "td3", "tqc", "crossq", "stream_ac", "drqv2", "der"},
     {"deployment"},
     {"zoo"},
     {"experiments"},

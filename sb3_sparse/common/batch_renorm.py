@@ -14,6 +14,15 @@ class SafeBatchRenorm1d(BatchRenorm1d):
     infinite at 0, and NaN in all layers below. Outputs and all other gradients are the same.
     """
 
+    def reset_parameters(self) -> None:
+        """Begin anew: no scale, no shift, and the statistics of nothing."""
+        with th.no_grad():
+            self.scale.fill_(1.0)
+            self.bias.zero_()
+            self.ra_mean.zero_()  # type: ignore[operator]
+            self.ra_var.fill_(1.0)  # type: ignore[operator]
+            self.steps.zero_()  # type: ignore[operator]
+
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
         :param x: (batch, features)

@@ -17,7 +17,7 @@ _POLICY_FOR: dict[type[BaseAlgorithm], str] = {
     SAC: "SparseSimBaPolicy",
     TD3: "SparseSimBaTD3Policy",
     TQC: "SparseSimBaTQCPolicy",
-    CrossQ: _ANY_ALGORITHM,
+    CrossQ: "SparseSimBaCrossQPolicy",
     DQN: _ANY_ALGORITHM,
     QRDQN: _ANY_ALGORITHM,
     OnPolicyAlgorithm: _ANY_ALGORITHM,

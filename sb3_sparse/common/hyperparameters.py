@@ -15,8 +15,9 @@ from sb3_sparse.common.episode import episode_length
 
 UPDATES_PER_STEP = 2  # replay ratio, per agent step
 EXPLORATION_STD = 0.1  # Table 3
+CROSSQ_LEARNING_RATE = 1e-3  # sb3-contrib's default, with its normalisation and betas
 DEFAULT_DISCOUNT = 0.99  # for tasks without a time limit, of which the heuristic knows nothing
-ALGORITHMS = ("sac", "tqc", "td3", "ddpg")
+ALGORITHMS = ("sac", "tqc", "crossq", "td3", "ddpg")
 
 
 def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv) -> dict[str, Any]:
@@ -26,9 +27,10 @@ def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv
         model = SAC(SparseSimBaPolicy, env, policy_kwargs=dict(sparsity=0.8), **hyperparameters("sac", env))
 
     The discount follows the heuristic of TD-MPC2 (Hansen et al., 2024) from the episode's length in agent steps. There are two
-    updates per agent step, also with several environments. TD3 and TQC, which the paper does not use, get the shared values.
+    updates per agent step, also with several environments. TD3, TQC and CrossQ, which the paper does not use, get the
+    shared values, CrossQ but for its own learning rate.
 
-    :param algo: "sac", "ddpg", "td3" or "tqc", or the algorithm's class
+    :param algo: "sac", "ddpg", "td3", "tqc" or "crossq", or the algorithm's class
     :param env: Environment that will be trained on: an id, a gymnasium environment or a vectorised one
     :return: Keyword arguments for the algorithm's constructor
     :raises ValueError: for another algorithm, or if actions are not continuous.
@@ -50,7 +52,10 @@ def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv
         "train_freq": 1,
         "gradient_steps": UPDATES_PER_STEP * (env.num_envs if isinstance(env, VecEnv) else 1),
     }
-    if name.lower() in ("sac", "tqc"):
+    if name.lower() == "crossq":
+        del arguments["tau"]  # there is no target network
+        arguments["learning_rate"] = CROSSQ_LEARNING_RATE
+    if name.lower() in ("sac", "tqc", "crossq"):
         arguments.update(ent_coef="auto_0.01", target_entropy=-math.prod(action_shape) / 2)
     else:
         arguments["action_noise"] = NormalActionNoise(np.zeros(action_shape), np.full(action_shape, EXPLORATION_STD))

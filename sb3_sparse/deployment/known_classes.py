@@ -17,6 +17,7 @@ from torch import nn
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.extractor import SparseSimBaExtractor
+from sb3_sparse.crossq import SparseSimBaCrossQPolicy
 from sb3_sparse.der import DER
 from sb3_sparse.der.networks import ImageExtractor
 from sb3_sparse.der.prioritized_frame_replay_buffer import PrioritizedFrameReplayBuffer
@@ -54,6 +55,7 @@ POLICIES: dict[str, type[BasePolicy]] = {
     "SparseSimBaPolicy": SparseSimBaPolicy,
     "SparseSimBaTD3Policy": SparseSimBaTD3Policy,
     "SparseSimBaTQCPolicy": SparseSimBaTQCPolicy,
+    "SparseSimBaCrossQPolicy": SparseSimBaCrossQPolicy,
     "StreamACPolicy": StreamACPolicy,
     "DrQv2Policy": DrQv2Policy,
 }

@@ -20,7 +20,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import sb3_sparse
 from compatibility.environments import CHOICES, AnyEnv
-from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, SparseSimBaTD3Policy, SparseSimBaTQCPolicy, sparsify
+from sb3_sparse import (
+    SparseSimBaCrossQPolicy,
+    SparseSimBaExtractor,
+    SparseSimBaPolicy,
+    SparseSimBaTD3Policy,
+    SparseSimBaTQCPolicy,
+    sparsify,
+)
 from sb3_sparse.stream_ac import StreamWrapper
 
 # Agent steps that make every model of the table learn something.
@@ -145,6 +152,7 @@ SIMBA_POLICIES = [
     Model("our SAC", sb3_sparse.SAC, SparseSimBaPolicy, OFF_POLICY, SIMBA),
     Model("our TD3", sb3_sparse.TD3, SparseSimBaTD3Policy, OFF_POLICY, SIMBA),
     Model("our DDPG", sb3_sparse.DDPG, SparseSimBaTD3Policy, OFF_POLICY, SIMBA),
+    Model("CrossQ", sb3_contrib.CrossQ, SparseSimBaCrossQPolicy, OFF_POLICY, SIMBA),
 ]
 DRQV2 = Model(
     "DrQv2",

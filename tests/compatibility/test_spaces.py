@@ -53,6 +53,7 @@ OTHER_ACTIONS: dict[str, spaces.Space] = {
 # What sb3-contrib cannot do with its own policies either: CrossQ has no MultiInputPolicy, and recurrent policies pass torch a
 # NumPy integer for the size of what FlattenExtractor returns, and binary actions as bytes.
 NOT_IN_CONTRIB = [
+    ("CrossQ", "dict"),
     ("sparsified CrossQ", "dict"),
     ("extractor in CrossQ", "dict"),
     ("sparsified RecurrentPPO", "multi discrete"),

@@ -1,0 +1,5 @@
+"""Sparse SimBa for CrossQ."""
+
+from sb3_sparse.crossq.policies import SparseSimBaCrossQPolicy
+
+__all__ = ["SparseSimBaCrossQPolicy"]
