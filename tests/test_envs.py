@@ -433,8 +433,7 @@ def test_without_any_renderer_all_but_rendering_works():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a way to draw")
-@pytest.mark.parametrize("renderer", ["egl", "osmesa"])
-@pytest.mark.parametrize("task", ["cartpole-swingup", "cartpole-swingup-pixels"])
+@pytest.mark.parametrize("renderer, task", [("egl", "cartpole-swingup"), ("osmesa", "cartpole-swingup-pixels")])
 def test_a_renderer_that_is_missing_is_named_with_the_remedy(renderer, task):
     # What PyOpenGL finds where the library is missing, on machines that have it, too.
     missing = "import OpenGL.platform.ctypesloader as loader; loader._loadLibraryPosix = lambda *_: None"
