@@ -18,7 +18,8 @@ from sb3_sparse.common import extras
 from sb3_sparse.common.extras import import_extra, install_command
 from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
-from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, _colours, _group, plot_table
+from sb3_sparse.experiments.figures.panels import Panels
+from sb3_sparse.experiments.figures.table_figure import _group, plot_table
 from sb3_sparse.experiments.quickstart import Quickstart, _expected, random_return
 from sb3_sparse.experiments.sweep.grid import load_grid, shipped_grids
 from sb3_sparse.experiments.sweep.grid_table import read_table
@@ -54,7 +55,6 @@ def test_networks_and_tasks_of_a_table_are_told_apart(tmp_path: Path) -> None:
     networks = panels[walker]
     names = [("dense SimBa", 0.0), ("sparse SimBa, S = 0.5", 0.5), ("SB3 MlpPolicy", 0.0)]
     assert sorted(networks) == sorted(names)
-    assert _colours(names) == [DENSE_COLOUR, SPARSE_COLOURS[0], MLP_COLOUR]
     # As the README has them.
     assert [[round(value) for value in networks[name][50_000]] for name in names] == [
         [955, 741, 489],
@@ -98,14 +98,14 @@ def test_whatever_tells_runs_of_a_table_apart_but_the_seed_makes_lines(change: d
 
 
 def test_negative_returns_are_within_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = pytest.importorskip("matplotlib.axes")
-    bottoms, plot = [], module.Axes.legend
+    pytest.importorskip("matplotlib")
+    bottoms, save = [], Panels.save
 
-    def legend(axis: Any, *args: Any, **kwargs: Any) -> Any:
-        bottoms.append(axis.get_ylim()[0])
-        return plot(axis, *args, **kwargs)
+    def kept(panels: Panels, *args: Any, **kwargs: Any) -> Any:
+        bottoms.append(panels.axes[0].get_ylim()[0])
+        return save(panels, *args, **kwargs)
 
-    monkeypatch.setattr(module.Axes, "legend", legend)
+    monkeypatch.setattr(Panels, "save", kept)
     for low in ("-500", "200"):
         table = tmp_path / f"{low}.csv"
         table.write_text("task,label,sparsity,env_steps,return_mean\n" + f"a,b,0,1,{low}\n" + "a,b,0,2,300\n")

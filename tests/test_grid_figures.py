@@ -7,14 +7,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sb3_sparse.experiments.figures.figure_panels import Panels
+from sb3_sparse.experiments.figures import panels as drawing
+from sb3_sparse.experiments.figures import scaling_figures
+from sb3_sparse.experiments.figures.aggregation import aggregate
 from sb3_sparse.experiments.figures.grid_figures import FIGURES, draw_figure
+from sb3_sparse.experiments.figures.panels import Panels, styles
 from sb3_sparse.experiments.figures.references import atari_scores
 from sb3_sparse.experiments.figures.report import write_report
 from sb3_sparse.experiments.sweep.grid import Grid, figure_grid, figures
@@ -39,7 +43,7 @@ def lines_of(run: GridRun, value: Callable[[GridRun, int], float], **changes: An
         "label": run.label,
         "seed": run.seed,
         "sparsity": run.sparsity,
-        "parameters": int(1e6 * float(run.policy.get("width_scale", 1)) ** 2 * float(run.policy.get("depth_scale", 1))),
+        "parameters": int(4.36e6 * float(run.policy.get("width_scale", 1)) ** 2 * float(run.policy.get("depth_scale", 1))),
         "active_parameters": 10**6,
         "simplicity_bias": 6.0 + run.sparsity,
         "total_env_steps": POINTS[-1],
@@ -51,8 +55,11 @@ def lines_of(run: GridRun, value: Callable[[GridRun, int], float], **changes: An
     ]
 
 
-def made_up(grid: Grid, value: Callable[[GridRun, int], float]) -> GridResults:
-    table = [{key: str(item) for key, item in line.items()} for run in grid.runs for line in lines_of(run, value)]
+def made_up(
+    grid: Grid, value: Callable[[GridRun, int], float], more: Callable[[GridRun, int], dict[str, float]] = lambda *_: {}
+) -> GridResults:
+    made = [{**line, **more(run, line["env_steps"])} for run in grid.runs for line in lines_of(run, value)]
+    table = [{key: str(item) for key, item in line.items()} for line in made]
     return GridResults.select(grid, [{**dict.fromkeys(MEASURED, ""), **line} for line in table])
 
 
@@ -81,21 +88,95 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Panels]:
     kept: list[Panels] = []
     original = Panels.save
 
-    def save(self: Panels, path: Path, title: str) -> list[Path]:
+    def save(self: Panels, *args: Any, **kwargs: Any) -> list[Path]:
         kept.append(self)
-        return original(self, path, title)
+        return original(self, *args, **kwargs)
 
     monkeypatch.setattr(Panels, "save", save)
     return kept
 
 
+def lifelike(run: GridRun, step: int) -> float:
+    """Returns of the size that they have, so that figures get the room that they need."""
+    width = float(run.policy.get("width", 128 * float(run.policy.get("width_scale", 1))))
+    noise = np.random.default_rng([run.seed, step, len(run.task), int(10 * run.sparsity), int(10 * width)]).normal(0, 25)
+    return float(900 * (1 - math.exp(-3 * step / POINTS[-1])) * (0.4 + 0.5 * run.sparsity * width / 1024) + noise)
+
+
+def measured(run: GridRun, step: int) -> dict[str, float]:
+    value = lifelike(run, step) / 1_000
+    return {column: value * (1 + i % 3) + 0.1 for i, column in enumerate(MEASURED)}
+
+
+def clashes(panels: Panels) -> list[str]:
+    """Texts that leave the canvas or overlap another."""
+    renderer = panels.figure._get_renderer()
+    panels.figure.draw(renderer)
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts(panels)]
+    canvas = panels.figure.bbox
+    found = [f"{text!r} leaves the canvas" for text, box in boxes if not inside(box, canvas)]
+    for (text, box), (other, its) in itertools.combinations(boxes, 2):
+        # A pixel is less than the space between two lines.
+        width = min(box.x1, its.x1) - max(box.x0, its.x0)
+        height_ = min(box.y1, its.y1) - max(box.y0, its.y0)
+        found += [f"{text!r} overlaps {other!r}"] if width > 1 and height_ > 1 else []
+    return found
+
+
+def inside(box: Any, canvas: Any) -> bool:
+    return bool(min(box.x0 - canvas.x0, box.y0 - canvas.y0, canvas.x1 - box.x1, canvas.y1 - box.y1) > -1)
+
+
+def texts(panels: Panels) -> list[Any]:
+    """All that is written, without ticks beyond the ends of axes, which are not drawn."""
+    kept = [found for legend in panels.figure.legends for found in (*legend.get_texts(), legend.get_title())]
+    kept += [panels.figure._suptitle]
+    for axes in panels.figure.axes:
+        kept += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts] if axes.get_visible() else []
+        for axis in (axes.xaxis, axes.yaxis) if axes.get_visible() else ():
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            kept += [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]
+            kept += [axis.get_offset_text()]
+    return [text for text in kept if text is not None and text.get_visible() and text.get_text()]
+
+
 @pytest.mark.parametrize("number", figures())
-def test_every_figure_is_drawn(number: int, tmp_path: Path) -> None:
-    grid = figure_grid(number, "smoke")
-    runs = with_matrices(grid, tmp_path / "runs")
-    for file in draw_figure(made_up(grid, height), runs, tmp_path / "figure"):
+def test_every_figure_can_be_read(number: int, tmp_path: Path, drawn: list[Panels], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the paper's full grid: no text leaves the canvas or lies on another."""
+    monkeypatch.setattr(drawing, "FORMATS", ("png",))
+    monkeypatch.setattr(scaling_figures, "aggregate", partial(aggregate, resamples=20))
+    grid = figure_grid(number, "full")
+    runs = with_matrices(grid, tmp_path / "runs") if number == 9 else tmp_path
+    for file in draw_figure(made_up(grid, lifelike, measured), runs, tmp_path / "figure"):
         assert file.stat().st_size > 3_000
     assert image.imread(tmp_path / "figure.png")[..., :3].std() > 0.01
+    assert clashes(drawn[0]) == []
+    seeds = {len({run.seed for run in grid.runs})}
+    assert number == 9 or drawn[0].seeds == seeds
+    assert "±" in texts_of(drawn[0]) or "95 %" in texts_of(drawn[0])
+
+
+def texts_of(panels: Panels) -> str:
+    return " ".join(text.get_text() for text in texts(panels))
+
+
+def test_clashes_of_texts_are_found(tmp_path: Path) -> None:
+    panels = Panels(1)
+    axis = panels.axes[0]
+    axis.plot([0, 1e6], [0, 1])
+    axis.set_xticks(np.linspace(0, 1e6, 9), [f"{tick:,.0f} steps" for tick in np.linspace(0, 1e6, 9)])
+    axis.text(0.9, 0.5, "a long text beside the panel", transform=axis.transAxes, in_layout=False)
+    found = clashes(panels)
+    assert any("leaves the canvas" in clash for clash in found) and any("steps' overlaps '" in clash for clash in found)
+
+
+def test_no_two_lines_of_a_figure_look_alike() -> None:
+    sparsities = {"a": 0.0, "b": 0.9, "c": 0.0, "d": 0.5, "e": 0.9, "f": None, "SparseInit": 0.0}
+    looks = styles(sparsities)
+    assert list(looks) == list(sparsities)
+    assert len({look["color"] for look in looks.values()}) == len(looks) - 0
+    assert len({str(look) for look in styles({i: 0.1 * i for i in range(9)}).values()}) == 9
 
 
 def curves(panels: Panels, axis: int = 0) -> Mapping[str, tuple[list[float], list[float]]]:
@@ -106,8 +187,11 @@ def test_figure_3_shows_final_returns_against_sparsity(tmp_path: Path, drawn: li
     grid = figure_grid(3, "smoke")
     draw_figure(made_up(grid, height), tmp_path, tmp_path / "figure")
     found = curves(drawn[0])
-    assert list(found) == ["w = 0.125 (0.0156M)", "w = 0.25 (0.0625M)"]
-    assert found["w = 0.25 (0.0625M)"] == ([0.0, 0.5, 0.8], pytest.approx([100.0, 150.0, 180.0]))  # of the last tenth only
+    assert list(found) == ["w = 0.125, about 68k parameters", "w = 0.25, about 270k parameters"]
+    assert found["w = 0.25, about 270k parameters"] == (
+        [0.0, 0.5, 0.8],
+        pytest.approx([100.0, 150.0, 180.0]),
+    )  # of the last tenth only
 
 
 def test_final_returns_are_those_of_the_evaluation_at_the_end(tmp_path: Path, drawn: list[Panels]) -> None:
@@ -144,8 +228,8 @@ def test_figures_2_and_16_begin_the_sparse_line_at_the_anchor(tmp_path: Path, dr
 
 def test_figure_8_shows_gains_over_the_dense_network(tmp_path: Path, drawn: list[Panels]) -> None:
     draw_figure(made_up(figure_grid(8, "smoke"), height), tmp_path, tmp_path / "figure")
-    assert curves(drawn[0], 0)["simplicity-bias score"][1] == pytest.approx([6.0, 6.5, 6.8])
-    assert curves(drawn[0], 1)["gain over dense"][1] == pytest.approx([0.0, 50.0, 80.0])
+    assert next(iter(curves(drawn[0], 0).values()))[1] == pytest.approx([6.0, 6.5, 6.8])
+    assert next(iter(curves(drawn[0], 1).values()))[1] == pytest.approx([0.0, 50.0, 80.0])
 
 
 def test_figure_18_shows_improvements_over_the_first_arm(tmp_path: Path, drawn: list[Panels]) -> None:
@@ -157,7 +241,9 @@ def test_figure_18_shows_improvements_over_the_first_arm(tmp_path: Path, drawn: 
 def test_figure_18_says_where_there_is_no_percentage(tmp_path: Path, drawn: list[Panels]) -> None:
     draw_figure(made_up(figure_grid(18, "smoke"), lambda run, step: run.sparsity), tmp_path, tmp_path / "figure")
     axis = drawn[0].axes[0]
-    assert not axis.patches and axis.get_title().endswith("which scores 0, so that there is no percentage, in Breakout")
+    assert not axis.patches and axis.get_title().replace("\n", " ").endswith(
+        "which scores 0, so that there is no percentage, in Breakout"
+    )
     assert drawn[0].figure.legends == []
 
 
@@ -171,7 +257,7 @@ def test_published_results_are_drawn_behind_ours_where_they_overlap(tmp_path: Pa
                 line["env_steps"] = str(int(line["env_steps"]) * scale)
         draw_figure(results, tmp_path, tmp_path / "figure")
     labels = [" ".join(curves(panels)) for panels in drawn]
-    assert "SimBa's own" not in labels[0] and "SimBa's own SAC, dense, w = 1 (15 seeds, sd)" in labels[1]
+    assert "SimBa's own" not in labels[0] and "published: SimBa's own SAC, dense, w = 1, 15 seeds, to " in labels[1]
 
 
 def test_problems_are_reported_and_not_hidden(tmp_path: Path) -> None:
@@ -239,7 +325,7 @@ def test_own_grids_show_what_was_measured(tmp_path: Path, drawn: list[Panels]) -
             line["critic_interference"] = ""
     draw_figure(results, tmp_path, tmp_path / "figure")
     labels = [axis.get_ylabel() for axis in drawn[0].axes]
-    assert labels == ["return", "critic: dormant ratio", "critic: Srank", "critic: gradient norm"]
+    assert labels == ["return", "critic: dormant ratio (tau = 0.1)", "critic: Srank", "critic: gradient norm"]
 
 
 def test_figures_and_reports_are_made_where_unpickling_is_blocked(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_sparse import PlasticityCallback, ResetCallback, SparseSimBaPolicy, sparsify
 from sb3_sparse.callbacks.measurement_file import COLUMNS
 from sb3_sparse.cli.command_line import main
-from sb3_sparse.experiments.figures import run_figures
-from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, SPARSE_COLOURS
-from sb3_sparse.experiments.figures.run_figures import _join, group, plot_runs, styles
+from sb3_sparse.experiments.figures import panels
+from sb3_sparse.experiments.figures.panels import DENSE_COLOURS, SPARSE_COLOURS
+from sb3_sparse.experiments.figures.run_figures import _join, group, group_styles, plot_runs
 from sb3_sparse.zoo.run_folders import RunFolder, find_runs
 
 
@@ -92,14 +92,14 @@ def test_what_a_run_left_is_read(runs: Path) -> None:
     assert layers["actor.latent_pi.0"] == 0.0 and 0.3 < layers["critic.qf0.2"] < 0.9
 
 
-def test_dense_networks_have_one_colour_and_groups_of_one_sparsity_other_lines() -> None:
+def test_dense_networks_are_warm_and_sparse_ones_cool() -> None:
     names = ["a-dense-seed0", "a-dense-seed1", "a-dense-reset-seed0", "a-S0.9_1", "a-S0.9-reset-seed0", "b-S0.5"]
     groups = group([RunFolder(Path("/nowhere") / name) for name in names])
     assert {name: len(members) for name, members in groups.items()}["a-dense"] == 2
-    chosen = styles(groups)
-    assert chosen["a-dense"]["color"] == chosen["a-dense-reset"]["color"] == DENSE_COLOUR
-    assert chosen["b-S0.5"]["color"] == SPARSE_COLOURS[0] and chosen["a-S0.9"]["color"] == SPARSE_COLOURS[1]
-    assert len({(style["color"], style["linestyle"]) for style in chosen.values()}) == len(groups) == 5
+    colours = {name: style["color"] for name, style in group_styles(groups).items()}
+    assert {colours["a-dense"], colours["a-dense-reset"]} == set(DENSE_COLOURS[:2])
+    assert colours["b-S0.5"] == SPARSE_COLOURS[0]
+    assert {colours["a-S0.9"], colours["a-S0.9-reset"]} == set(SPARSE_COLOURS[1:3])
     assert next(iter(groups)) == "a-dense"
 
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_being_written_is_named_and_the_rest_drawn(
     name: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(run_figures, "FORMATS", ("png",))
+    monkeypatch.setattr(panels, "FORMATS", ("png",))
     for seed in range(2):
         folder = shutil.copytree(runs / "mlp-S0.6-reset-seed0", tmp_path / "runs" / f"mlp-S0.6-seed{seed}")
         for steps in (30, 60):  # longer than a test can train

@@ -1,7 +1,9 @@
 """What happens to the plasticity of a model's networks while it trains."""
 
+import itertools
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +18,14 @@ from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, Measur
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
 from sb3_sparse.common.action_repeat import action_repeat
 from sb3_sparse.common.initial_statistics import started_statistics
-from sb3_sparse.diagnostics import (
-    Recording,
-    dormant_ratio,
-    effective_learning_rate,
-    feature_norm,
-    fraction_active_units,
-    gradient_covariance,
-    gradient_gram,
-    parameter_norm,
-    srank,
-)
+from sb3_sparse.diagnostics import Recording, gradient_covariance, gradient_gram
+from sb3_sparse.diagnostics.metrics import METRICS, Metric
 from sb3_sparse.diagnostics.recording import evaluation_mode
 from sb3_sparse.training.compiled_training import CompiledTraining
 from sb3_sparse.training.gradient_means import GradientMeans
 from sb3_sparse.training.sample_losses import sample_losses
 
-METRICS = ("dormant", "active", "srank", "feature_norm", "parameter_norm", "gradient_norm")
-OPTIONAL_METRICS = ("srank_threshold", "effective_learning_rate")
-SRANK_THRESHOLD = 0.01  # of the paper's plain count
+DEFAULT_METRICS = tuple(name for name, metric in METRICS.items() if metric.is_default)
 
 
 class PlasticityCallback(BaseCallback):
@@ -83,7 +74,7 @@ class PlasticityCallback(BaseCallback):
         self,
         log_freq: int = 1_000,
         batch_size: int = 256,
-        metrics: Sequence[str] = METRICS,
+        metrics: Sequence[str] = DEFAULT_METRICS,
         tau: float | Sequence[float] = 0.1,
         activation: str = "post",
         covariance_freq: int | None = None,
@@ -203,36 +194,33 @@ class PlasticityCallback(BaseCallback):
             for layer, activations in units.items():
                 note(name, layer, metric, measure(activations))
         self._measure_features(name, network, recording)
-        if "parameter_norm" in self.metrics:
-            note(name, "", "parameter_norm", parameter_norm(network.module))
-        if "effective_learning_rate" in self.metrics:
-            for optimizer in optimizers_with(self.model, network.module)[:1]:
-                rate = effective_learning_rate(float(optimizer.param_groups[0]["lr"]), network.module)
-                note(name, "", "effective_learning_rate", rate)
+        for chosen in self._chosen("parameters"):
+            note(name, "", chosen.name, chosen.measure(network.module))
+        optimizers = optimizers_with(self.model, network.module)[:1]
+        for chosen, optimizer in itertools.product(self._chosen("optimizer"), optimizers):
+            note(name, "", chosen.name, chosen.measure(float(optimizer.param_groups[0]["lr"]), network.module))
         if any(np.isnan(m[3]) for m in self._pending.values if m[0] == name):
             self._say(f"{name} returns numbers that are not finite; what depends on them is logged as NaN.")
 
+    def _chosen(self, kind: str) -> list[Metric]:
+        return [METRICS[name] for name in METRICS if name in self.metrics and METRICS[name].kind == kind]
+
     def _unit_metrics(self) -> dict[str, Any]:
         chosen: dict[str, Any] = {}
-        if "dormant" in self.metrics:
-            for tau in self.taus:
-                chosen[f"dormant_{tau:g}"] = lambda units, tau=tau: dormant_ratio(units, tau)
-        if "active" in self.metrics:
-            chosen["active"] = fraction_active_units
+        for metric in self._chosen("units"):
+            if metric.name == "dormant":
+                chosen |= {f"dormant_{tau:g}": partial(metric.measure, tau=tau) for tau in self.taus}
+            else:
+                chosen[metric.name] = metric.measure
         return chosen
 
     def _measure_features(self, name: str, network: MeasuredNetwork, recording: Recording) -> None:
         assert self._pending is not None
-        kinds = {
-            "srank": srank,
-            "srank_threshold": lambda features: srank(features, threshold=SRANK_THRESHOLD),
-            "feature_norm": feature_norm,
-        }
-        for metric in [kind for kind in kinds if kind in self.metrics and recording.features]:
-            values = {layer: kinds[metric](features) for layer, features in recording.features.items()}
-            self._pending.note(name, "", metric, float(np.mean(list(values.values()))))
+        for metric in self._chosen("features") if recording.features else []:
+            values = {layer: metric.measure(features) for layer, features in recording.features.items()}
+            self._pending.note(name, "", metric.name, float(np.mean(list(values.values()))))
             for layer, value in values.items():
-                self._pending.note(name, layer, metric, value)
+                self._pending.note(name, layer, metric.name, value)
         widths = [features.shape[1] for features in recording.features.values()]
         # Nobody takes that for the rank of an encoder, whose features are many more than any batch.
         is_wide = bool(widths) and max(widths) > self.batch_size and not network.is_encoder
@@ -375,7 +363,7 @@ class _Pending:
 
 
 def _check(metrics: Sequence[str], activation: str) -> None:
-    known = (*METRICS, *OPTIONAL_METRICS)
+    known = [name for name, metric in METRICS.items() if metric.is_default is not None]
     if isinstance(metrics, str) or not metrics or set(metrics) - set(known):
         raise ValueError(f"metrics must be some of {', '.join(map(repr, known))}; got {metrics!r}.")
     if activation not in ("post", "pre"):

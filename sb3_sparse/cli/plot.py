@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from sb3_sparse.experiments.figures.figures import plot_table
 from sb3_sparse.experiments.figures.run_figures import plot_runs
+from sb3_sparse.experiments.figures.table_figure import plot_table
 from sb3_sparse.zoo.run_folders import find_runs
 
 

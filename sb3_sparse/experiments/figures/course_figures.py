@@ -3,72 +3,65 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sb3_sparse.experiments.figures.figure_panels import (
-    Panels,
+from sb3_sparse.diagnostics.metrics import COLUMNS, label_of, metric_of
+from sb3_sparse.experiments.figures.grid_panels import (
+    Draw,
+    arm_label,
+    arm_styles,
     draw_curves,
     draw_reference,
-    name_panel,
     of,
     pairs_of,
     panel_name,
-    styles,
 )
+from sb3_sparse.experiments.figures.panels import Panels, name_panel
 from sb3_sparse.experiments.sweep.grid_results import GridResults
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.zoo.run_folders import RunFolder
 
-
-def learning_curves(results: GridResults, runs: Path, path: Path) -> list[Path]:
-    """Return against environment steps, a panel for each algorithm and task (figures 6, 13, 17)."""
-    return curve_panels(results, [("return_mean", "return")], path)
+_COURSE = ("dormant", "srank", "interference", "gradient_norm")
 
 
 def course(results: GridResults, runs: Path, path: Path) -> list[Path]:
     """Return, and of the critic what was measured of its plasticity, a row each (grids of one's own)."""
-    labels = {"dormant": "dormant ratio", "srank": "Srank", "interference": "gradient interference"}
-    labels |= {"gradient_norm": "gradient norm"}
-    measured = [(f"critic_{metric}", f"critic: {label}") for metric, label in labels.items()]
-    there = [pair for pair in measured if any(results.series(run, pair[0]) for run in results.grid.runs)]
-    return curve_panels(results, [("return_mean", "return"), *there], path)
+    measured = [f"critic_{column}" for column in _COURSE]
+    there = [column for column in measured if any(results.series(run, column) for run in results.grid.runs)]
+    return curve_panels("return_mean", *there)(results, runs, path)
 
 
-def curve_panels(results: GridResults, columns: Sequence[tuple[str, str]], path: Path) -> list[Path]:
-    """A row for each column of the table, a panel for each algorithm and task."""
-    pairs = pairs_of(results)
-    is_grid = len(pairs) > 1 and len(columns) > 1
-    panels = Panels(len(pairs) * len(columns), **({"columns": len(pairs)} if is_grid else {}))
-    arms = results.arms()
-    for axis, ((column, label), pair) in zip(panels.axes, itertools.product(columns, pairs), strict=True):
-        draw_curves(axis, results, arms, of(*pair), column, styles(arms))
-        if column == "return_mean":
-            draw_reference(axis, *pair)
-        if "gradient_norm" in column:
-            axis.set_yscale("log")
-        name_panel(axis, panel_name(*pair), label, from_zero="gradient_norm" not in column)
-    return panels.save(path, results.grid.title)
+def curve_panels(*columns: str) -> Draw:
+    """
+    A row for each column of the table, a panel for each algorithm and task (figures 5, 6, 7 and 11).
+
+    :param columns: Columns
+    """
+
+    def draw(results: GridResults, runs: Path, path: Path) -> list[Path]:
+        pairs = pairs_of(results)
+        is_grid = len(pairs) > 1 and len(columns) > 1
+        panels = Panels(len(pairs) * len(columns), columns=len(pairs) if is_grid else 4)
+        arms = results.arms()
+        for axis, (column, pair) in zip(panels.axes, itertools.product(columns, pairs), strict=True):
+            draw_curves(panels, axis, results, arms, of(*pair), column, arm_styles(arms))
+            _name(axis, column, pair)
+        return panels.save(path, results.grid.title)
+
+    return draw
 
 
-def plasticity(results: GridResults, runs: Path, path: Path) -> list[Path]:
-    """Dormant ratio and gradient norm of critic and actor, a row each (figure 5)."""
-    columns = [
-        (f"{network}_{metric}", f"{network}: {label}")
-        for metric, label in (("dormant", "dormant ratio"), ("gradient_norm", "gradient norm"))
-        for network in ("critic", "actor")
-    ]
-    return curve_panels(results, columns, path)
-
-
-def parameter_norms(results: GridResults, runs: Path, path: Path) -> list[Path]:
-    """Parameter norm of actor and critic (figure 7)."""
-    return curve_panels(results, [(f"{network}_parameter_norm", f"{network}: norm") for network in ("actor", "critic")], path)
-
-
-def plasticity_of_pixels(results: GridResults, runs: Path, path: Path) -> list[Path]:
-    """Learning curves, and the fraction of active units of the critic (figure 11)."""
-    return curve_panels(results, [("return_mean", "return"), ("critic_active", "critic: active units")], path)
+def _name(axis: Any, column: str, pair: tuple[str, str]) -> None:
+    if column == "return_mean":
+        draw_reference(axis, *pair)
+        name_panel(axis, panel_name(*pair), "return")
+        return
+    network, _, short = column.partition("_")
+    metric = metric_of(COLUMNS[short])
+    axis.set_yscale("log" if metric.is_log else "linear")
+    name_panel(axis, panel_name(*pair), f"{network}: {label_of(COLUMNS[short])}", from_zero=not metric.is_log)
 
 
 def covariance(results: GridResults, runs: Path, path: Path) -> list[Path]:
@@ -81,18 +74,40 @@ def covariance(results: GridResults, runs: Path, path: Path) -> list[Path]:
     rows = []
     for network, of_one in itertools.product(("critic", "actor"), results.arms().values()):
         found = [matrices for run in of_one if (matrices := _matrices(runs, run, network))]
-        rows += [(f"{network}, {of_one[0].label}", found)] if found else []
+        rows += [(f"{network}, {arm_label(of_one)}", found)] if found else []
     if not rows:
         raise ValueError(f"No run of {results.grid.name} left gradient covariance matrices: set plasticity: covariance_freq.")
-    panels = Panels(2 * len(rows), columns=2)
-    cells = [(name, found, steps) for name, found in rows for steps in (min(found[0]), max(found[0]))]
-    for axis, (name, found, steps) in zip(panels.axes, cells, strict=True):
-        image = axis.imshow(found[0][steps], cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
-        axis.set_title(f"{name}, {steps:,} environment steps\n{_interference(found, steps)}", fontsize="small")
-        axis.set_xticks([])
-        axis.set_yticks([])
-    panels.figure.colorbar(image, ax=panels.axes, shrink=0.6)
-    return panels.save(path, results.grid.title)
+    panels = Panels(2 * len(rows), columns=4, size=(3.3, 3.4))
+    cells = [(row, when, moment) for row in rows for when, moment in (("before", min), ("after", max))]
+    for axis, ((name, found), when, moment) in zip(panels.axes, cells, strict=True):
+        draw_covariance(axis, found[0][moment(found[0])], f"{name}\n{when} training\n{_interference(found, moment(found[0]))}")
+    cosine_bar(panels)
+    names = " and ".join(", ".join(panel_name(*pair)) for pair in pairs_of(results))
+    return panels.save(path, f"{results.grid.title}: {names}")
+
+
+def draw_covariance(axis: Any, matrix: np.ndarray, title: str) -> None:
+    """
+    Draw one gradient covariance matrix.
+
+    :param axis: Panel
+    :param matrix: (samples, samples) cosines
+    :param title: Title
+    """
+    axis.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
+    axis.set_title(title, fontsize="small")
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def cosine_bar(panels: Panels) -> None:
+    """
+    Say what the colours of covariance matrices are.
+
+    :param panels: Figure of nothing else
+    """
+    image = panels.axes[0].images[0]
+    panels.figure.colorbar(image, ax=panels.axes, shrink=0.6).set_label("cosine of two samples' gradients")
 
 
 def _interference(found: Sequence[Mapping[int, np.ndarray]], steps: int) -> str:

@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from sb3_sparse.experiments.figures.course_figures import (
-    course,
-    covariance,
-    learning_curves,
-    parameter_norms,
-    plasticity,
-    plasticity_of_pixels,
-)
-from sb3_sparse.experiments.figures.figure_panels import Draw
+from sb3_sparse.experiments.figures.course_figures import course, covariance, curve_panels
+from sb3_sparse.experiments.figures.grid_panels import Draw
 from sb3_sparse.experiments.figures.improvement_figure import improvements
 from sb3_sparse.experiments.figures.scaling_figures import model_size, scaling_by_task, scaling_summary
 from sb3_sparse.experiments.figures.sparsity_figures import rank, simplicity, sparsity_and_size
@@ -22,13 +15,13 @@ FIGURES: dict[int, Draw] = {
     2: scaling_summary,
     3: sparsity_and_size,
     4: rank,
-    5: plasticity,
-    6: learning_curves,
-    7: parameter_norms,
+    5: curve_panels("critic_dormant", "actor_dormant", "critic_gradient_norm", "actor_gradient_norm"),
+    6: curve_panels("return_mean"),
+    7: curve_panels("actor_parameter_norm", "critic_parameter_norm"),
     8: simplicity,
     9: covariance,
     10: final_against_width,
-    11: plasticity_of_pixels,
+    11: curve_panels("return_mean", "critic_active"),
     12: final_against_width,
     13: curves_by_width,
     14: model_size(logarithmic=False),

@@ -5,6 +5,8 @@ import math
 from sb3_sparse.experiments.figures.references import atari_scores
 from sb3_sparse.experiments.sweep.grid_run import short_task
 
+# Scales, and what numbers on them are.
+UNITS = {"dmc": "return / 1000", "atari": "human-normalised", "return": "return"}
 DMC_MAXIMUM = 1_000.0  # a task of the DeepMind Control Suite pays at most 1 in each of its 1000 steps
 
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from sb3_sparse.experiments.figures.figure_panels import Panels, draw_curves, name_panel, of, pairs_of, panel_name
+from sb3_sparse.experiments.figures.grid_panels import draw_curves, of, pairs_of, panel_name
+from sb3_sparse.experiments.figures.panels import Panels, name_panel
 from sb3_sparse.experiments.sweep.grid_results import GridResults
 
 _OF_SAC = {
@@ -28,6 +29,6 @@ def draw_quickstart(results: GridResults, path: Path) -> list[Path]:
     ]
     drawn = Panels(len(panels), columns=2)
     for axis, (pair, column, label) in zip(drawn.axes, panels, strict=True):
-        draw_curves(axis, results, results.arms(of(*pair)), of(*pair), column)
+        draw_curves(drawn, axis, results, results.arms(of(*pair)), of(*pair), column)
         name_panel(axis, panel_name(*pair), label)
     return drawn.save(path, results.grid.title)

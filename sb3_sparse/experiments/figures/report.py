@@ -15,9 +15,10 @@ import numpy as np
 
 from sb3_sparse.common.extras import import_extra
 from sb3_sparse.experiments.figures.aggregation import Estimate, aggregate, performance_profile, probability_of_improvement
-from sb3_sparse.experiments.figures.figure_panels import Panels, name_panel, of, pairs_of, panel_name, styles
 from sb3_sparse.experiments.figures.grid_figures import draw_figure
-from sb3_sparse.experiments.figures.normalized_scores import normalize
+from sb3_sparse.experiments.figures.grid_panels import arm_label, arm_styles, of, pairs_of, panel_name
+from sb3_sparse.experiments.figures.normalized_scores import UNITS, normalize
+from sb3_sparse.experiments.figures.panels import Panels, name_panel
 from sb3_sparse.experiments.figures.references import atari_scores
 from sb3_sparse.experiments.sweep.grid import parse_grid
 from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION, GridResults
@@ -28,8 +29,6 @@ from sb3_sparse.experiments.sweep.sweep_progress import duration
 from sb3_sparse.experiments.sweep.writing import write_text
 
 Rows = list[list[str]]
-# Scales of scores.
-_UNITS = {"dmc": "return / 1000", "atari": "human-normalised", "return": "return"}
 _MADE_WITH = ("hardware", "version", "commit", "date")
 _STYLE = """
 :root { color-scheme: light; }
@@ -114,7 +113,7 @@ def _spent(runs: Sequence[GridRun], records: Mapping[str, Any]) -> str:
 
 
 def _aggregates(results: GridResults) -> str:
-    head = ["algorithm", "network", "tasks", "seeds", f"IQM ({_UNITS[results.grid.score]})", "mean", "median"]
+    head = ["algorithm", "network", "tasks", "seeds", f"IQM ({UNITS[results.grid.score]})", "mean", "median"]
     head += ["optimality gap"] if results.grid.score == "atari" else []
     head += ["parameters", "learnable", "P(better than dense)"]
     rows = [row for algorithm in results.grid.algorithms for row in _aggregate_rows(results, algorithm)]
@@ -130,7 +129,8 @@ def _aggregate_rows(results: GridResults, algorithm: str) -> Rows:
         if found is None:
             continue
         dense = next((others for others in arms.values() if _is_dense_twin(others[0], runs[0])), None)
-        better = None if dense is None else probability_of_improvement(scores, results.scores(dense))
+        # Of one seed, such a probability is 0 or 1 on every task, and says nothing.
+        better = None if dense is None or found.seeds == 1 else probability_of_improvement(scores, results.scores(dense))
         seeds = f"{found.seeds}" + (f" ({found.left_out} runs left out)" if found.left_out else "")
         gap = [found.optimality_gap] if results.grid.score == "atari" else []
         rows.append(
@@ -176,11 +176,11 @@ def _profiles(results: GridResults, folder: ResultsFolder) -> str:
         scores = {arm: results.scores(runs) for arm, runs in arms.items()}
         values = [value for of_arm in scores.values() for of_task in of_arm.values() for value in of_task.values()]
         thresholds = np.linspace(min(values, default=0.0), max(values, default=1.0), 100)
-        looks = styles(arms)
+        looks = arm_styles(arms)
         for arm, runs in arms.items():
             profile = performance_profile(scores[arm], thresholds)
             if profile is not None:
-                axis.plot(thresholds, profile, label=runs[0].label, **{**looks[arm], "marker": ""})
+                axis.plot(thresholds, profile, label=arm_label(runs), **{**looks[arm], "marker": ""})
         axis.set_xlabel("score")
         name_panel(axis, [panel_name(algorithm, "")[0]], "fraction of runs above")
     files = panels.save(folder.figures / f"{results.grid.name}-profiles", "Performance profiles")
@@ -191,7 +191,7 @@ def _task_table(results: GridResults) -> str:
     """Mean final return of every network on every task, and what it comes to on the grid's scale."""
     unit, games = results.grid.score, atari_scores()
     head = ["algorithm", "task", "network", "seeds", "final return"]
-    head += [_UNITS[unit]] if unit != "return" else []
+    head += [UNITS[unit]] if unit != "return" else []
     head += ["published DER"] if unit == "atari" else []
     rows = []
     for (algorithm, task), runs in itertools.product(pairs_of(results), results.arms().values()):

@@ -6,27 +6,19 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sb3_sparse.common.extras import import_extra
-from sb3_sparse.experiments.figures.figures import DENSE_COLOUR, MLP_COLOUR, SPARSE_COLOURS, begin_at_zero, distinct_names
+from sb3_sparse.diagnostics.metrics import label_of, metric_of
+from sb3_sparse.experiments.figures.course_figures import cosine_bar, draw_covariance
+from sb3_sparse.experiments.figures.panels import Panels, Style, name_panel, step_axis, styles
+from sb3_sparse.experiments.figures.table_figure import distinct_names
 from sb3_sparse.zoo.run_folders import RunFolder
 
 Groups = Mapping[str, Sequence[RunFolder]]  # legend -> runs that differ in their seed
-Series = Mapping[int, list[float]]  # environment steps -> value of each run
 
-FORMATS = ("png", "pdf")
-LINE_STYLES = ("-", "--", ":", "-.")
 _NETWORKS = ("critic", "q_net", "quantile_net", "actor", "encoder")
-# Metric -> title of its panel, and whether its axis is logarithmic.
-_METRICS = {
-    "dormant": ("dormant ratio (tau = {})", False),
-    "srank": ("Srank", False),
-    "gradient_norm": ("gradient norm", True),
-    "parameter_norm": ("parameter norm", False),
-}
+_METRICS = ("dormant", "srank", "gradient_norm", "parameter_norm")
 _EPISODES_SMOOTHED = 10
 
 
@@ -44,23 +36,13 @@ def group(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
     return dict(zip(names, groups.values(), strict=True))
 
 
-def styles(groups: Groups) -> dict[str, dict[str, Any]]:
+def group_styles(groups: Groups) -> dict[str, Style]:
     """
-    Colour and line of every group: dense networks have one colour everywhere, each sparsity has one of its own, and groups of
-    the same sparsity differ in their lines.
+    Colour and line of every group.
 
     :param groups: Groups of runs
     """
-    sparsities = sorted({runs[0].sparsity for runs in groups.values() if runs[0].sparsity})
-    chosen: dict[str, dict[str, Any]] = {}
-    lines: dict[str, Any] = defaultdict(lambda: itertools.cycle(LINE_STYLES))
-    for name, runs in groups.items():
-        sparsity = runs[0].sparsity
-        colour = MLP_COLOUR if sparsity is None else DENSE_COLOUR
-        if sparsity:
-            colour = SPARSE_COLOURS[sparsities.index(sparsity) % len(SPARSE_COLOURS)]
-        chosen[name] = {"color": colour, "linestyle": next(lines[colour])}
-    return chosen
+    return styles({name: runs[0].sparsity for name, runs in groups.items()})
 
 
 def plot_returns(groups: Groups, title: str, path: Path) -> list[Path]:
@@ -75,18 +57,17 @@ def plot_returns(groups: Groups, title: str, path: Path) -> list[Path]:
     curves = {name: _join([_return_series(run) for run in runs]) for name, runs in groups.items()}
     if not any(curves.values()):
         return []
-    figure = _figure(1, 1, (5.6, 3.8))
-    axis = figure.subplots()
-    for name, style in styles(groups).items():
-        _draw(axis, curves[name], name, style)
-    _finish(axis, title, "return")
-    axis.legend(frameon=False, fontsize="small")
-    return _save(figure, path)
+    panels = Panels(1, size=(5.6, 3.8))
+    for name, style in group_styles(groups).items():
+        panels.line(panels.axes[0], curves[name], name, style)
+    step_axis(panels.axes[0])
+    name_panel(panels.axes[0], [], "return")
+    return panels.save(path, title)
 
 
 def plot_plasticity(groups: Groups, title: str, path: Path) -> list[Path]:
     """
-    Draw dormant ratio, Srank, gradient norm and parameter norm against environment steps: a row for each network.
+    Draw what was measured of plasticity against environment steps: a row for each network.
 
     :param groups: Groups of runs of one task
     :param title: Task
@@ -95,23 +76,18 @@ def plot_plasticity(groups: Groups, title: str, path: Path) -> list[Path]:
     """
     measured = {(m.network, m.metric) for runs in groups.values() for run in runs for m in run.measurements}
     networks = [name for name in _NETWORKS if any(network == name for network, _ in measured)]
-    panels = [(metric, *_METRICS[kind]) for kind in _METRICS for metric in _variants(kind, {m for _, m in measured})]
-    if not networks or not panels:
+    metrics = [name for kind in _METRICS for name in _variants(kind, {m for _, m in measured})]
+    if not networks or not metrics:
         return []
-    figure = _figure(len(networks), len(panels), (3.4, 2.7))
-    axes = figure.subplots(len(networks), len(panels), squeeze=False)
-    for (row, network), (column, (metric, label, is_log)) in itertools.product(enumerate(networks), enumerate(panels)):
-        axis = axes[row, column]
-        for name, style in styles(groups).items():
-            series = _join([_metric_series(run, network, metric) for run in groups[name]])
-            _draw(axis, series, name, style)
-        if is_log:
-            axis.set_yscale("log")
-        _finish(axis, f"{network}: {label.format(metric.rpartition('_')[2])}", None)
-        if not is_log:
-            begin_at_zero(axis)
-    _legend_below(figure, axes[0, 0], title)
-    return _save(figure, path)
+    panels = Panels(len(networks) * len(metrics), columns=len(metrics), size=(3.4, 2.7))
+    for axis, (network, name) in zip(panels.axes, itertools.product(networks, metrics), strict=True):
+        metric = metric_of(name)
+        for legend, style in group_styles(groups).items():
+            panels.line(axis, _join([_metric_series(run, network, name) for run in groups[legend]]), legend, style)
+        axis.set_yscale("log" if metric.is_log else "linear")
+        step_axis(axis)
+        name_panel(axis, [network], label_of(name), from_zero=not metric.is_log)
+    return panels.save(path, title)
 
 
 def plot_covariance(groups: Groups, title: str, path: Path, network: str = "critic") -> list[Path]:
@@ -124,25 +100,16 @@ def plot_covariance(groups: Groups, title: str, path: Path, network: str = "crit
     :param network: Name of the network
     :return: Files written, none if there are no matrices
     """
-    rows = {}
-    for name, runs in groups.items():
-        found = [matrices for matrices in (run.matrices(network) for run in runs) if matrices]
-        if found:
-            rows[name] = (min(found[0]), max(found[0]), found[0])
+    found = {name: [m for run in runs if (m := run.matrices(network))][:1] for name, runs in groups.items()}
+    rows = [(name, matrices) for name, of_one in found.items() for matrices in of_one]
     if not rows:
         return []
-    figure = _figure(len(rows), 2, (3.0, 2.9))
-    axes = figure.subplots(len(rows), 2, squeeze=False)
-    for pair, (name, (first, last, matrices)) in zip(axes, rows.items(), strict=True):
-        for axis, steps in zip(pair, (first, last), strict=True):
-            image = axis.imshow(matrices[steps], cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
-            axis.set_title(f"{name}\n{steps:,} environment steps", fontsize="small")
-            axis.set_xticks([])
-            axis.set_yticks([])
-    bar = figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.set_label("cosine of two samples' gradients")
-    figure.suptitle(f"{title}: {network}", fontsize="medium")
-    return _save(figure, path)
+    panels = Panels(2 * len(rows), columns=2, size=(3.2, 3.1))
+    cells = [(name, matrices, steps) for name, matrices in rows for steps in (min(matrices), max(matrices))]
+    for axis, (name, matrices, steps) in zip(panels.axes, cells, strict=True):
+        draw_covariance(axis, matrices[steps], f"{name}\n{steps:,} environment steps")
+    cosine_bar(panels)
+    return panels.save(path, f"{title}: {network}")
 
 
 def plot_layer_sparsity(groups: Groups, title: str, path: Path) -> list[Path]:
@@ -159,18 +126,16 @@ def plot_layer_sparsity(groups: Groups, title: str, path: Path) -> list[Path]:
     if not shown:
         return []
     height = max(len(layers) for layers in shown.values())
-    figure = _figure(1, len(shown), (4.6, 0.8 + 0.26 * height))
-    for axis, (name, layers) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        bars = axis.barh(range(len(layers)), list(layers.values()), color=styles(groups)[name]["color"], height=0.7)
+    panels = Panels(len(shown), columns=len(shown), size=(4.6, 0.8 + 0.26 * height))
+    for axis, (name, layers) in zip(panels.axes, shown.items(), strict=True):
+        bars = axis.barh(range(len(layers)), list(layers.values()), color=group_styles(groups)[name]["color"], height=0.7)
         axis.bar_label(bars, labels=[f" {value:.2f}" if value else " dense" for value in layers.values()], fontsize="x-small")
         axis.set_yticks(range(len(layers)), list(layers), fontsize="x-small")
         axis.invert_yaxis()
         axis.set_xlim(0, 1.12)
         axis.set_xlabel("fraction of inactive weights")
         axis.set_title(name, fontsize="small")
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize="medium")
-    return _save(figure, path)
+    return panels.save(path, title)
 
 
 def _variants(kind: str, metrics: set[str]) -> list[str]:
@@ -199,7 +164,7 @@ def _metric_series(run: RunFolder, network: str, metric: str) -> dict[int, float
     }
 
 
-def _join(runs: Sequence[Mapping[int, float]]) -> dict[int, list[float]]:
+def _join(runs: Sequence[Mapping[int, float]]) -> dict[float, list[float]]:
     """Values of all runs at the steps that all of them have; interpolated where episodes end at different steps."""
     runs = [run for run in runs if run]
     if not runs:
@@ -211,46 +176,6 @@ def _join(runs: Sequence[Mapping[int, float]]) -> dict[int, list[float]]:
     steps = [step for step in sorted(runs[0]) if step <= last]
     values = [np.interp(steps, sorted(run), [run[step] for step in sorted(run)]) for run in runs]
     return {step: [float(value[i]) for value in values] for i, step in enumerate(steps)}
-
-
-def _draw(axis: Any, series: Series, name: str, style: Mapping[str, Any]) -> None:
-    if not series:
-        return
-    steps = list(series)
-    count = max(len(values) for values in series.values())
-    axis.plot(steps, [np.mean(series[s]) for s in steps], label=f"{name} ({count} seed{'s' if count > 1 else ''})", **style)
-    low, high = [min(series[s]) for s in steps], [max(series[s]) for s in steps]
-    axis.fill_between(steps, low, high, color=style["color"], alpha=0.18, lw=0)
-
-
-def _finish(axis: Any, title: str, label: str | None) -> None:
-    axis.set_title(title, fontsize="medium")
-    axis.set_xlabel("environment steps")
-    if label is not None:
-        axis.set_ylabel(label)
-    axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.25)
-
-
-def _legend_below(figure: Any, axis: Any, title: str) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False)
-    figure.suptitle(f"{title}: mean over seeds, and the range of all of them", fontsize="medium")
-
-
-def _figure(rows: int, columns: int, panel: tuple[float, float]) -> Any:
-    # Drawn without touching pyplot's global state or needing a display.
-    figure_module = import_extra("matplotlib.figure", "plots")
-    return figure_module.Figure(figsize=(panel[0] * columns, panel[1] * rows + 0.5), layout="constrained")
-
-
-def _save(figure: Any, path: Path) -> list[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{suffix}") for suffix in FORMATS]
-    for file in files:
-        figure.savefig(file, dpi=150)
-    return files
 
 
 Plotter = Callable[[Groups, str, Path], list[Path]]

@@ -1,93 +1,99 @@
 """Figures of sparsity: returns, Srank and simplicity bias against how sparse networks are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sb3_sparse.experiments.figures.figure_panels import (
-    Panels,
-    Where,
-    draw_curves,
-    draw_line,
-    is_finite,
-    name_panel,
-    of,
-    pairs_of,
-    panel_name,
-    size_of,
-)
-from sb3_sparse.experiments.figures.figures import SPARSE_COLOURS
+from sb3_sparse.experiments.figures.grid_panels import Where, curve, finals, of, pairs_of, panel_name, size_of
+from sb3_sparse.experiments.figures.panels import SPARSE_COLOURS, SPREAD, Panels, Style, name_panel, short_number, step_axis
 from sb3_sparse.experiments.sweep.grid_results import GridResults
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 
-# The paper's colours of network sizes in figures 3 and 4.
-_SMALL, _LARGE = "#0072B2", "#E69F00"
+# Sizes are neither dense nor sparse, so that they have colours of their own; the largest network, sparse, is that of others.
+_SIZE_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_LARGE_SPARSE: Style = {"color": SPARSE_COLOURS[0], "linestyle": "-", "marker": "D"}
 
 
-def _draw_sparsities(axis: Any, results: GridResults, where: Where, column: str = "return_mean") -> None:
+def _size_styles(results: GridResults) -> dict[tuple[float, float], Style]:
+    looks = zip(sorted({size_of(run) for run in results.grid.runs}), _SIZE_COLOURS, "osD^", strict=False)
+    return {size: {"color": colour, "marker": marker, "linestyle": "-"} for size, colour, marker in looks}
+
+
+def _size_names(results: GridResults) -> dict[tuple[float, float], str]:
+    """Tasks differ a little in their numbers of parameters."""
+    names = {}
+    for size in sorted({size_of(run) for run in results.grid.runs}):
+        own = [run for run in results.grid.runs if size_of(run) == size]
+        counts = [count for run in own if (count := results.number(run, "parameters")) is not None]
+        names[size] = f"w = {size[0]:g}" + (f", about {short_number(float(np.mean(counts)))} parameters" if counts else "")
+    return names
+
+
+def _draw_sparsities(
+    panels: Panels, axis: Any, results: GridResults, where: Where, names: Mapping[Any, str], column: str = "return_mean"
+) -> None:
     """A line for each network size."""
-    sizes = sorted({size_of(run) for run in results.grid.runs})
-    for size, colour, marker in zip(sizes, (_SMALL, _LARGE, *SPARSE_COLOURS[1:]), "osD^v", strict=False):
-        runs = [run for run in results.grid.runs if where(run) and size_of(run) == size]
-        sparsities = sorted({run.sparsity for run in runs})
-        values = [
-            [final for run in runs if run.sparsity == sparsity and is_finite(final := results.final(run, column))]
-            for sparsity in sparsities
-        ]
-        parameters = [count for run in runs if (count := results.number(run, "parameters")) is not None]
-        name = f"w = {size[0]:g} ({parameters[0] / 1e6:.3g}M)" if parameters else f"w = {size[0]:g}"
-        draw_line(axis, sparsities, values, name, {"color": colour, "marker": marker, "linestyle": "-"})  # type: ignore[arg-type]
+    own = list(filter(where, results.grid.runs))
+    for size, style in _size_styles(results).items():
+        by_sparsity = {s: [run for run in own if (size_of(run), run.sparsity) == (size, s)] for s in _sparsities(own)}
+        values = {sparsity: finals(results, runs, column) for sparsity, runs in by_sparsity.items()}
+        panels.line(axis, values, names[size], style)
     axis.set_xlabel("sparsity")
+
+
+def _sparsities(runs: Iterable[GridRun]) -> list[float]:
+    return sorted({run.sparsity for run in runs})
 
 
 def sparsity_and_size(results: GridResults, runs: Path, path: Path) -> list[Path]:
     """Final return against sparsity, a line for each network size, a panel for each algorithm and task (figure 3)."""
-    pairs = pairs_of(results)
+    pairs, names = pairs_of(results), _size_names(results)
     panels = Panels(len(pairs))
     for axis, pair in zip(panels.axes, pairs, strict=True):
-        _draw_sparsities(axis, results, of(*pair))
+        _draw_sparsities(panels, axis, results, of(*pair), names)
         name_panel(axis, panel_name(*pair), results.final_label)
     return panels.save(path, results.grid.title)
 
 
 def rank(results: GridResults, runs: Path, path: Path) -> list[Path]:
     """Final Srank of the critic against sparsity, and Srank over training of three networks (figure 4)."""
-    panels = Panels(2)
+    panels = Panels(2, size=(4.6, 3.3))
     final, course = panels.axes
-    _draw_sparsities(final, results, lambda run: True, "critic_srank")
-    name_panel(final, ["after training"], "Srank of the critic")
-    arms = results.arms(_three_networks(results))
-    draw_curves(course, results, arms, lambda run: True, "critic_srank")
-    name_panel(course, ["during training"], "Srank of the critic")
-    return panels.save(path, results.grid.title)
-
-
-def _three_networks(results: GridResults) -> Where:
-    """The small dense, the large dense and the large, sparsest network."""
-    sizes = [size_of(run) for run in results.grid.runs]
-    sparsest = max(run.sparsity for run in results.grid.runs)
-    wanted = {(min(sizes), 0.0), (max(sizes), 0.0), (max(sizes), sparsest)}
-    return lambda run: (size_of(run), run.sparsity) in wanted
+    _draw_sparsities(panels, final, results, lambda run: True, _size_names(results), "critic_srank")
+    name_panel(final, ["after training"], "critic: Srank")
+    sizes = _size_styles(results)
+    dense = [(size, 0.0, {**sizes[size], "linestyle": "--"}) for size in (min(sizes), max(sizes))]
+    for size, sparsity, style in [*dense, (max(sizes), max(run.sparsity for run in results.grid.runs), _LARGE_SPARSE)]:
+        own = [run for run in results.grid.runs if (size_of(run), run.sparsity) == (size, sparsity)]
+        panels.line(course, curve(results, own, "critic_srank"), own[0].label, style)
+    step_axis(course)
+    name_panel(course, ["during training"], "critic: Srank")
+    names = " and ".join(", ".join(panel_name(*pair)) for pair in pairs_of(results))
+    return panels.save(path, f"{results.grid.title}: {names}")
 
 
 def simplicity(results: GridResults, runs: Path, path: Path) -> list[Path]:
     """Simplicity bias at initialisation and gain over the dense network, averaged over scenarios, by sparsity (figure 8)."""
-    panels = Panels(2)
+    panels = Panels(2, size=(4.6, 3.3), statistic=f"{SPREAD} over tasks and seeds (left) or tasks (right)")
     bias, gain = panels.axes
-    sparsities = sorted({run.sparsity for run in results.grid.runs})
-    by_sparsity = {sparsity: [run for run in results.grid.runs if run.sparsity == sparsity] for sparsity in sparsities}
-    scores = [
-        [score for run in of_one if (score := results.number(run, "simplicity_bias")) is not None]
-        for of_one in by_sparsity.values()
-    ]
-    draw_line(bias, sparsities, scores, "simplicity-bias score", {"color": _SMALL, "marker": "o"})
-    gains = [_gains(results, by_sparsity[0.0], by_sparsity[sparsity]) for sparsity in sparsities if 0.0 in by_sparsity]
-    draw_line(gain, sparsities[: len(gains)], gains, "gain over dense", {"color": _LARGE, "marker": "s"})
-    for axis, label in ((bias, "simplicity-bias score"), (gain, "gain over dense, %")):
+    by_sparsity: dict[float, list[GridRun]] = {}
+    for run in sorted(results.grid.runs, key=lambda run: run.sparsity):
+        by_sparsity.setdefault(run.sparsity, []).append(run)
+    scores = {
+        sparsity: [score for run in of_one if (score := results.number(run, "simplicity_bias")) is not None]
+        for sparsity, of_one in by_sparsity.items()
+    }
+    gains = {sparsity: _gains(results, by_sparsity.get(0.0, []), of_one) for sparsity, of_one in by_sparsity.items()}
+    for axis, values, when, label in (
+        (bias, scores, "at initialisation", "simplicity-bias score"),
+        (gain, gains, "after training", "gain over dense, %"),
+    ):
+        panels.line(axis, values, f"w = {size_of(results.grid.runs[0])[0]:g}", {"color": SPARSE_COLOURS[0], "marker": "o"})
         axis.set_xlabel("sparsity")
-        name_panel(axis, ["at initialisation" if axis is bias else "after training"], label, from_zero=False)
+        name_panel(axis, [when], label, from_zero=False)
+    panels.seeds = {len({run.seed for run in results.grid.runs if run.id in results.lines})}
     return panels.save(path, results.grid.title)
 
 

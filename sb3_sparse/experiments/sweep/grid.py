@@ -20,9 +20,10 @@ from sb3_sparse.zoo.hyperparameter_files import our_hyperparameters, our_policy
 FOLDER = Path(__file__).parents[1] / "grids"
 BUDGETS = ("smoke", "short", "full")
 SCORES = ("return", "dmc", "atari")
+STATISTICS = ("mean", "iqm")
 _KEYS = {
-    "title", "figure", "score", "algorithm", "task", "arms", "seeds", "agent_steps", "evaluation", "windows", "plasticity",
-    "checkpoints", "simplicity_networks", "hyperparameters", "resources", "budgets",
+    "title", "figure", "score", "statistic", "algorithm", "task", "arms", "seeds", "agent_steps", "evaluation", "windows",
+    "plasticity", "checkpoints", "simplicity_networks", "hyperparameters", "resources", "budgets",
 }  # fmt: skip
 _REQUIRED = ("algorithm", "task", "arms", "seeds", "agent_steps")
 _ARM_KEYS = {*POLICY_AXES, "equal_parameters", "reset_freq", "algorithm", "task", "hyperparameters", "label"}
@@ -48,6 +49,7 @@ class Grid:
     :param anchor: Width and depth scale of the dense network whose parameters sparse ones are given
     :param score: How returns of several tasks are put on one scale: "dmc" (divided by 1000), "atari" (human-normalised) or
         "return" (as they are)
+    :param statistic: What figures draw over several tasks: "mean", or "iqm" for the interquartile mean
     :param resources: CPU cores ("cpus") and part of a GPU ("gpus") of each run
     :param source: Text of its file
     """
@@ -59,6 +61,7 @@ class Grid:
     figure: int | None = None
     anchor: tuple[float, float] = (1.0, 1.0)
     score: str = "return"
+    statistic: str = "mean"
     resources: Mapping[str, float] = field(default_factory=lambda: dict(_RESOURCES))
     source: str = ""
 
@@ -179,6 +182,9 @@ def _grid(content: Mapping[str, Any], stem: str, budget: str | None, source: str
     score = content.get("score", "return")
     if score not in SCORES:
         raise GridError(f"score must be one of {', '.join(SCORES)}, got {score!r}.")
+    statistic = content.get("statistic", "mean")
+    if statistic not in STATISTICS:
+        raise GridError(f"statistic must be one of {', '.join(STATISTICS)}, got {statistic!r}.")
     runs = tuple({run.id: run for run in _runs(content)}.values())
     if not runs:
         raise GridError("it holds no run: an algorithm, task, arm or seed is missing.")
@@ -193,6 +199,7 @@ def _grid(content: Mapping[str, Any], stem: str, budget: str | None, source: str
         figure=content.get("figure"),
         anchor=_anchor(content["arms"]),
         score=score,
+        statistic=statistic,
         resources=_resources(content.get("resources", {})),
         source=source,
     )

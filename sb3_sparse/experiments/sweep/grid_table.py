@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.diagnostics.metrics import COLUMNS
 from sb3_sparse.experiments.sweep.writing import replaced_file
 
 _SETTINGS = (
@@ -30,22 +31,7 @@ _SETTINGS = (
 _FINAL = ("final_return_mean", "final_return_std", "final_episodes")
 _POINT = ("env_steps", "return_mean", "return_std", "episodes")
 # Column -> network and metric of the run's plasticity.csv. Value-based algorithms have one network, the critic here.
-MEASURED = {
-    f"{network}_{name}": (network, metric)
-    for network in ("actor", "critic")
-    for name, metric in {
-        "dormant": "dormant_0.1",
-        "dormant_0.2": "dormant_0.2",
-        "active": "active",
-        "srank": "srank",
-        "feature_norm": "feature_norm",
-        "gradient_norm": "gradient_norm",
-        "parameter_norm": "parameter_norm",
-        "interference": "gradient_interference",
-        "step_size": "step_size",
-        "trace_norm": "trace_norm",
-    }.items()
-}
+MEASURED = {f"{network}_{name}": (network, metric) for network in ("actor", "critic") for name, metric in COLUMNS.items()}
 PROVENANCE = ("version", "commit", "date", "hardware", "seconds", "cpu_seconds")
 TABLE_COLUMNS = (*_SETTINGS, *_FINAL, *_POINT, *MEASURED, *PROVENANCE)
 # Columns that do not tell runs apart, or only those that differ in their seed.

@@ -1,59 +1,47 @@
 """Learning curves from tables of results."""
 
-import itertools
 import json
-import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.experiments.figures.panels import Panels, name_panel, step_axis, styles
 from sb3_sparse.experiments.sweep.grid_run import short_algorithm, short_task
 from sb3_sparse.experiments.sweep.grid_table import OUTCOMES, Lines, read_table
-
-# Okabe and Ito's colour-blind safe palette; dense and sparse have the same colour in every figure.
-DENSE_COLOUR, MLP_COLOUR, RANDOM_COLOUR = "#D55E00", "#7F7F7F", "#BBBBBB"
-INIT_COLOURS = {"SparseInit": "#E69F00", "frozen SparseInit": "#000000"}
-DENSE_COLOURS = (DENSE_COLOUR, "#CC79A7", "#F0E442")
-SPARSE_COLOURS = ("#0072B2", "#009E73", "#56B4E9", "#8C564B")
 
 _MLP = "SB3 MlpPolicy"
 _NAMES = {"simba": "SimBa", "drqv2": "DrQ-v2"}
 
 Pair = tuple[str, str]  # algorithm and task
 Network = tuple[str, float]  # legend and sparsity
-Curves = Mapping[int, list[float]]  # environment steps -> mean return of each seed
+Curves = dict[float, list[float]]  # environment steps -> mean return of each seed
 _REQUIRED = {"task", "sparsity", "env_steps", "return_mean"}
 
 
 def plot_table(table: Path, path: Path) -> Path:
     """
-    Draw return against environment steps from a table of results, one panel per algorithm and task: mean over seeds, and the
-    range from worst to best seed. Whatever else tells runs apart makes lines of their own.
+    Draw return against environment steps from a table of results, one panel per algorithm and task. Whatever else tells runs
+    apart makes lines of their own.
 
     :param table: CSV file of a grid, or one that this package has
     :param path: Image file to write
     :return: That file
     :raises ValueError: if it is no such table, or empty.
     """
-    # Figures are drawn without touching pyplot's global state or needing a display.
-    figure_module = import_extra("matplotlib.figure", "plots")
-    panels = _group(_read(table))
-    columns = min(3, len(panels))
-    figure_rows = math.ceil(len(panels) / columns)
-    figure = figure_module.Figure(figsize=(4.6 * columns, 3.4 * figure_rows), layout="constrained")
-    axes = list(figure.subplots(figure_rows, columns, squeeze=False).flat)
-    for axis, (pair, networks) in zip(axes, panels.items(), strict=False):
-        _draw_panel(axis, pair, networks)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    drawn = _group(_read(table))
+    panels = Panels(len(drawn), columns=3, size=(4.6, 3.4))
+    looks = styles(
+        {network: None if network[0] == _MLP else network[1] for networks in drawn.values() for network in networks}
+    )
+    for axis, (pair, networks) in zip(panels.axes, drawn.items(), strict=True):
+        for (name, sparsity), curves in networks.items():
+            panels.line(axis, dict(sorted(curves.items())), name, looks[name, sparsity])
+        step_axis(axis)
+        name_panel(axis, filter(None, (short_algorithm(pair[0]), short_task(pair[1]))), "return")
+    (file,) = panels.save(path.with_suffix(""), formats=[path.suffix[1:]])
+    return file
 
 
 def _read(table: Path) -> Lines:
@@ -115,7 +103,7 @@ def _named(groups: Sequence[Sequence[Mapping[str, str]]]) -> dict[Network, Curve
     names = distinct_names([(line.get("label") or _name(line), _settings(line)) for line in first])
     found: dict[Network, Curves] = {}
     for name, lines in zip(names, groups, strict=True):
-        curves: dict[int, list[float]] = defaultdict(list)
+        curves: Curves = defaultdict(list)
         for line in lines:
             sparsity, env_steps, mean = _point(line)
             curves[env_steps].append(mean)
@@ -146,40 +134,3 @@ def _name(line: Mapping[str, str]) -> str:
     width = f" x{float(line['width_scale']):g}" if line["network"] == "drqv2" else ""
     name, sparsity = _NAMES.get(line["network"], line["network"]) + width, float(line["sparsity"])
     return f"sparse {name}, S = {sparsity:g}" if sparsity else f"dense {name}"
-
-
-def _draw_panel(axis: Any, pair: Pair, networks: Mapping[Network, Curves]) -> None:
-    for (name, _), curves, colour in zip(networks, networks.values(), _colours(networks), strict=True):
-        steps = sorted(curves)
-        axis.plot(steps, [np.mean(curves[step]) for step in steps], color=colour, label=name)
-        axis.fill_between(
-            steps, [min(curves[step]) for step in steps], [max(curves[step]) for step in steps], color=colour, alpha=0.2, lw=0
-        )
-    algorithm, task = pair
-    axis.set_title(", ".join(filter(None, (short_algorithm(algorithm), short_task(task)))))
-    axis.set_xlabel("environment steps")
-    axis.set_ylabel("return")
-    begin_at_zero(axis)
-    axis.ticklabel_format(axis="x", style="sci", scilimits=(3, 3), useMathText=True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.25)
-    seeds = {len(values) for curves in networks.values() for values in curves.values()}
-    count = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-    words = "one seed" if seeds == {1} else f"mean and range, {count} seeds"
-    axis.legend(frameon=False, fontsize="small", title=words, title_fontsize="small", alignment="left")
-
-
-def begin_at_zero(axis: Any) -> None:
-    """
-    Have the vertical axis begin at zero, unless something lies below.
-
-    :param axis: Panel, drawn
-    """
-    if axis.dataLim.ymin >= 0:
-        axis.set_ylim(bottom=0)
-
-
-def _colours(networks: Iterable[Network]) -> list[str]:
-    dense, sparse = itertools.cycle(DENSE_COLOURS), itertools.cycle(SPARSE_COLOURS)
-    own = {_MLP: MLP_COLOUR, **INIT_COLOURS}
-    return [own.get(name.rpartition(", ")[2]) or next(sparse if sparsity else dense) for name, sparsity in networks]
