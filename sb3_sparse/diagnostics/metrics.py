@@ -51,7 +51,7 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("dormant", "units", "dormant ratio", dormant_ratio, True),
-        Metric("active", "units", "fraction of active units", fraction_active_units, True),
+        Metric("active", "units", "active units", fraction_active_units, True),
         Metric("srank", "features", "Srank", srank, True),
         Metric("srank_threshold", "features", "Srank", partial(srank, threshold=SRANK_THRESHOLD), False),
         Metric("feature_norm", "features", "feature norm", feature_norm, True),
