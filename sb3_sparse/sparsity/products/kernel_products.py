@@ -39,10 +39,11 @@ class Rows(NamedTuple):
 
 def fits(topology: Topology) -> bool:
     """
-    :param topology: Any topology
+    :param topology: Topology of a matrix
     :return: Whether the kernels can number its rows and columns with 16 bits, and its weights with 31
     """
-    return len(topology.shape) == 2 and max(topology.shape) <= 2**16 and topology.numel < 2**31
+    rows, columns = topology.shape
+    return rows <= 2**16 and columns <= 2**16 and topology.numel < 2**31
 
 
 def rows_of(topology: Topology, with_transpose: bool) -> Rows:
@@ -110,13 +111,22 @@ def _multiply(
 def _multiply_samples(
     input: th.Tensor, values: th.Tensor, rows: BlockedRows, bias: th.Tensor | None, output: th.Tensor, first: int, last: int
 ) -> None:
+    # Without _problem, whose call a single sample would notice.
+    (height, width), blocks, starts, columns = rows
     kernels.multiply_samples(
         _ZEROS[input.dtype],
         values.data_ptr(),
-        *_problem(rows, input, first, last),
+        columns.data_ptr(),
+        starts.data_ptr(),
+        blocks,
+        first,
+        last,
+        input.data_ptr(),
+        width,
+        input.shape[0],
         0 if bias is None else bias.data_ptr(),
         output.data_ptr(),
-        rows.shape[0],
+        height,
     )
 
 
@@ -160,7 +170,7 @@ def _add_weight_gradients(
 
 
 def _problem(rows: BlockedRows, input: th.Tensor, first: int, last: int) -> tuple[int, int, int, int, int, int, int, int]:
-    """What every kernel takes of the positions, the range of rows that are its share, and the batch."""
+    """What kernels take of the positions, the range of rows that are its share, and the batch."""
     (_, width), blocks, starts, columns = rows
     return columns.data_ptr(), starts.data_ptr(), blocks, first, last, input.data_ptr(), width, input.shape[0]
 
