@@ -20,6 +20,7 @@ HIGH, LOW = [9.0, 10.0, 11.0, 10.5, 9.5], [1.0, 2.0, 3.0, 2.5, 1.5]
         (LOW, HIGH, True, True, "not reproduced: the reverse holds"),
         (HIGH, [value + 0.1 for value in HIGH], True, True, "not reproduced: no difference seen"),
         (HIGH[:4], LOW, True, True, "a hint only: reproduced"),
+        (HIGH[:1], LOW, True, True, "no verdict from one seed"),
     ],
 )
 def test_the_rule(ahead: list[float], behind: list[float], is_more_better: bool, is_whole: bool, expected: str) -> None:

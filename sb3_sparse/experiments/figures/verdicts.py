@@ -152,6 +152,8 @@ def verdict(ahead: Sequence[float], behind: Sequence[float], is_more_better: boo
     :param is_more_better: Whether ahead means more
     :param is_whole: Whether the runs are as long as the paper's
     """
+    if min(len(ahead), len(behind)) < 2:
+        return "no verdict from one seed"
     low, high = interval(ahead, behind) if is_more_better else interval(behind, ahead)
     found = (
         "reproduced" if low > 0 else "not reproduced: the reverse holds" if high < 0 else "not reproduced: no difference seen"
@@ -222,6 +224,8 @@ def _what(evidence: Evidence) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
     low, high = interval(values)
     return f"{np.mean(values):.4g} ({low:.4g} to {high:.4g})"
 
