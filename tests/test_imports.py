@@ -14,7 +14,7 @@ GROUND = {"arguments"}
 FLOORS = [
     {"sparsity"},
     {"networks", "diagnostics"},
-    {"buffers"},
+    {"buffers", "algorithms"},
     {"common"},
     {"training"},
     {"callbacks", "checkpoints", "envs", "sac", "td3", "tqc", "crossq", "stream_ac", "drqv2", "der"},

@@ -16,6 +16,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from test_plasticity_callback import MODELS, SIMBA, SMALL, make
 from torch import nn
 
+import sb3_sparse
 from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, sparsify
 from sb3_sparse.callbacks import SET, GradualPruning, ReDoCallback, ResetCallback, RigL, SparseTopologyCallback, Static
 from sb3_sparse.callbacks.drop_and_grow import dense_gradients
@@ -514,10 +515,11 @@ def test_a_resumed_pruning_goes_on_with_its_schedule() -> None:
 
 
 def test_compiled_models_are_told() -> None:
-    class Compiled(SAC):
+    class Compiled(sb3_sparse.SAC):
         captured = 0
 
         def recapture(self) -> None:
+            super().recapture()
             self.captured += 1
 
     for callback, minimum in [
@@ -526,6 +528,7 @@ def test_compiled_models_are_told() -> None:
         (SparseTopologyCallback("pruning", 20, final_sparsity=0.8), 1),
     ]:
         model = Compiled(SparseSimBaPolicy, "Pendulum-v1", policy_kwargs=dict(SIMBA), **SMALL)
+        model.captured = 0
         model.learn(50, callback=callback)
         assert model.captured >= minimum
 

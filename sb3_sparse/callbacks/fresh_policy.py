@@ -7,6 +7,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
 from sb3_sparse.common.extractor import SparseSimBaExtractor
 from sb3_sparse.common.optimizers import optimizers_of
 from sb3_sparse.common.pruned_policy import PrunedPolicy, draw_mask_seed
@@ -110,7 +111,7 @@ def recapture(model: BaseAlgorithm) -> None:
     """
     Tell a model with a compiled update that its networks have changed.
 
-    :param model: Model; one without a method ``recapture()`` needs not be told
+    :param model: Model; only one of this package needs to be told
     """
-    if hasattr(model, "recapture"):
+    if isinstance(model, OwnAlgorithm):
         model.recapture()

@@ -15,8 +15,8 @@ from sb3_sparse.common.optimizers import optimizers_of
 from sb3_sparse.diagnostics import dormancy_scores
 from sb3_sparse.diagnostics.recording import Chain
 from sb3_sparse.networks import SimBaBlock
-from sb3_sparse.networks.initializers import he_normal_linear
-from sb3_sparse.sparsity import SparseLayer
+from sb3_sparse.networks.initializers import DrawsLayers, he_normal_linear
+from sb3_sparse.sparsity import SparseConv2d, SparseLayer
 
 
 class ReDoCallback(BaseCallback):
@@ -112,7 +112,7 @@ class ReDoCallback(BaseCallback):
         for chain in recording.chains:
             consumers = [network.module.get_submodule(name) for name in chain.consumers]
             units = dormancy_scores(recording.post[chain.activation]) <= self.tau
-            if all(getattr(layer, "groups", 1) == 1 for layer in consumers) and bool(units.any()):
+            if not any(map(_is_grouped, consumers)) and bool(units.any()):
                 found.append((chain, units))
         return found
 
@@ -173,6 +173,10 @@ def _weights(layer: nn.Module) -> list[tuple[str, nn.Parameter, th.Tensor, int]]
     return [(n, p, th.arange(p.numel(), device=p.device), p.numel() // p.shape[0]) for n, p in found]
 
 
+def _is_grouped(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d | SparseConv2d) and bool(layer.groups != 1)
+
+
 def _unit_parameters(layer: nn.Module) -> list[str]:
     values = layer.weight_names() if isinstance(layer, SparseLayer) else {}
     return [name for name, p in layer.named_parameters(recurse=False) if p.ndim == 1 and name not in values]
@@ -185,8 +189,8 @@ def _fresh_layer(network: nn.Module, name: str) -> nn.Module:
         twin.densify()
     if isinstance(network.get_submodule(name.rpartition(".")[0]), SimBaBlock):
         he_normal_linear(twin)
-    elif hasattr(network, "initialize_layer"):
-        network.initialize_layer(twin)  # type: ignore[operator]
+    elif isinstance(network, DrawsLayers):
+        network.initialize_layer(twin)
     else:
         twin.reset_parameters()  # type: ignore[operator]
     return twin

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from sb3_contrib import TQC, CrossQ
+from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
@@ -117,9 +119,10 @@ class ResetCallback(BaseCallback):
 @th.no_grad()
 def _reset_temperature(model: Any) -> None:
     """As SB3's ``_setup_model`` of SAC and TQC sets it."""
-    if getattr(model, "ent_coef_optimizer", None) is None:
+    if not isinstance(model, SAC | TQC | CrossQ) or model.ent_coef_optimizer is None:
         return
     name = str(model.ent_coef)
+    assert model.log_ent_coef is not None
     model.log_ent_coef.fill_(float(np.log(float(name.split("_")[1]))) if "_" in name else 0.0)
     for state in model.ent_coef_optimizer.state.values():
         for value in state.values():

@@ -20,8 +20,8 @@ def replay_buffer_of(model: BaseAlgorithm, user: str) -> Any:
     :param user: Who needs it, for the error
     :raises ValueError: if the model has none.
     """
-    buffer = getattr(model, "replay_buffer", None)
-    if not isinstance(model, OffPolicyAlgorithm) or buffer is None:
+    buffer = model.replay_buffer if isinstance(model, OffPolicyAlgorithm) else None
+    if buffer is None:
         raise ValueError(
             f"{user} works on batches of the replay buffer, which {type(model).__name__} does not have: use it with an "
             "off-policy algorithm (SAC, TD3, DDPG, TQC, DQN, ...), or call the functions of sb3_sparse.diagnostics on batches "

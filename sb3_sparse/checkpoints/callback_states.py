@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.algorithms.own_algorithm import Checkpointed
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.environment_state import EnvironmentState, EnvironmentStateError
 from sb3_sparse.checkpoints.remote_environment_state import environment_state
@@ -71,7 +72,7 @@ class CallbackStates:
 
     def _capture(self, path: str, callback: BaseCallback) -> dict[str, Any]:
         kind = type(callback).__name__
-        own = callback.checkpoint_state() if hasattr(callback, "checkpoint_state") else None
+        own = callback.checkpoint_state() if isinstance(callback, Checkpointed) else None
         start, known = self._at_start[path], self._known.get(path, set())
         now = _pickles(callback)
         changed = {name: vars(callback)[name] for name in now if name in known or now[name] != start.get(name)}
@@ -80,7 +81,7 @@ class CallbackStates:
     def _restore(self, path: str, callback: BaseCallback, state: Mapping[str, Any]) -> None:
         self._known[path] = set(state["attributes"])
         vars(callback).update(state["attributes"])
-        if hasattr(callback, "restore_checkpoint_state"):
+        if isinstance(callback, Checkpointed):
             callback.restore_checkpoint_state(state["own"])
         if isinstance(callback, ProgressBarCallback):
             callback.pbar.update(callback.model.num_timesteps - callback.pbar.n)
@@ -100,7 +101,7 @@ class CallbackStates:
     def _warn_of_foreign_state(self) -> None:
         foreign = []
         for callback in self.callbacks.values():
-            if hasattr(callback, "checkpoint_state"):
+            if isinstance(callback, Checkpointed):
                 continue
             stateless = set().union(*(names for kind, names in _STATELESS.items() if isinstance(callback, kind)))
             for name, value in vars(callback).items():

@@ -11,6 +11,7 @@ from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.checkpoints.callback_states import CallbackStates
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
@@ -108,8 +109,12 @@ class ExactCheckpointCallback(BaseCallback):
         """Number of the signal that ended training, None if none did."""
         return None if self._signals is None else self._signals.received
 
+    @property
+    def _is_streaming(self) -> bool:
+        return isinstance(self.model, OwnAlgorithm) and self.model.is_streaming
+
     def _init_callback(self) -> None:
-        if not isinstance(self.model, OffPolicyAlgorithm | OnPolicyAlgorithm) and not hasattr(self.model, "between_steps"):
+        if not isinstance(self.model, OffPolicyAlgorithm | OnPolicyAlgorithm | OwnAlgorithm):
             raise CheckpointError(
                 f"{type(self.model).__name__} cannot be resumed exactly: checkpoints are for algorithms that collect "
                 "rollouts as SB3's do (SAC, TD3, TQC, DQN, PPO, A2C, ...) and this package's own."
@@ -127,7 +132,7 @@ class ExactCheckpointCallback(BaseCallback):
     def _on_training_start(self) -> None:
         self._fingerprint = fingerprint(self.model)
         self._data, self._rows = ModelData(self.model), None
-        buffer = getattr(self.model, "replay_buffer", None)
+        buffer = self.model.replay_buffer if isinstance(self.model, OffPolicyAlgorithm) else None
         if buffer is not None:
             self._rows = ReplayRows(buffer)
             self._buffer_data = BufferData(buffer, self._rows.small_attributes())
@@ -140,8 +145,8 @@ class ExactCheckpointCallback(BaseCallback):
         self._state: dict[str, Any] | None = None
         self._resume()
         self._signals.install()
-        if hasattr(self.model, "between_steps"):
-            self.model.between_steps = self._between
+        if self._is_streaming:
+            self.model.between_steps = self._between  # type: ignore[attr-defined]
 
     def _resume(self) -> None:
         manifest = self._store.newest()
@@ -211,7 +216,7 @@ class ExactCheckpointCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if not self._has_begun:
             self._begin()
-        elif not hasattr(self.model, "between_steps"):
+        elif not self._is_streaming:
             self._between()
 
     def _on_rollout_end(self) -> None:
@@ -269,8 +274,8 @@ class ExactCheckpointCallback(BaseCallback):
         self._iterations.close()
         for environment in [self._environment, *(self._callbacks.environments.values() if self._has_begun else [])]:
             environment.close()
-        if hasattr(self.model, "between_steps"):
-            self.model.between_steps = None
+        if self._is_streaming:
+            self.model.between_steps = None  # type: ignore[attr-defined]
 
     def save(self) -> bool:
         """

@@ -14,6 +14,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_sparse.algorithms.own_algorithm import Checkpointed, OwnAlgorithm
 from sb3_sparse.checkpoints.live_pickle import dump, load
 from sb3_sparse.checkpoints.replay_rows import owners
 from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
@@ -33,8 +34,6 @@ _OF_THE_PROCESS = {
 }
 # Not in SB3's zip files, though training depends on it.
 _OF_THE_RUN = {"_last_lstm_states"}
-# Attributes of models that are networks with gradients of their own.
-_NETWORKS = ("encoder", "actor", "critic", "q_net")
 # Noise of gSDE, which is no buffer of the module.
 _EXPLORATION = ("exploration_mat", "exploration_matrices")
 
@@ -50,7 +49,7 @@ def weights_of(model: Any) -> bytes:
     content = {
         "parameters": model.get_parameters(),
         "variables": {name: recursive_getattr(model, name).detach() for name in variables},
-        "gradients": {name: model.gradients(name) for name in _trained(model)},
+        "gradients": _gradients(model),
         "sparsity": policy.sparsity if isinstance(policy, PrunedPolicy) else None,
     }
     file = io.BytesIO()
@@ -74,17 +73,15 @@ def restore_weights(model: Any, content: bytes) -> None:
     model.set_parameters(state["parameters"], exact_match=True, device=model.device)
     for name, value in state["variables"].items():
         recursive_getattr(model, name).copy_(value)
-    if hasattr(model, "recapture"):
+    if isinstance(model, OwnAlgorithm):
         model.recapture()
-    if hasattr(model, "restore_gradients"):
         model.restore_gradients(state["gradients"])
 
 
-def _trained(model: Any) -> list[str]:
-    """Networks whose last gradients a model with a compiled update can be asked for."""
-    if not hasattr(model, "restore_gradients"):
-        return []
-    return [name for name in _NETWORKS if isinstance(getattr(model, name, None), th.nn.Module)]
+def _gradients(model: Any) -> dict[str, dict[str, th.Tensor]]:
+    if not isinstance(model, OwnAlgorithm):
+        return {}
+    return {name: model.gradients(name) for name in model.networks_with_gradients}
 
 
 def exploration_noise(model: BaseAlgorithm) -> dict[str, th.Tensor]:
@@ -108,9 +105,9 @@ def restore_exploration_noise(model: BaseAlgorithm, noise: Mapping[str, th.Tenso
 
 
 def _noise(model: BaseAlgorithm) -> list[tuple[str, Any, str]]:
-    if not getattr(model, "use_sde", False):
+    if not model.use_sde:
         return []
-    modules = {name: module for name, module in model.policy.named_modules() if hasattr(module, "action_dist")}
+    modules = {name: module for name, module in model.policy.named_modules() if "action_dist" in vars(module)}
     return [(f"{name}.{key}", module.action_dist, key) for name, module in modules.items() for key in _EXPLORATION]
 
 
@@ -118,8 +115,7 @@ class ModelData:
     """
     What a model has beside tensors: counters, what it last saw, statistics of episodes, action noise, random generators.
 
-    A model with further state offers it by ``checkpoint_state()``, which returns something that can be pickled, and
-    ``restore_checkpoint_state(state)``.
+    A model with further state offers it as :class:`Checkpointed` says.
 
     :param model: Model
     """
@@ -132,7 +128,7 @@ class ModelData:
         """
         :param live: Objects that are referred to
         """
-        own = self.model.checkpoint_state() if hasattr(self.model, "checkpoint_state") else None
+        own = self.model.checkpoint_state() if isinstance(self.model, Checkpointed) else None
         return dump({"attributes": self._attributes(live), "own": own}, live)
 
     def restore(self, content: bytes, live: Mapping[Any, Any]) -> None:
@@ -143,7 +139,7 @@ class ModelData:
         state = load(content, live)
         for name, value in state["attributes"].items():
             put(self.model, name, value)
-        if hasattr(self.model, "restore_checkpoint_state"):
+        if isinstance(self.model, Checkpointed):
             self.model.restore_checkpoint_state(state["own"])
         # The speed that is logged is that of this process.
         self.model._num_timesteps_at_start = self.model.num_timesteps

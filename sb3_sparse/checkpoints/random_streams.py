@@ -80,5 +80,6 @@ def restore_space_streams(space: spaces.Space, states: dict[str, Any]) -> None:
 
 
 def _parts(space: spaces.Space) -> list[spaces.Space]:
-    parts: Any = getattr(space, "spaces", ())
-    return list(parts.values()) if isinstance(space, spaces.Dict) else list(parts)
+    if isinstance(space, spaces.Dict):
+        return list(space.spaces.values())
+    return list(space.spaces) if isinstance(space, spaces.Tuple | spaces.OneOf) else []

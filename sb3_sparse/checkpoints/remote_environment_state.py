@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_sparse.checkpoints.environment_state import EnvironmentState, EnvironmentStateError
 from sb3_sparse.checkpoints.live_pickle import dump
@@ -43,6 +43,7 @@ class RemoteEnvironmentState(EnvironmentState):
     def __init__(self, env: VecEnv, name: str = "training environment", is_reset_first: bool = False):
         self._workers = env.unwrapped
         _refuse_others(self._workers, name)
+        self._processes = self._workers.processes if isinstance(self._workers, SubprocVecEnv) else []
         super().__init__(env, name, is_reset_first)
 
     @property
@@ -53,12 +54,11 @@ class RemoteEnvironmentState(EnvironmentState):
     def close(self) -> None:
         """Leave the environment alone from now on."""
         atexit.unregister(self._kill)
-        processes = getattr(self._workers, "processes", ())
-        if all(process.is_alive() for process in processes):
+        if all(process.is_alive() for process in self._processes):
             self._workers.env_method("end_checkpoints")
 
     def _kill(self) -> None:
-        for process in getattr(self._workers, "processes", ()):
+        for process in self._processes:
             if process.is_alive():
                 process.kill()
 

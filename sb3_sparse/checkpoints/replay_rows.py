@@ -4,10 +4,11 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
@@ -68,14 +69,26 @@ class Group:
         return {"arrays": arrays, "segment_rows": self.segment_rows}
 
 
+@runtime_checkable
+class WrittenInRings(Protocol):
+    """A replay buffer that says itself which of its arrays are written row by row."""
+
+    # Attributes whose own attributes are stored like those of the buffer.
+    checkpoint_parts: tuple[str, ...]
+
+    def checkpoint_rings(self) -> dict[str, tuple[int, int]]:
+        """
+        :return: Name of an array -> (position, filled rows); entries of dictionaries are called "attribute.key", those of
+            parts "part/attribute"
+        """
+
+
 class ReplayRows:
     """
     Writes and reads a replay buffer's rows.
 
-    A buffer can say itself what it consists of. Its attribute ``checkpoint_parts`` names attributes whose own attributes are
-    stored like those of the buffer. Its method ``checkpoint_rings()`` returns names of arrays that are written row by row ->
-    (position, filled rows); entries of dictionaries are called "attribute.key", those of parts "part/attribute". All other
-    large arrays are compared, as a whole, with what was written last.
+    A buffer can say itself what it consists of, see :class:`WrittenInRings`. Large arrays that are no rings are compared, as a
+    whole, with what was written last.
 
     :param buffer: Replay buffer: SB3's, this package's, or one like them
     """
@@ -184,7 +197,8 @@ def owners(buffer: Any) -> dict[str, Any]:
     :param buffer: Replay buffer
     :return: Beginning of the attributes' names -> the buffer itself, and its parts
     """
-    return {"": buffer, **{f"{name}/": getattr(buffer, name) for name in getattr(buffer, "checkpoint_parts", ())}}
+    parts = buffer.checkpoint_parts if isinstance(buffer, WrittenInRings) else ()
+    return {"": buffer, **{f"{name}/": getattr(buffer, name) for name in parts}}
 
 
 def large_arrays(buffer: Any) -> dict[str, Array]:
@@ -207,10 +221,10 @@ def large_arrays(buffer: Any) -> dict[str, Array]:
 
 
 def _rings(buffer: Any) -> dict[str, tuple[int, int]]:
-    if hasattr(buffer, "checkpoint_rings"):
+    if isinstance(buffer, WrittenInRings):
         return buffer.checkpoint_rings()
     filled = buffer.buffer_size if buffer.full else buffer.pos
-    if not buffer.full and getattr(buffer, "optimize_memory_usage", False):
+    if not buffer.full and isinstance(buffer, ReplayBuffer) and buffer.optimize_memory_usage:
         filled = min(filled + 1, buffer.buffer_size)
     arrays = large_arrays(buffer)
     names = [name for name in arrays if name.split(".")[0] in _RINGS and len(arrays[name]) == buffer.buffer_size]

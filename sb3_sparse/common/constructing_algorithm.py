@@ -2,26 +2,19 @@
 
 import inspect
 import warnings
+from collections.abc import Iterable
+from typing import Any
 
 from gymnasium import spaces
-from sb3_contrib import QRDQN, TQC, CrossQ
-from stable_baselines3 import DDPG, DQN, SAC, TD3
+from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from sb3_sparse.algorithms.known_algorithms import stock_algorithm
 
 _ANY_ALGORITHM = (
     "a stock policy and sparsify(model, sparsity), or a stock policy with "
     "policy_kwargs=dict(features_extractor_class=SparseSimBaExtractor)"
 )
-_POLICY_FOR: dict[type[BaseAlgorithm], str] = {
-    SAC: "SparseSimBaPolicy",
-    TD3: "SparseSimBaTD3Policy",
-    TQC: "SparseSimBaTQCPolicy",
-    CrossQ: "SparseSimBaCrossQPolicy",
-    DQN: _ANY_ALGORITHM,
-    QRDQN: _ANY_ALGORITHM,
-    OnPolicyAlgorithm: _ANY_ALGORITHM,
-}
 
 
 def constructing_algorithm() -> BaseAlgorithm | None:
@@ -40,21 +33,20 @@ def constructing_algorithm() -> BaseAlgorithm | None:
     return None
 
 
-def check_algorithm(algorithm: BaseAlgorithm | None, expected: type[BaseAlgorithm], policy_name: str) -> None:
+def check_algorithm(algorithm: BaseAlgorithm | None, policy: Any, others: Iterable[Any]) -> None:
     """
     Refuse an algorithm that a policy does not fit, which would otherwise end in an AttributeError somewhere inside SB3.
 
     :param algorithm: Algorithm that builds the policy, or None
-    :param expected: Algorithm (or base class) that the policy is for; unknown algorithms are let through
-    :param policy_name: The policy's name, for the error
+    :param policy: Class of the policy, whose ``algorithm_class`` it is for; unknown algorithms are let through
+    :param others: Policies of other algorithms, one of which may be recommended instead
     :raises ValueError: if the algorithm is a stock one of another kind.
     """
-    if algorithm is None or isinstance(algorithm, expected):
+    if algorithm is None or isinstance(algorithm, policy.algorithm_class) or stock_algorithm(type(algorithm)) is None:
         return
-    for known, remedy in _POLICY_FOR.items():
-        if isinstance(algorithm, known):
-            given = type(algorithm).__name__
-            raise ValueError(f"{policy_name} is a policy for {expected.__name__}, not for {given}: use {remedy}.")
+    remedy = next((other.__name__ for other in others if isinstance(algorithm, other.algorithm_class)), _ANY_ALGORITHM)
+    expected, given = policy.algorithm_class.__name__, type(algorithm).__name__
+    raise ValueError(f"{policy.__name__} is a policy for {expected}, not for {given}: use {remedy}.")
 
 
 def warn_of_single_critic(algorithm: BaseAlgorithm | None, n_critics: int | None) -> None:

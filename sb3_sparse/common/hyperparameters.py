@@ -9,6 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.algorithms.known_algorithms import STOCK
 from sb3_sparse.common.continuous_actions import check_continuous
 from sb3_sparse.common.discount import discount_heuristic
 from sb3_sparse.common.episode import episode_length
@@ -17,7 +18,7 @@ UPDATES_PER_STEP = 2  # replay ratio, per agent step
 EXPLORATION_STD = 0.1  # Table 3
 CROSSQ_LEARNING_RATE = 1e-3  # sb3-contrib's default, with its normalisation and betas
 DEFAULT_DISCOUNT = 0.99  # for tasks without a time limit, of which the heuristic knows nothing
-ALGORITHMS = ("sac", "tqc", "crossq", "td3", "ddpg")
+_EXPLORATION = {row.zoo: row.exploration for row in STOCK.values() if row.exploration}
 
 
 def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv) -> dict[str, Any]:
@@ -36,8 +37,8 @@ def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv
     :raises ValueError: for another algorithm, or if actions are not continuous.
     """
     name = algo if isinstance(algo, str) else algo.__name__
-    if name.lower() not in ALGORITHMS:
-        raise ValueError(f"No hyperparameters for {name!r}: choose one of {', '.join(map(repr, ALGORITHMS))}.")
+    if name.lower() not in _EXPLORATION:
+        raise ValueError(f"No hyperparameters for {name!r}: choose one of {', '.join(map(repr, _EXPLORATION))}.")
     if isinstance(env, str) and env.startswith("dm_control/") and env not in gym.registry:
         env = f"sb3_sparse.envs:{env}"  # gymnasium imports what stands before the colon, which registers the id
     action_shape = _action_shape(env)
@@ -55,7 +56,7 @@ def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv
     if name.lower() == "crossq":
         del arguments["tau"]  # there is no target network
         arguments["learning_rate"] = CROSSQ_LEARNING_RATE
-    if name.lower() in ("sac", "tqc", "crossq"):
+    if _EXPLORATION[name.lower()] == "entropy":
         arguments.update(ent_coef="auto_0.01", target_entropy=-math.prod(action_shape) / 2)
     else:
         arguments["action_noise"] = NormalActionNoise(np.zeros(action_shape), np.full(action_shape, EXPLORATION_STD))

@@ -101,7 +101,7 @@ class SimBaPolicy(PrunedPolicy):
         **kwargs: Any,
     ):
         algorithm = constructing_algorithm()
-        check_algorithm(algorithm, self.algorithm_class, type(self).__name__)
+        check_algorithm(algorithm, type(self), SimBaPolicy.__subclasses__())
         check_observation_space(observation_space)
         if not isinstance(action_space, spaces.Box):
             raise ValueError(f"{type(self).__name__} needs continuous actions (a Box), got {action_space}.")

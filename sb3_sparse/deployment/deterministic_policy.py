@@ -11,8 +11,10 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_sparse.deployment.acting_networks import acting_network, choice_of
+from sb3_sparse.algorithms.acting_networks import ActingNetwork
+from sb3_sparse.deployment.action_choices import choice_of
 from sb3_sparse.deployment.environment_observations import EnvironmentObservations, environment_observations
+from sb3_sparse.deployment.known_classes import EXPORTABLE, known_algorithm
 
 
 class DeterministicPolicy(nn.Module):
@@ -31,7 +33,7 @@ class DeterministicPolicy(nn.Module):
 
     def __init__(self, model: BaseAlgorithm, observations: EnvironmentObservations | None = None):
         super().__init__()
-        self.network = acting_network(model)
+        self.network = _acting_network(model)
         self.observations = environment_observations(model) if observations is None else observations
         space, vec_normalize = model.observation_space, self.observations.vec_normalize
         check_observation_space(space)
@@ -55,6 +57,15 @@ class DeterministicPolicy(nn.Module):
         parts = flat.split([math.prod(shape) for shape in self.entries.values()], dim=1)
         shapes = self.entries.items()
         return {key: part.reshape(-1, *shape) for (key, shape), part in zip(shapes, parts, strict=True)}
+
+
+def _acting_network(model: BaseAlgorithm) -> ActingNetwork:
+    row = known_algorithm(type(model))
+    if row is None or row.acting is None:
+        raise ValueError(
+            f"A policy of {type(model).__name__} cannot be exported; those of these can: {', '.join(EXPORTABLE)}."
+        )
+    return row.acting(model)
 
 
 class FixedNormalization(nn.Module):

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import sb3_contrib
 import stable_baselines3
 import torch as th
 from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
@@ -14,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
+from sb3_sparse.algorithms.known_algorithms import STOCK, KnownAlgorithm
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.extractor import SparseSimBaExtractor
@@ -30,35 +30,22 @@ from sb3_sparse.stream_ac.policies import StreamACPolicy
 from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
 from sb3_sparse.tqc import SparseSimBaTQCPolicy
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
-    "SAC": SAC,
-    "DDPG": DDPG,
-    "TD3": TD3,
-    "StreamAC": StreamAC,
-    "DrQv2": DrQv2,
-    "DER": DER,
-    "SB3 SAC": stable_baselines3.SAC,
-    "SB3 DDPG": stable_baselines3.DDPG,
-    "SB3 TD3": stable_baselines3.TD3,
-    "SB3 DQN": stable_baselines3.DQN,
-    "SB3 PPO": stable_baselines3.PPO,
-    "SB3 A2C": stable_baselines3.A2C,
-    "TQC": sb3_contrib.TQC,
-    "CrossQ": sb3_contrib.CrossQ,
-    "QRDQN": sb3_contrib.QRDQN,
-    "TRPO": sb3_contrib.TRPO,
-    "MaskablePPO": sb3_contrib.MaskablePPO,
-    "RecurrentPPO": sb3_contrib.RecurrentPPO,
-}
+OWN: tuple[Any, ...] = (SAC, DDPG, TD3, StreamAC, DrQv2, DER)
+# What files call them; where two share policies, the special one comes first.
+_ROWS: dict[type[BaseAlgorithm], KnownAlgorithm] = {kind: kind.known_as for kind in OWN} | STOCK
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {row.name: kind for kind, row in _ROWS.items()}
+# Algorithms whose acting part is one network.
+EXPORTABLE = sorted({kind.__name__ for kind, row in _ROWS.items() if row.acting})
 # Those that their algorithms do not know by a name.
-POLICIES: dict[str, type[BasePolicy]] = {
-    "SparseSimBaPolicy": SparseSimBaPolicy,
-    "SparseSimBaTD3Policy": SparseSimBaTD3Policy,
-    "SparseSimBaTQCPolicy": SparseSimBaTQCPolicy,
-    "SparseSimBaCrossQPolicy": SparseSimBaCrossQPolicy,
-    "StreamACPolicy": StreamACPolicy,
-    "DrQv2Policy": DrQv2Policy,
-}
+_POLICIES = (
+    SparseSimBaPolicy,
+    SparseSimBaTD3Policy,
+    SparseSimBaTQCPolicy,
+    SparseSimBaCrossQPolicy,
+    StreamACPolicy,
+    DrQv2Policy,
+)
+POLICIES: dict[str, type[BasePolicy]] = {kind.__name__: kind for kind in _POLICIES}
 _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "sb3_sparse": (
         SparseSimBaExtractor,
@@ -90,6 +77,34 @@ _ARGUMENTS: dict[str, tuple[type, ...]] = {
 _CLASSES: dict[str, type] = {f"{package}.{kind.__name__}": kind for package, kinds in _ARGUMENTS.items() for kind in kinds}
 # Package -> all its classes of this kind.
 _FAMILIES: dict[str, tuple[Any, type]] = {"torch.nn": (nn, nn.Module), "torch.optim": (th.optim, th.optim.Optimizer)}
+
+
+def saved_algorithm(data: Mapping[str, Any]) -> type[BaseAlgorithm] | None:
+    """
+    Find the algorithm of a saved model, which does not tell.
+
+    :param data: What SB3 keeps in a model's zip file
+    """
+    return next((kind for kind, row in _ROWS.items() if row.has_saved(data)), None)
+
+
+def known_algorithm(algorithm: type[BaseAlgorithm]) -> KnownAlgorithm | None:
+    """
+    Find what is known about an algorithm, or about what it is a subclass of.
+
+    :param algorithm: Class
+    """
+    return next((row for kind, row in _ROWS.items() if issubclass(algorithm, kind)), None)
+
+
+def short_algorithm(algorithm: str) -> str:
+    """
+    An algorithm as figures call it.
+
+    :param algorithm: The zoo's name
+    """
+    labels = {row.zoo: row.label for row in _ROWS.values()}
+    return labels.get(algorithm) or algorithm.upper()
 
 
 def name_in(table: Mapping[str, type], kind: type, role: str) -> str:

@@ -6,46 +6,16 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
-from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from sb3_contrib.crossq.policies import CrossQPolicy
-from sb3_contrib.qrdqn.policies import QRDQNPolicy
-from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecNormalize
-from stable_baselines3.dqn.policies import DQNPolicy
-from stable_baselines3.sac.policies import SACPolicy
-from stable_baselines3.td3.policies import TD3Policy
 
-from sb3_sparse.deployment.known_classes import ALGORITHMS
+from sb3_sparse.deployment.known_classes import ALGORITHMS, saved_algorithm
 from sb3_sparse.deployment.no_buffer import place_holder, remove_place_holder
 from sb3_sparse.deployment.safe_file import SUFFIX, has_vec_normalize, read_model, read_vec_normalize
-from sb3_sparse.der.policies import DERPolicy
-from sb3_sparse.drqv2.policies import DrQv2Policy
-from sb3_sparse.stream_ac.policies import StreamACPolicy
 
 # What the zoo calls the statistics of a run, in the folder <environment id>.
 VEC_NORMALIZE = "vecnormalize.pkl"
-
-# Policy -> algorithms it may be of, each told by an attribute that it alone keeps; "" is any other. Subclasses come first.
-_ALGORITHMS: dict[type[BasePolicy], dict[str, str]] = {
-    StreamACPolicy: {"": "StreamAC"},
-    DrQv2Policy: {"": "DrQv2"},
-    DERPolicy: {"": "DER"},
-    SACPolicy: {"update_rule": "SAC", "": "SB3 SAC"},
-    TD3Policy: {"update_rule": "TD3", "": "SB3 TD3"},
-    TQCPolicy: {"": "TQC"},
-    CrossQPolicy: {"": "CrossQ"},
-    QRDQNPolicy: {"": "QRDQN"},
-    DQNPolicy: {"": "SB3 DQN"},
-    MaskableActorCriticPolicy: {"": "MaskablePPO"},
-    RecurrentActorCriticPolicy: {"": "RecurrentPPO"},
-    ActorCriticPolicy: {"clip_range": "SB3 PPO", "cg_max_steps": "TRPO", "": "SB3 A2C"},
-}
-# TD3's constructor leaves that to the policy, DDPG's writes it down.
-_OF_ONE_CRITIC = {"TD3": "DDPG", "SB3 TD3": "SB3 DDPG"}
 
 
 def load_model(path: str | Path) -> BaseAlgorithm:
@@ -64,7 +34,7 @@ def load_model(path: str | Path) -> BaseAlgorithm:
         data, _, _ = load_from_zip_file(path, device="cpu")
     except (BadZipFile, ValueError) as error:
         raise ValueError(f"{path} is no model saved by Stable-Baselines3: {error}") from error
-    algorithm = ALGORITHMS[_algorithm_of(path, data or {})]
+    algorithm = _algorithm_of(path, data or {})
     model = algorithm.load(path, device="cpu", **place_holder(algorithm))
     remove_place_holder(model, data or {})
     return model
@@ -86,15 +56,13 @@ def find_vec_normalize(path: Path) -> Path | None:
     return own if own.is_file() else of_run[0] if len(of_run) == 1 else None
 
 
-def _algorithm_of(path: Path, data: Mapping[str, Any]) -> str:
-    """Name of the algorithm: a saved model does not tell."""
-    policy_class = data.get("policy_class")
-    for known, candidates in _ALGORITHMS.items():
-        if isinstance(policy_class, type) and issubclass(policy_class, known):
-            name = next(name for mark, name in candidates.items() if mark in data or not mark)
-            return _OF_ONE_CRITIC.get(name, name) if data["policy_kwargs"].get("n_critics") == 1 else name
-    found = getattr(policy_class, "__name__", policy_class)
-    raise ValueError(f"{path} is a model with a {found}, of an unknown algorithm: known are {', '.join(ALGORITHMS)}.")
+def _algorithm_of(path: Path, data: Mapping[str, Any]) -> type[BaseAlgorithm]:
+    algorithm = saved_algorithm(data)
+    if algorithm is None:
+        policy = data.get("policy_class")
+        found = policy.__name__ if isinstance(policy, type) else policy
+        raise ValueError(f"{path} is a model with a {found}, of an unknown algorithm: known are {', '.join(ALGORITHMS)}.")
+    return algorithm
 
 
 def load_vec_normalize(path: str | Path) -> VecNormalize:

@@ -26,7 +26,7 @@ def remove_place_holder(model: Any, settings: Mapping[str, Any]) -> None:
     :param model: The model
     :param settings: Its attributes before it was built; building notes the class of the buffer
     """
-    if isinstance(getattr(model, "replay_buffer", None), NoReplayBuffer):
+    if isinstance(model, OffPolicyAlgorithm) and isinstance(model.replay_buffer, NoReplayBuffer):
         model.replay_buffer = None
         kept = {name: value for name, value in settings.items() if name.startswith("replay_buffer_")}
         vars(model).update(kept)

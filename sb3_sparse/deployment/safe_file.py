@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv
@@ -170,7 +171,7 @@ def _header(model: BaseAlgorithm) -> dict[str, Any]:
         "observation_space": space_to_plain(model.observation_space),
         "action_space": space_to_plain(model.action_space),
         "settings": settings_of(model),
-        "counters": {name: getattr(model, name) for name in _COUNTERS if hasattr(model, name)},
+        "counters": {name: getattr(model, name) for name in _COUNTERS if name in vars(model)},
         "groups": {name: _groups(state) for name, state in model.get_parameters().items() if "param_groups" in state},
         "variables": model._get_torch_save_params()[1],
         **_reward_scaling(model),
@@ -242,7 +243,7 @@ def _set_attributes(model: Any, header: Mapping[str, Any], known: Mapping[str, s
 
 
 def _set_up(model: Any, has_buffer: bool) -> None:
-    kind = getattr(model, "replay_buffer_class", None)
+    kind = model.replay_buffer_class if isinstance(model, OffPolicyAlgorithm) else None
     if has_buffer and model.env is None and kind is not None and issubclass(kind, HerReplayBuffer):
         raise ValueError("A replay buffer of HER needs the environment: give env=..., or has_buffer=False to act only.")
     settings = dict(vars(model))

@@ -9,7 +9,7 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from torch import nn
 
 from sb3_sparse.common import SparseSimBaExtractor
-from sb3_sparse.deployment.acting_networks import BestAction, Clipped, Rescaled
+from sb3_sparse.deployment.action_choices import BestAction, Clipped, Rescaled
 from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy
 from sb3_sparse.deployment.steps import Step
 from sb3_sparse.networks import DeferredNormalizer, RunningNormalizer, SimBaEncoder

@@ -16,9 +16,11 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule, get
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
+from sb3_sparse.der.acting_network import RainbowValues
 from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
 from sb3_sparse.der.networks import RainbowNetwork
 from sb3_sparse.der.policies import CnnPolicy, DERPolicy, MlpPolicy, check_actions
@@ -96,6 +98,8 @@ class DER(CompiledTraining):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy}
+    known_as = KnownAlgorithm("DER", DERPolicy, RainbowValues, "der")
+    networks_with_gradients = ("q_net",)
     has_paper_rule = has_stock_update = False
     policy: DERPolicy
     q_net: RainbowNetwork

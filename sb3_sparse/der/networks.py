@@ -200,9 +200,8 @@ class RainbowNetwork(BasePolicy):
 
         :param layer: Layer like one of this network that feeds an activation
         """
-        encoder = getattr(self.features_extractor, "encoder", None)
-        if isinstance(layer, nn.Conv2d) and isinstance(encoder, ImpalaEncoder | NatureEncoder):
-            encoder.initialize_layer(layer)
+        if isinstance(layer, nn.Conv2d) and isinstance(self.features_extractor, ImageExtractor):
+            self.features_extractor.encoder.initialize_layer(layer)  # type: ignore[operator]
         else:
             layer.reset_parameters()  # type: ignore[operator]
 

@@ -18,9 +18,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.frame_stacks import stacked_frames
+from sb3_sparse.drqv2.acting_network import PixelActor
 from sb3_sparse.drqv2.augmentation import random_shift
 from sb3_sparse.drqv2.exploration import StddevSchedule, noisy_actions, stddev_at
 from sb3_sparse.drqv2.policies import DrQv2Policy, check_spaces
@@ -99,6 +101,8 @@ class DrQv2(CompiledTraining):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": DrQv2Policy}
+    known_as = KnownAlgorithm("DrQv2", DrQv2Policy, PixelActor, "drqv2", label="DrQ-v2")
+    networks_with_gradients = ("encoder", "actor", "critic")
     has_paper_rule = has_stock_update = False
     policy: DrQv2Policy
     encoder: Any

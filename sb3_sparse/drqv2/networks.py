@@ -9,6 +9,7 @@ from torch import nn
 
 from sb3_sparse.networks import PixelEncoder
 from sb3_sparse.networks.initializers import orthogonal_conv, orthogonal_linear
+from sb3_sparse.sparsity import SparseLinear
 
 
 class PixelExtractor(BaseFeaturesExtractor):
@@ -59,7 +60,7 @@ class FeaturesNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-            elif hasattr(module, "in_features"):
+            elif isinstance(module, nn.Linear | SparseLinear):
                 self.initialize_layer(module)
 
 

@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.networks.initializers import lecun_normal_conv, xavier_uniform_conv
+from sb3_sparse.sparsity import SparseConv2d
 
 IMPALA_CHANNELS = (16, 32, 32)  # Espeholt et al., 2018, figure 3
 BLOCKS_PER_STACK = 2
@@ -134,7 +135,7 @@ class NatureEncoder(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all parameters anew; in a pruned encoder the topology stays."""
         for layer in self.layers:
-            if hasattr(layer, "bias"):
+            if isinstance(layer, nn.Conv2d | SparseConv2d):
                 self.initialize_layer(layer)
 
     def initialize_layer(self, layer: nn.Module) -> None:

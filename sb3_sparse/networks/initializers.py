@@ -1,6 +1,7 @@
 """Weight initialisations of the references (SimBa, DrQ-v2, Rainbow); they work on dense and on sparse layers."""
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch as th
 from torch import nn
@@ -9,6 +10,18 @@ from sb3_sparse.sparsity import initialize_weight
 
 # Standard deviation of a unit normal distribution truncated at +-2.
 _TRUNCATED_STD = 0.87962566103423978
+
+
+@runtime_checkable
+class DrawsLayers(Protocol):
+    """A network that says itself how its layers are initialised."""
+
+    def initialize_layer(self, layer: nn.Module) -> None:
+        """
+        Draw the parameters of a layer as this network's are drawn when it is built; ReDo does so with recycled units.
+
+        :param layer: Layer like one of this network, dense or sparse
+        """
 
 
 def orthogonal_linear(layer: nn.Module) -> None:

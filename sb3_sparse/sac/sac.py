@@ -1,11 +1,13 @@
 """SAC with a compiled update."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import stable_baselines3
 import torch as th
 
+from sb3_sparse.algorithms.known_algorithms import STOCK
 from sb3_sparse.training.compiled_training import CompiledTraining, Constants, copy_statistics, frozen, smallest, total_error
 from sb3_sparse.training.static_samples import Samples
 
@@ -19,6 +21,8 @@ class SAC(CompiledTraining, stable_baselines3.SAC):
     temperature, then target; the critic's loss is the mean squared error without the factor 1/2, the temperature's is
     ``exp(log_alpha) (entropy - target)``.
     """
+
+    known_as = replace(STOCK[stable_baselines3.SAC], name="SAC", mark="update_rule")
 
     def _optimizers(self) -> list[th.optim.Optimizer]:
         optimizers = [self.actor.optimizer, self.critic.optimizer]

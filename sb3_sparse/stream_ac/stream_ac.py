@@ -22,9 +22,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
+from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
 from sb3_sparse.common.action_bounds import check_action_bounds
 from sb3_sparse.common.extras import install_command
 from sb3_sparse.diagnostics import dormant_ratio
+from sb3_sparse.stream_ac.acting_network import StreamMean
 from sb3_sparse.stream_ac.environment import Transition, stepper, with_stream_wrapper
 from sb3_sparse.stream_ac.learner import Learner
 from sb3_sparse.stream_ac.obgd import OPTIMIZERS
@@ -39,7 +42,7 @@ BACKENDS = ("auto", "numba", "torch")
 MEASURED = 256
 
 
-class StreamAC(BaseAlgorithm):
+class StreamAC(BaseAlgorithm, OwnAlgorithm):
     """
     Stream AC(lambda) (Elsayed et al., 2024, "Streaming deep reinforcement learning finally works"): one environment, one
     sample, one update, no buffer; with networks that can be wide and statically sparse (Ma et al., ICML 2025, section 5).
@@ -87,6 +90,8 @@ class StreamAC(BaseAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": StreamACPolicy}
+    known_as = KnownAlgorithm("StreamAC", StreamACPolicy, StreamMean, "stream_ac", label="Stream AC")
+    is_streaming = True
     policy: StreamACPolicy
     _last_obs: np.ndarray | None
 

@@ -1,11 +1,13 @@
 """TD3 and DDPG with a compiled update."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import stable_baselines3
 import torch as th
 
+from sb3_sparse.algorithms.known_algorithms import STOCK
 from sb3_sparse.training.compiled_training import CompiledTraining, Constants, copy_statistics, frozen, smallest, total_error
 from sb3_sparse.training.static_samples import Samples
 
@@ -94,6 +96,7 @@ class TD3(TD3Training, stable_baselines3.TD3):
     The paper has no TD3, so there is no ``update_rule="paper"``.
     """
 
+    known_as = replace(STOCK[stable_baselines3.TD3], name="TD3", mark="update_rule")
     has_paper_rule = False
 
 
@@ -106,3 +109,5 @@ class DDPG(TD3Training, stable_baselines3.DDPG):
     standard deviation 0.1 (``target_policy_noise``) on the actions of the actor's loss and of the target, which the online
     actor chooses. The target actor is averaged all the same, for a training that goes on with SB3's rule.
     """
+
+    known_as = replace(STOCK[stable_baselines3.DDPG], name="DDPG", mark="update_rule")

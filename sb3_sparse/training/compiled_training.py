@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
+from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.common.action_bounds import check_action_bounds
@@ -67,7 +68,7 @@ class Constants(NamedTuple):
     noise_clip: float = 0.0
 
 
-class CompiledTraining(OffPolicyAlgorithm):
+class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
     """
     Mixin for SB3's off-policy algorithms whose ``train()`` runs the subclass's ``_update`` as fast as the device allows.
 
@@ -90,6 +91,7 @@ class CompiledTraining(OffPolicyAlgorithm):
 
     has_paper_rule: ClassVar[bool] = True
     has_stock_update: ClassVar[bool] = True
+    networks_with_gradients: ClassVar[tuple[str, ...]] = ("actor", "critic")
     # Told the gradients of every update, if there is one.
     gradient_means: GradientMeans | None = None
     actor: Any

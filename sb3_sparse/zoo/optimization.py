@@ -99,10 +99,14 @@ def _tell_trial(objective: Callable) -> Callable:
     return wrapped
 
 
+def _start(trial: Any) -> Mapping[str, Any] | None:
+    return getattr(trial, _START, None)
+
+
 def _search_size(sample: Callable) -> Callable:
     @functools.wraps(sample)
     def wrapped(trial: Any, n_actions: int, n_envs: int, additional_args: Params) -> Params:
-        start = getattr(trial, _START, None)
+        start = _start(trial)
         if start is None:
             return sample(trial, n_actions, n_envs, additional_args)
         params = sample(_WithoutNetArch(trial), n_actions, n_envs, additional_args)
@@ -164,7 +168,7 @@ def _convert_stream_ac(sampled: Params) -> Params:
 
 
 def _sample_der(trial: Any, n_actions: int, n_envs: int, additional_args: Params) -> Params:
-    start = getattr(trial, _START, {})
+    start = _start(trial) or {}
     sampled = {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
         "n_steps": trial.suggest_categorical("n_steps", [1, 3, 5, 10, 20]),
@@ -199,7 +203,7 @@ def _sample_drqv2(trial: Any, n_actions: int, n_envs: int, additional_args: Para
             "sparsity": trial.suggest_float("sparsity", 0.0, _MAX_SPARSITY),
         }
     )
-    params["policy_kwargs"] = {**getattr(trial, _START, {}), **params["policy_kwargs"]}
+    params["policy_kwargs"] = {**(_start(trial) or {}), **params["policy_kwargs"]}
     return params
 
 

@@ -11,10 +11,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
 from sb3_sparse.common.extras import install_command
-from sb3_sparse.der import DER
-from sb3_sparse.drqv2 import DrQv2
-from sb3_sparse.stream_ac import StreamAC
-from sb3_sparse.zoo.compiled_algorithms import train_compiled
+from sb3_sparse.deployment.known_classes import OWN
+from sb3_sparse.zoo.compiled_algorithms import COMPILED, train_compiled
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters
 from sb3_sparse.zoo.optimization import search_der, search_drqv2, search_sparse_networks, search_stream_ac
 from sb3_sparse.zoo.policy_check import explain_policies
@@ -23,7 +21,7 @@ from sb3_sparse.zoo.resuming import write_checkpoints
 from sb3_sparse.zoo.zoo_files import read_value
 
 # The zoo's name of an algorithm -> the algorithm, where the zoo knows none.
-OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"der": DER, "drqv2": DrQv2, "stream_ac": StreamAC}
+OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {kind.known_as.zoo: kind for kind in OWN if kind.known_as.zoo not in COMPILED}
 
 
 def register() -> None:

@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import get_device
 from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.common.continuous_actions import check_continuous
 from sb3_sparse.experiments.benchmarks.contenders import Contender
+from sb3_sparse.zoo.run_folders import action_repeat
 
 WARM_UP = 150
 
@@ -80,7 +81,7 @@ def loop_cost(contender: Contender, env_id: str, agent_steps: int, device: str =
     model.learn(WARM_UP + agent_steps, callback=clock)
     seconds = clock.clock() - clock.start
     env.close()
-    frames = agent_steps * getattr(env.unwrapped, "action_repeat", 1)
+    frames = agent_steps * action_repeat(env_id)
     return LoopCost(contender.width_scale, contender.variant, env_id, frames / seconds)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.utils import get_device
 
+from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.experiments.benchmarks.contenders import BATCH_SIZE, Contender, filled
 
 # So many that a compiled update is captured and replayed.
@@ -61,7 +62,8 @@ def _train(contender: Contender, device: str) -> int:
     model: Any = filled(contender, device)
     _forget_peak(get_device(device))
     model.train(_UPDATES, BATCH_SIZE)
-    return getattr(model.replay_buffer, "nbytes", 0)
+    buffer = model.replay_buffer
+    return buffer.nbytes if isinstance(buffer, DeviceReplayBuffer) else 0
 
 
 def _forget_peak(device: th.device) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from sb3_sparse.experiments.figures.panels import REFERENCE_COLOUR, Panels, Style, short_number, step_axis, styles
 from sb3_sparse.experiments.figures.references import reference_curve
 from sb3_sparse.experiments.sweep.grid_results import Arm, GridResults
-from sb3_sparse.experiments.sweep.grid_run import INITIALISATIONS, GridRun, short_algorithm, short_task
+from sb3_sparse.deployment.known_classes import short_algorithm
+from sb3_sparse.experiments.sweep.grid_run import INITIALISATIONS, GridRun, short_task
 
 Where = Callable[[GridRun], bool]
 Draw = Callable[[GridResults, Path, Path], list[Path]]

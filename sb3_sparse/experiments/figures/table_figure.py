@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.experiments.figures.panels import Panels, name_panel, step_axis, styles
-from sb3_sparse.experiments.sweep.grid_run import short_algorithm, short_task
+from sb3_sparse.deployment.known_classes import short_algorithm
+from sb3_sparse.experiments.sweep.grid_run import short_task
 from sb3_sparse.experiments.sweep.grid_table import OUTCOMES, Lines, read_table
 
 _MLP = "SB3 MlpPolicy"

@@ -21,7 +21,6 @@ POLICY_AXES = {
     "mask_seed": "mask_seed",
     "prune_modules": "prune",
 }
-_ALGORITHMS = {"stream_ac": "Stream AC", "drqv2": "DrQ-v2"}
 
 
 # Initialisations that have a name, besides which "dense" need not be said.
@@ -133,15 +132,6 @@ class GridRun:
             changes["sparsity"] = "solved"
         hyperparameters = [(name, json.dumps(self.hyperparameters[name], sort_keys=True)) for name in sorted(self.own)]
         return (*sorted(changes.items()), ("reset", str(self.reset_freq)), *hyperparameters)
-
-
-def short_algorithm(algorithm: str) -> str:
-    """
-    An algorithm as figures call it.
-
-    :param algorithm: The zoo's name
-    """
-    return _ALGORITHMS.get(algorithm, algorithm.upper())
 
 
 def short_task(task: str) -> str:

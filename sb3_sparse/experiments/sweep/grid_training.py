@@ -16,6 +16,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
+from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
 from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.common.action_repeat import action_repeat
@@ -71,7 +72,7 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
     _randomize(manager.callbacks, run)
     parameters, stopwatch = count_parameters(model), Stopwatch()
     callbacks = [*manager.callbacks, stopwatch, ProgressFile(paths.progress)]
-    callbacks += [TrainingMeans(run, run_files)] if hasattr(model, "take_training_means") else []
+    callbacks += [TrainingMeans(run, run_files)] if isinstance(model, OwnAlgorithm) and model.is_streaming else []
     saver = _checkpoints(run, paths)
     try:
         model.learn(run.agent_steps, callback=[*callbacks, *saver], log_interval=None)
@@ -179,7 +180,7 @@ def _simplicity(run: GridRun) -> dict[str, float]:
 
 
 def _close(model: BaseAlgorithm, callbacks: Sequence[BaseCallback]) -> None:
-    for env in [model.get_env(), *(getattr(callback, "eval_env", None) for callback in callbacks)]:
+    for env in [model.get_env(), *(callback.eval_env for callback in callbacks if isinstance(callback, EvalCallback))]:
         if env is not None:
             env.close()
 

@@ -1,0 +1,79 @@
+"""What an algorithm of this package offers beyond SB3's."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch as th
+
+from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
+
+
+@runtime_checkable
+class Checkpointed(Protocol):
+    """
+    A model or callback with state that is no plain attribute, which exact checkpoints are to hold.
+
+    The state can be pickled.
+    """
+
+    def checkpoint_state(self) -> Any:
+        """What is to be stored."""
+
+    def restore_checkpoint_state(self, state: Any) -> None:
+        """
+        :param state: What :meth:`checkpoint_state` returned
+        """
+
+
+@runtime_checkable
+class OwnAlgorithm(Checkpointed, Protocol):
+    """
+    An algorithm of this package, beside what SB3's offer. The package asks a model for these only after
+    ``isinstance(model, OwnAlgorithm)``; a class inherits what it has nothing to say about.
+    """
+
+    # What files, the zoo and figures call it.
+    known_as: ClassVar[KnownAlgorithm]
+    # Attributes that are networks whose last gradients it can tell.
+    networks_with_gradients: ClassVar[tuple[str, ...]] = ()
+    # Whether it learns at every step instead of after rollouts; it calls ``between_steps`` then.
+    is_streaming: ClassVar[bool] = False
+    # Called where a checkpoint could be written.
+    between_steps: Callable[[], None] | None = None
+
+    def recapture(self) -> None:
+        """Take note that networks, masks or what else an update computes with were replaced."""
+        return None
+
+    def gradients(self, name: str) -> dict[str, th.Tensor]:
+        """
+        Read the gradients of a network's last update: those of its own loss, and nothing of another's.
+
+        :param name: One of ``networks_with_gradients``
+        :return: Parameter name -> gradient; empty before the first update
+        """
+        return {}
+
+    def restore_gradients(self, gradients: dict[str, dict[str, th.Tensor]]) -> None:
+        """
+        Say what the gradients of the last update were, of a run that goes on.
+
+        :param gradients: Network -> what :meth:`gradients` returned for it
+        """
+        return None
+
+    def take_training_means(self) -> dict[str, float]:
+        """
+        What the updates were like since this was last asked for, beyond what is logged.
+
+        :return: Name -> mean, empty if there is nothing to tell
+        """
+        return {}
+
+    def checkpoint_state(self) -> Any:
+        """See :class:`Checkpointed`."""
+        return None
+
+    def restore_checkpoint_state(self, state: Any) -> None:
+        """See :class:`Checkpointed`."""
+        return None
