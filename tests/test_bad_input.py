@@ -98,7 +98,7 @@ def test_misspelt_argument(model_class, policy) -> None:
         (TD3, SparseSimBaPolicy, "SparseSimBaTD3Policy"),
         (PPO, SparseSimBaPolicy, "a stock policy and sparsify"),
         (DQN, SparseSimBaPolicy, "a stock policy and sparsify"),
-        (CrossQ, SparseSimBaPolicy, "a stock policy and sparsify"),
+        (CrossQ, SparseSimBaPolicy, "SparseSimBaCrossQPolicy"),
         (SAC, SparseSimBaTD3Policy, "SparseSimBaPolicy"),
         (PPO, SparseSimBaTD3Policy, "a stock policy and sparsify"),
         (TQC, SparseSimBaTD3Policy, "SparseSimBaTQCPolicy"),
