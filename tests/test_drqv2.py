@@ -547,7 +547,7 @@ def test_nothing_waits_for_the_device(network: dict[str, Any], autocast: bool, m
     optimizers = LiveOptimizers(model._optimizers(), model.device)
     for _ in range(2):
         with optimizers.capturing(), _without_validation(), Waits() as waits, model._dense_weights.serving(model.policy):
-            model._update(model.replay_buffer.sample(8), model._constants(), True)
+            model.gradient_step(model.replay_buffer.sample(8), True)
     assert not waits.found and len(waits.operations) > 100
 
 

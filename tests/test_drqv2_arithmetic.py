@@ -88,7 +88,7 @@ def test_observations_and_next_observations_shift_independently(monkeypatch: pyt
     batch = samples(64)
     same = ReplayBufferSamples(*batch[:2], batch.observations, *batch[3:])
     th.manual_seed(0)
-    agent._update(same, agent._constants(), True)
+    agent.gradient_step(same, True)
     assert len(seen) == 2
     # One pair in 81 has the same shift by chance.
     assert 58 < (seen[0] != seen[1]).flatten(1).any(1).sum() <= 64
@@ -255,7 +255,7 @@ def test_targets_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     values = th.tensor([[10.0], [10.0], [10.0]]), th.tensor([[8.0], [12.0], [11.0]])
     monkeypatch.setattr(type(agent.critic_target), "forward", lambda *_: values)
-    target = agent._target(batch, th.zeros(3, agent.encoder.features_dim), agent._constants())
+    target = agent._target(batch, th.zeros(3, agent.encoder.features_dim))
     np.testing.assert_allclose(target, [[1 + 0.97 * 8], [2.0], [3 + 0.5 * 10]], rtol=1e-6)
 
 
@@ -321,13 +321,13 @@ def test_updates_are_those_of_plain_torch(network: dict[str, Any], monkeypatch: 
     for k in range(4):
         batch = samples()
         th.manual_seed(k)
-        losses = agent._update(batch, agent._constants(), True)
+        losses = agent.gradient_step(batch, True)
         th.manual_seed(k)
         discounts = batch.discounts * (1 - batch.dones)
         expected = plain.update(
             PlainBatch(batch.observations, batch.actions, batch.rewards, discounts, batch.next_observations), 0.4
         )
-        np.testing.assert_allclose([float(losses[0]), float(losses[1])], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose([float(losses["critic_loss"]), float(losses["actor_loss"])], expected, rtol=1e-5, atol=1e-6)
     pairs = [
         (agent.encoder, plain.encoder),
         (agent.actor, plain.actor),

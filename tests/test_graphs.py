@@ -57,7 +57,7 @@ def test_nothing_waits_for_the_device(name: str, rule: str, variant: dict[str, A
     optimizers = LiveOptimizers(model._optimizers(), CPU)
     for full in (True, False, True, False):  # states of optimizers are made in the first ones
         with optimizers.capturing(), _without_validation(), Waits() as waits, model._dense_weights.serving(model.policy):
-            model._update(model.replay_buffer.sample(8), model._constants(), full)
+            model.gradient_step(model.replay_buffer.sample(8), full)
     assert not waits.found and len(waits.operations) > 50
 
 
@@ -214,13 +214,13 @@ def program_of(step: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[GraphProgram
     weight = nn.Parameter(th.ones(3))
     optimizer = th.optim.AdamW([weight], lr=0.1)
 
-    def whole() -> th.Tensor:
+    def whole() -> dict[str, th.Tensor]:
         optimizer.zero_grad()
         loss = weight.square().sum()
         loss.backward()
         optimizer.step()
         step()
-        return loss.detach().reshape(1)
+        return {"loss": loss}
 
     return GraphProgram(whole, [weight], LiveOptimizers([optimizer], CPU), CPU), weight, log
 

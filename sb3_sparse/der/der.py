@@ -1,6 +1,6 @@
 """Data-Efficient Rainbow."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable
 from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
@@ -25,7 +25,7 @@ from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
 from sb3_sparse.der.networks import RainbowNetwork
 from sb3_sparse.der.policies import CnnPolicy, DERPolicy, MlpPolicy, check_actions
 from sb3_sparse.der.prioritized_frame_replay_buffer import PrioritizedFrameReplayBuffer
-from sb3_sparse.training.compiled_training import CompiledTraining, Constants, copy_statistics
+from sb3_sparse.training.compiled_training import CompiledTraining, copy_statistics
 from sb3_sparse.training.programs import EagerProgram
 
 SelfDER = TypeVar("SelfDER", bound="DER")
@@ -313,7 +313,8 @@ class DER(CompiledTraining):
             self.replay_buffer.set_beta(self.beta_schedule(self._current_progress_remaining))
         super().train(gradient_steps, batch_size)
 
-    def _update(self, samples: Any, constants: Constants, variant: bool) -> list[th.Tensor]:
+    def gradient_step(self, samples: Any, full: bool) -> dict[str, th.Tensor]:
+        """See :meth:`CompiledTraining.gradient_step`."""
         target, clipped = self._target(samples, noisy=self.q_net.noisy)
         errors, values = self._errors_of(samples, target, noisy=self.q_net.noisy)
         weights = samples.weights.squeeze(1) if self.prioritized else th.ones_like(errors)
@@ -321,7 +322,7 @@ class DER(CompiledTraining):
         self._descend(loss)
         if self.prioritized:
             self._renew_priorities(samples, errors.detach())
-        return [loss.detach(), values.detach().mean(), *clipped]
+        return {"loss": loss, "q_value": values.detach().mean(), **clipped}
 
     def _descend(self, loss: th.Tensor) -> None:
         optimizer = self.policy.optimizer
@@ -336,18 +337,18 @@ class DER(CompiledTraining):
         self._dense_weights.expire(self.q_net.parameters())
 
     @th.no_grad()
-    def _target(self, samples: Any, noisy: bool) -> tuple[th.Tensor, list[th.Tensor]]:
+    def _target(self, samples: Any, noisy: bool) -> tuple[th.Tensor, dict[str, th.Tensor]]:
         """
-        :return: (batch, n_atoms) distribution or (batch, 1) value, and how much of a distribution was clipped, if it is one
+        :return: (batch, n_atoms) distribution or (batch, 1) value, and what of a distribution was clipped, by its name
         """
         output = self.q_net_target(samples.next_observations, noisy)  # (batch, n_actions, n_atoms)
         values = self.q_net.q_values(samples.next_observations, noisy) if self.double_q else self.q_net.expectation(output)
         chosen = _of_actions(output, values.argmax(dim=1, keepdim=True))
         discounts = samples.discounts * (1 - samples.dones)
         if not self.q_net.distributional:
-            return samples.rewards + discounts * chosen, []
+            return samples.rewards + discounts * chosen, {}
         moved = th.softmax(chosen, dim=1), samples.rewards, discounts, self.q_net.support
-        return project(*moved), [clipped_mass(*moved)]
+        return project(*moved), {"clipped_targets": clipped_mass(*moved)}
 
     def _errors_of(self, samples: Any, target: th.Tensor, noisy: bool) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -367,9 +368,9 @@ class DER(CompiledTraining):
         else:
             self.replay_buffer.update_priorities(samples.positions, priorities)
 
-    def _step(self, batch_size: int, variant: bool) -> th.Tensor:
-        losses = super()._step(batch_size, variant)
-        program = self._last_programs[variant]
+    def _step(self, batch_size: int, full: bool) -> dict[str, th.Tensor]:
+        losses = super()._step(batch_size, full)
+        program = self._last_programs[full]
         if self._drawn is not None:  # else the graph has run, and has written to the places that it was captured with
             self._drawn_by[program] = self._drawn
             self._drawn = None
@@ -396,24 +397,9 @@ class DER(CompiledTraining):
         target, _ = self._target(batch, noisy=False)
         return lambda: self._errors_of(batch, target, noisy=False)[0]
 
-    def _optimizers(self) -> list[th.optim.Optimizer]:
-        return [self.policy.optimizer]
-
-    def _trained_networks(self) -> list[nn.Module]:
-        return [self.q_net]
-
-    def _constants(self) -> Constants:
-        return Constants(self.gamma, self.tau)
-
-    def _variant(self, gradient_step: int) -> bool:
-        return False
-
-    def _loss_names(self, variant: bool) -> Sequence[str]:
-        return ("loss", "q_value", "clipped_targets") if self.q_net.distributional else ("loss", "q_value")
-
-    def _settings(self) -> list[Any]:
-        own = [self.double_q, self.prioritized, self.priority_exponent, self.max_grad_norm, self.policy.q_net.noisy]
-        return [*super()._settings(), *own]
+    def update_settings(self) -> tuple[Hashable, ...]:
+        """See :meth:`CompiledTraining.update_settings`."""
+        return self.double_q, self.prioritized, self.priority_exponent, self.max_grad_norm, self.q_net.noisy
 
     def _watch(self, logged: dict[str, list[float]]) -> None:
         for clipped in logged.get("clipped_targets", []):

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
@@ -16,7 +16,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
 
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
 from sb3_sparse.arguments import check_integer
@@ -26,7 +25,7 @@ from sb3_sparse.drqv2.acting_network import PixelActor
 from sb3_sparse.drqv2.augmentation import random_shift
 from sb3_sparse.drqv2.exploration import StddevSchedule, noisy_actions, stddev_at
 from sb3_sparse.drqv2.policies import DrQv2Policy, check_spaces
-from sb3_sparse.training.compiled_training import CompiledTraining, Constants, frozen, smallest, total_error
+from sb3_sparse.training.compiled_training import CompiledTraining, frozen, smallest, total_error
 from sb3_sparse.training.static_samples import Samples
 
 SelfDrQv2 = TypeVar("SelfDrQv2", bound="DrQv2")
@@ -358,19 +357,20 @@ class DrQv2(CompiledTraining):
         # After more than a batch of steps it is not that they are few: episodes are too short, and sampling says so.
         return buffer.size() < self.batch_size
 
-    def _update(self, samples: Samples, constants: Constants, variant: bool) -> list[th.Tensor]:
+    def gradient_step(self, samples: Samples, full: bool) -> dict[str, th.Tensor]:
+        """See :meth:`CompiledTraining.gradient_step`."""
         features = self._encode(random_shift(samples.observations, self.shift_pixels))  # type: ignore[arg-type]
         with th.no_grad():
             next_features = self._encode(random_shift(samples.next_observations, self.shift_pixels))  # type: ignore[arg-type]
-        target = self._target(samples, next_features, constants)
+        target = self._target(samples, next_features)
         critic_loss = total_error(self.critic(features, samples.actions), target)
         self._step_optimizer(self.critic.optimizer, critic_loss, self.encoder.optimizer)
         # Of the encoder before its step, and for the critic after its own.
         features = features.detach()
-        actor_loss = self._actor_losses(features, constants).mean()
+        actor_loss = self._actor_losses(features).mean()
         self._step_optimizer(self.actor.optimizer, actor_loss)
-        self._average(self.critic, self.critic_target, constants.tau)
-        return [critic_loss.detach(), actor_loss.detach(), target.mean()]
+        self._average(self.critic, self.critic_target, self.tau)
+        return {"critic_loss": critic_loss, "actor_loss": actor_loss, "target_q": target.mean()}
 
     def _encode(self, observations: th.Tensor) -> th.Tensor:
         if not self.autocast:
@@ -380,15 +380,15 @@ class DrQv2(CompiledTraining):
             return self.policy.encode(observations).float()
 
     @th.no_grad()
-    def _target(self, samples: Samples, next_features: th.Tensor, constants: Constants) -> th.Tensor:
-        actions = noisy_actions(self.actor(next_features), self.actor.stddev, constants.noise_clip)
+    def _target(self, samples: Samples, next_features: th.Tensor) -> th.Tensor:
+        actions = noisy_actions(self.actor(next_features), self.actor.stddev, self.stddev_clip)
         q_values = smallest(self.critic_target(next_features, actions))
-        discounts = constants.gamma if samples.discounts is None else samples.discounts
+        discounts = self.gamma if samples.discounts is None else samples.discounts
         return samples.rewards + (1 - samples.dones) * discounts * q_values
 
-    def _actor_losses(self, features: th.Tensor, constants: Constants) -> th.Tensor:
+    def _actor_losses(self, features: th.Tensor) -> th.Tensor:
         """(batch, 1)"""
-        actions = noisy_actions(self.actor(features), self.actor.stddev, constants.noise_clip)
+        actions = noisy_actions(self.actor(features), self.actor.stddev, self.stddev_clip)
         with frozen(self.critic.parameters()):
             return -smallest(self.critic(features, actions))
 
@@ -400,34 +400,19 @@ class DrQv2(CompiledTraining):
         :param batch: Batch of the replay buffer
         :return: Function that runs the network and returns the losses, (samples,); None for other networks
         """
-        constants = self._constants()
         with th.no_grad():
             features = self._encode(random_shift(batch.observations, self.shift_pixels))
             next_features = self._encode(random_shift(batch.next_observations, self.shift_pixels))
         if network == "critic":
-            target = self._target(batch, next_features, constants)
+            target = self._target(batch, next_features)
             return lambda: th.stack([q - target for q in self.critic(features, batch.actions)]).square().sum(0).reshape(-1)
         if network == "actor":
-            return lambda: self._actor_losses(features, constants).reshape(-1)
+            return lambda: self._actor_losses(features).reshape(-1)
         return None
 
-    def _trained_networks(self) -> list[nn.Module]:
-        return [self.encoder, self.actor, self.critic]
-
-    def _optimizers(self) -> list[th.optim.Optimizer]:
-        return [network.optimizer for network in self._trained_networks()]  # type: ignore[misc]
-
-    def _constants(self) -> Constants:
-        return Constants(self.gamma, self.tau, noise_clip=self.stddev_clip)
-
-    def _settings(self) -> list[Any]:
-        return [*super()._settings(), self.shift_pixels, self.autocast]
-
-    def _variant(self, gradient_step: int) -> bool:
-        return True
-
-    def _loss_names(self, variant: bool) -> Sequence[str]:
-        return ("critic_loss", "actor_loss", "target_q")
+    def update_settings(self) -> tuple[Hashable, ...]:
+        """See :meth:`CompiledTraining.update_settings`."""
+        return self.gamma, self.tau, self.stddev_clip, self.shift_pixels, self.autocast
 
     @classmethod
     def load(cls: type[SelfDrQv2], path: Any, env: GymEnv | None = None, *args: Any, **kwargs: Any) -> SelfDrQv2:  # type: ignore[override]

@@ -4,7 +4,7 @@ import itertools
 import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -22,6 +22,7 @@ from sb3_sparse.common.action_bounds import check_action_bounds
 from sb3_sparse.common.initial_statistics import start_statistics
 from sb3_sparse.common.loaded_buffer import check_loaded_buffer
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
+from sb3_sparse.common.optimizers import optimizers_of
 from sb3_sparse.common.vector_env import refuse_vector_env
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
@@ -50,27 +51,9 @@ _MANY_CAPTURES = 20
 _MOST_PROGRAMS = 8
 
 
-class Constants(NamedTuple):
-    """
-    Numbers that an update is made with; a captured one holds them, so other values make a new one.
-
-    :param gamma: Discount factor
-    :param tau: Weight of the online networks in the averaging of the targets
-    :param target_entropy: Target entropy (SAC)
-    :param noise: Standard deviation of the noise on target actions (TD3, DDPG)
-    :param noise_clip: Bound of that noise (TD3)
-    """
-
-    gamma: float
-    tau: float
-    target_entropy: float = 0.0
-    noise: float = 0.0
-    noise_clip: float = 0.0
-
-
 class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
     """
-    Mixin for SB3's off-policy algorithms whose ``train()`` runs the subclass's ``_update`` as fast as the device allows.
+    Mixin for SB3's off-policy algorithms: ``train()`` runs the subclass's :meth:`gradient_step` as fast as the device allows.
 
     On a GPU each gradient step is one CUDA graph, its batch drawn from a replay buffer that lies there as well; on a CPU it
     runs operation by operation. On both, gradients are computed only where they are used, the matrices of sparse layers are
@@ -212,7 +195,7 @@ class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
         computes, such as an attribute of a module, a hook, or torch's own settings.
         """
         self._programs: dict[Hashable, EagerProgram] = {}
-        # By variant, the last one last.
+        # By whether a step was full, the last one last.
         self._last_programs: dict[bool, EagerProgram] = {}
         self._former_gradients: dict[str, dict[str, th.Tensor]] = {}
         self._kept = _Kept(self)
@@ -259,26 +242,24 @@ class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self._optimizers())
         self._notice_changes()
-        variants: list[bool] = []
-        losses: list[th.Tensor] = []
+        losses: list[dict[str, th.Tensor]] = []
         try:
             with _matmul_precision(self.matmul_precision), _without_validation():
-                for gradient_step in range(gradient_steps):
+                for step in range(gradient_steps):
                     self._n_updates += 1
-                    variants.append(self._variant(gradient_step))
-                    losses.append(self._step(batch_size, variants[-1]))
+                    losses.append(self._step(batch_size, self.is_full(step)))
         except th.OutOfMemoryError as error:
             raise th.OutOfMemoryError(f"{error}\n{self._memory_advice(batch_size)}") from error
         if losses:
-            self._log(variants, losses)
+            self._log(losses)
 
-    def _step(self, batch_size: int, variant: bool) -> th.Tensor:
-        program = self._program(batch_size, self._constants(), variant)
+    def _step(self, batch_size: int, full: bool) -> dict[str, th.Tensor]:
+        program = self._program(batch_size, full)
         losses = program()
         if self.gradient_means is not None:
             self.gradient_means.add(program.gradients())
-        self._last_programs.pop(variant, None)
-        self._last_programs[variant] = program
+        self._last_programs.pop(full, None)
+        self._last_programs[full] = program
         return losses
 
     def _fall_back(self, obstacle: str, gradient_steps: int, batch_size: int) -> None:
@@ -295,25 +276,26 @@ class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
             return "gSDE (use_sde) draws new noise for every update"
         return self._obstacle_to_capture() if self._runs_on_gpu() else None
 
-    def _program(self, batch_size: int, constants: Constants, variant: bool) -> EagerProgram:
-        key = (batch_size, constants, variant, self.matmul_precision)
+    def _program(self, batch_size: int, full: bool) -> EagerProgram:
+        key = (batch_size, full, self.matmul_precision, self.update_settings())
         if key not in self._programs:
             if len(self._programs) == _MOST_PROGRAMS:
                 del self._programs[next(iter(self._programs))]
-            self._programs[key] = self._make_program(batch_size, constants, variant)
+            self._programs[key] = self._make_program(batch_size, full)
         return self._programs[key]
 
-    def _make_program(self, batch_size: int, constants: Constants, variant: bool) -> EagerProgram:
+    def _make_program(self, batch_size: int, full: bool) -> EagerProgram:
         buffer, normalizing_env = self.replay_buffer, self._vec_normalize_env
         assert buffer is not None
-        parameters = [parameter for network in self._trained_networks() for parameter in network.parameters()]
+        groups = [group for optimizer in optimizers_of(self.policy) for group in optimizer.param_groups]
+        parameters = [parameter for group in groups for parameter in group["params"]]
 
         def sample() -> Samples:
             return buffer.sample(batch_size, env=normalizing_env)
 
-        def update(samples: Samples) -> th.Tensor:
+        def update(samples: Samples) -> dict[str, th.Tensor]:
             with self._dense_weights.serving(self.policy):
-                return th.stack(self._update(samples, constants, variant))
+                return self.gradient_step(samples, full)
 
         if not self._uses_graphs():
             return EagerProgram(lambda: update(sample()), parameters)
@@ -374,7 +356,7 @@ class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
         """What an update reads beside the networks and must be made anew for if it is another object."""
         return [self.replay_buffer, self._vec_normalize_env, *itertools.chain.from_iterable(map(_parts, self._optimizers()))]
 
-    def _settings(self) -> list[Any]:
+    def _optimizer_settings(self) -> list[Any]:
         """What optimizers read of their hyperparameters but for learning rates, which are live."""
         groups = [group for optimizer in self._optimizers() for group in optimizer.param_groups]
         return [value for group in groups for key, value in group.items() if key not in ("params", "lr")]
@@ -409,11 +391,11 @@ class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
             th._foreach_lerp_(list(target.parameters()), list(network.parameters()), tau)
         self._dense_weights.expire(target.parameters())
 
-    def _log(self, variants: Sequence[bool], losses: Sequence[th.Tensor]) -> None:
-        numbers = iter(th.cat(list(losses)).tolist())
+    def _log(self, losses: Sequence[dict[str, th.Tensor]]) -> None:
+        numbers = iter(th.stack([loss for of_step in losses for loss in of_step.values()]).tolist())
         logged: dict[str, list[float]] = {}
-        for variant in variants:
-            for name in self._loss_names(variant):
+        for of_step in losses:
+            for name in of_step:
                 logged.setdefault(name, []).append(next(numbers))
         self._refuse_divergence(logged)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -449,31 +431,31 @@ class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
             self._warned.add(message)
             warnings.warn(message, stacklevel=3)
 
-    # Of the subclass.
-
-    def _trained_networks(self) -> list[nn.Module]:
-        """All networks that a loss is for."""
-        return [self.actor, self.critic]
-
     def _optimizers(self) -> list[th.optim.Optimizer]:
-        """All optimizers, those that SB3 sets learning rates of."""
+        """All optimizers of an update, those that SB3 sets learning rates of."""
+        return optimizers_of(self.policy)
+
+    def gradient_step(self, samples: Samples, full: bool) -> dict[str, th.Tensor]:
+        """
+        Make one gradient step without waiting for the device.
+
+        :param samples: Batch
+        :param full: What :meth:`is_full` says
+        :return: What is logged of it: name -> tensor with one element
+        """
         raise NotImplementedError
 
-    def _constants(self) -> Constants:
-        """The present hyperparameters."""
+    def update_settings(self) -> tuple[Hashable, ...]:
+        """All numbers and choices that a gradient step is made with and a graph holds on to: others need another graph."""
         raise NotImplementedError
 
-    def _variant(self, gradient_step: int) -> bool:
-        """Whether the step does all, or leaves out what it does at intervals only; ``_n_updates`` counts it already."""
-        raise NotImplementedError
+    def is_full(self, step: int) -> bool:
+        """
+        Tell whether a gradient step does all, or leaves out what it does at intervals only.
 
-    def _loss_names(self, variant: bool) -> Sequence[str]:
-        """What ``_update`` returns."""
-        raise NotImplementedError
-
-    def _update(self, samples: Samples, constants: Constants, variant: bool) -> list[th.Tensor]:
-        """Make one gradient step without waiting for the device; return the losses, scalars."""
-        raise NotImplementedError
+        :param step: Its number within ``train()``, from 0; ``_n_updates`` counts it already
+        """
+        return True
 
 
 class _Kept:
@@ -511,7 +493,7 @@ class _Kept:
         addresses = [parameter.data_ptr() for parameter in self._parameters]
         records = [layer.records_dense_gradient for layer in self._layers]
         trained = [parameter.requires_grad for parameter in self._parameters]
-        return [*versions, *addresses, *records, *trained, *model._settings()]
+        return [*versions, *addresses, *records, *trained, *model._optimizer_settings()]
 
 
 def _parts(optimizer: th.optim.Optimizer) -> Iterator[Any]:

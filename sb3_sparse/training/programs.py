@@ -12,7 +12,8 @@ from sb3_sparse.training.live_optimizers import LiveOptimizers
 
 # Steps that run before a capture, for what libraries and optimizers set up on first use. They count as any other.
 WARM_UPS = 3
-Step = Callable[[], th.Tensor]
+# Returns what is logged: name -> tensor with one element.
+Step = Callable[[], dict[str, th.Tensor]]
 # What torch says of an operation for which the host waits; none can be captured.
 _WAIT = "called a synchronizing CUDA operation"
 # After a failed capture torch's allocator goes on asking the graph which memory is its own, so it must not be freed.
@@ -23,20 +24,20 @@ class EagerProgram:
     """
     A gradient step that is run as it is.
 
-    :param step: Makes the step and returns its (k,) losses
+    :param step: Makes the step and returns its losses
     :param parameters: Parameters that it changes
     """
 
     def __init__(self, step: Step, parameters: Sequence[th.Tensor]):
         self.step, self.parameters = step, parameters
 
-    def __call__(self) -> th.Tensor:
+    def __call__(self) -> dict[str, th.Tensor]:
         """
         Make the step.
 
-        :return: (k,) losses
+        :return: Name -> loss, a scalar
         """
-        return self.step()
+        return {name: loss.detach().reshape(()) for name, loss in self.step().items()}
 
     def gradients(self) -> Mapping[th.Tensor, th.Tensor]:
         """Parameter -> its gradient in the last step."""
@@ -50,7 +51,7 @@ class GraphProgram(EagerProgram):
     A graph holds addresses: whoever replaces a tensor that the step reads, rather than writing into it, must make a new one.
     A step that waits for the GPU cannot be captured: it is run kernel by kernel, with a warning that says what waits.
 
-    :param step: Makes the step and returns its (k,) losses
+    :param step: Makes the step and returns its losses
     :param parameters: Parameters that it changes
     :param optimizers: Optimizers that step in it
     :param device: The GPU
@@ -73,14 +74,15 @@ class GraphProgram(EagerProgram):
         self.runs = 0
         self.graph: th.cuda.CUDAGraph | None = None
         self._waits = False
-        self._losses: th.Tensor | None = None
+        self._names: list[str] = []
+        self._losses: th.Tensor | None = None  # stacked, for one copy per step
         self._gradients: Mapping[th.Tensor, th.Tensor] = {}
 
-    def __call__(self) -> th.Tensor:
+    def __call__(self) -> dict[str, th.Tensor]:
         """
         Make the step.
 
-        :return: (k,) losses
+        :return: Name -> loss, a scalar
         :raises RuntimeError: if the capture fails; the step was not made then.
         """
         # Streams, graphs and generators are those of the current device unless told otherwise.
@@ -94,19 +96,19 @@ class GraphProgram(EagerProgram):
                 return self._run()
             self.graph.replay()
             assert self._losses is not None
-            return self._losses.clone()
+            return dict(zip(self._names, self._losses.clone(), strict=True))
 
     def gradients(self) -> Mapping[th.Tensor, th.Tensor]:
         """Parameter -> its gradient in the last step."""
         return super().gradients() if self.graph is None else self._gradients
 
-    def _run(self) -> th.Tensor:
+    def _run(self) -> dict[str, th.Tensor]:
         current = th.cuda.current_stream()
         self.stream.wait_stream(current)
         # The last one before the capture tells, when everything is set up.
         noting: AbstractContextManager[list[str]] = _noting_waits() if self.runs == WARM_UPS else nullcontext([])
         with th.cuda.stream(self.stream), self.optimizers.capturing(), noting as waits:
-            losses = self.step()
+            losses = super().__call__()
         current.wait_stream(self.stream)
         if waits:
             self._waits = True
@@ -124,8 +126,10 @@ class GraphProgram(EagerProgram):
             parameter.grad = None
         with _explaining(graph), self.optimizers.capturing(), _without_garbage():
             with th.cuda.graph(graph, stream=self.stream):
-                losses = _first_error_first(self.step)
-        self.graph, self._losses, self._gradients = graph, losses, super().gradients()
+                losses = _first_error_first(super().__call__)
+                stacked = th.stack(list(losses.values()))
+        self._names, self._losses = list(losses), stacked
+        self.graph, self._gradients = graph, super().gradients()
 
 
 @contextmanager
@@ -149,7 +153,7 @@ class _CaptureError(Exception):
     """Carries what went wrong out of a capture, whose end fails as well and would hide it."""
 
 
-def _first_error_first(step: Step) -> th.Tensor:
+def _first_error_first(step: Step) -> dict[str, th.Tensor]:
     try:
         return step()
     except RuntimeError as error:

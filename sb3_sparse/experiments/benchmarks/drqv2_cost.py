@@ -160,7 +160,7 @@ def _ours(width: float, sparsity: float, batch_size: int, device: str) -> list[_
     found = []
     for way, model_class in ways.items():
         model = _model(model_class, device, policy_kwargs)
-        count = sum(p.numel() for network in model._trained_networks() for p in network.parameters())
+        count = sum(p.numel() for o in model._optimizers() for group in o.param_groups for p in group["params"])
         work = functools.partial(model.train, batch_size=batch_size)
         found.append(_Contender(width, f"{way}, S={sparsity:g}", count, work))
     return found
