@@ -34,12 +34,13 @@ def build(network_class: type[nn.Module], obs_dim: int, action_dim: int, size: S
     observation_space = spaces.Box(-np.inf, np.inf, (obs_dim,))
     extractor = FlattenExtractor(observation_space)
     return network_class(
-        observation_space,
-        spaces.Box(-1, 1, (action_dim,)),
-        extractor,
-        extractor.features_dim,
+        observation_space=observation_space,
+        action_space=spaces.Box(-1, 1, (action_dim,)),
+        features_extractor=extractor,
+        features_dim=extractor.features_dim,
         normalizer=ObservationNormalizer(observation_space, frozen=True),
         size=size,
+        **({"n_critics": 1} if network_class is SimBaCritic else {}),
     )
 
 

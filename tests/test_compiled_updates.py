@@ -535,8 +535,10 @@ def test_optimizer_that_cannot_be_captured() -> None:
 def test_global_settings_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     model = trained("SAC", matmul_precision="high")
-    update = model._update
-    monkeypatch.setattr(model, "_update", lambda *args: (seen.append(th.get_float32_matmul_precision()), update(*args))[1])
+    update = model.gradient_step
+    monkeypatch.setattr(
+        model, "gradient_step", lambda *args: (seen.append(th.get_float32_matmul_precision()), update(*args))[1]
+    )
     before = th.distributions.Distribution._validate_args
     model.recapture()
     model.train(1, 8)

@@ -293,7 +293,7 @@ def test_nothing_is_bootstrapped_after_the_end() -> None:
     target, clipped = model._target(batch, noisy=False)
     means = target @ model.q_net.support
     assert_close(means[6:], batch.rewards[6:, 0], atol=1e-4, rtol=0)
-    assert (means[:6] > 7).all() and float(clipped[0]) == 0.0
+    assert (means[:6] > 7).all() and float(clipped["clipped_targets"]) == 0.0
     assert_close(target.sum(1), th.ones(9))
 
 

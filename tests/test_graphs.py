@@ -322,7 +322,7 @@ def test_programs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     for gamma in (0.1, 0.2, 0.3, 0.4):
         model.gamma = gamma
         model.train(1, 8)
-    assert [key[1].gamma for key in model._programs] == [0.2, 0.3, 0.4]
+    assert [settings[1] for *_, settings in model._programs] == [0.2, 0.3, 0.4]
 
 
 @each_algorithm
