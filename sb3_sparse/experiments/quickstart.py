@@ -170,7 +170,7 @@ def _end(run: GridRun, lines: Lines) -> str:
     """Return of the last evaluation; of Stream AC, which has none, that of the last training episodes."""
     if run.evaluation is None:
         (mean,) = final_values(lines, "return_mean", min(1.0, _LAST_STEPS / run.agent_steps)).values()
-        return f"{mean:.0f}"
+        return f"{mean:.0f}" if abs(mean) >= 0.5 else "0"
     return _plus_minus(float(lines[-1]["return_mean"]), float(lines[-1]["return_std"]))
 
 

@@ -150,7 +150,7 @@ def verdict(ahead: Sequence[float], behind: Sequence[float], is_more_better: boo
     :param ahead: Final values of that arm, one for each seed
     :param behind: Those of the other
     :param is_more_better: Whether ahead means more
-    :param is_whole: Whether the runs are as long as the paper's
+    :param is_whole: Whether the runs are the paper's: its networks, settings and length
     """
     if min(len(ahead), len(behind)) < 2:
         return "no verdict from one seed"
@@ -202,8 +202,8 @@ def _row(claim: Claim, evidence: Evidence, table: Lines) -> list[str]:
     arms = [_of(table, arm) for arm in (evidence.ahead, evidence.behind)]
     values = [list(final_values(lines, evidence.column, evidence.last).values()) for lines in arms]
     first = arms[0][0]
-    paper = {run.agent_steps for run in load_grid(Path(f"figure-{claim.figure}"), "full").runs if run.task == first["task"]}
-    found = verdict(values[0], values[1], evidence.is_more_better, paper == {int(first["total_env_steps"])})
+    paper = {run.id for run in load_grid(Path(f"figure-{claim.figure}"), "full").runs}
+    found = verdict(values[0], values[1], evidence.is_more_better, {line["run"] for lines in arms for line in lines} <= paper)
     shown = "; ".join(f"{lines[0]['label']}: {_mean(of_arm)}" for lines, of_arm in zip(arms, values, strict=True))
     hours = sum(float(line["cpu_seconds"]) for line in {line["run"]: line for lines in arms for line in lines}.values()) / 3600
     return [
