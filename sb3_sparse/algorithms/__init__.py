@@ -1,1 +1,1 @@
-"""What the package knows about SB3's and sb3-contrib's algorithms, and what its own algorithms offer."""
+"""The table of SB3's and sb3-contrib's algorithms, and the protocol of our own."""

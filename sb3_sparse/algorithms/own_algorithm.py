@@ -1,4 +1,4 @@
-"""What an algorithm of this package offers beyond SB3's."""
+"""Protocol of this package's algorithms, beyond SB3's."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable

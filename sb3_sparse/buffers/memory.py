@@ -1,4 +1,4 @@
-"""How much memory there is, asked before a lot of it is needed."""
+"""Available memory, asked before a lot of it is needed."""
 
 from pathlib import Path
 

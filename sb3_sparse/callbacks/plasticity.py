@@ -1,4 +1,4 @@
-"""What happens to the plasticity of a model's networks while it trains."""
+"""Callback that measures the plasticity of a model's networks while it trains."""
 
 import itertools
 import warnings

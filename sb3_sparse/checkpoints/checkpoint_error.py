@@ -1,4 +1,4 @@
-"""What keeps a run from writing checkpoints or going on from them, and can be mended by whoever started it."""
+"""Errors of checkpoints that the user can mend."""
 
 
 class CheckpointError(ValueError):

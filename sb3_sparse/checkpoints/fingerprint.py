@@ -1,4 +1,4 @@
-"""What a run is made with, to tell whether a checkpoint belongs to it."""
+"""Fingerprint of a run's settings, to tell whether a checkpoint belongs to it."""
 
 import platform
 import warnings

@@ -1,4 +1,4 @@
-"""How many rollouts an on-policy algorithm has collected, which SB3 keeps in a local variable of ``learn()``."""
+"""Number of rollouts that an on-policy algorithm has collected, which SB3 keeps in a local variable of ``learn()``."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a run has logged: lines after the checkpoint are dropped when it goes on."""
+"""Log files of a run: lines after the checkpoint are dropped when it goes on."""
 
 import os
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What the policies of all algorithms have in common. Knows SB3 and the floors below."""
+"""Parts that the policies of several algorithms share. Knows SB3 and the floors below."""
 
 from sb3_sparse.common import former_places  # noqa: F401
 from sb3_sparse.common.extractor import SparseSimBaExtractor

@@ -1,4 +1,4 @@
-"""How many environment steps an agent step takes."""
+"""Environment steps per agent step."""
 
 from stable_baselines3.common.vec_env import VecEnv
 

@@ -1,4 +1,4 @@
-"""How large and how sparse an agent's networks are."""
+"""Sizes and sparsities of an agent's networks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

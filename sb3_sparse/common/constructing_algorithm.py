@@ -1,4 +1,4 @@
-"""Who builds a policy: SB3 does not tell it, but some mistakes can only be seen from there."""
+"""The algorithm that builds a policy: SB3 does not tell it, but some mistakes can only be seen from there."""
 
 import inspect
 import warnings

@@ -1,4 +1,4 @@
-"""How long the episodes of an environment are."""
+"""Length of an environment's episodes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where classes were that saved models, buffers and checkpoints name by their module, so that older files load."""
+"""Former places of classes that saved models, buffers and checkpoints name by their module, so that older files load."""
 
 import sys
 

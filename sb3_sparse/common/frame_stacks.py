@@ -1,4 +1,4 @@
-"""How many frames an environment's observations consist of."""
+"""Number of frames that an environment's observations stack."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What SimBa actors and critics of all algorithms have in common."""
+"""SimBa actors and critics: what those of all algorithms share."""
 
 from collections import OrderedDict
 from typing import Any, TypeVar

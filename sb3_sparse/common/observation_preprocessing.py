@@ -1,4 +1,4 @@
-"""What changes the environment's observations before a model gets them: SB3's files keep no word of it."""
+"""Changes to observations between environment and model, of which SB3's files keep no word."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""What makes any SB3 policy a statically sparse one: its networks are pruned once, when it is built."""
+"""Base of statically sparse policies: the networks of any SB3 policy are pruned once, when it is built."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

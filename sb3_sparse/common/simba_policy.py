@@ -1,4 +1,4 @@
-"""What the SimBa policies of all algorithms have in common."""
+"""Base of the SimBa policies of all algorithms."""
 
 import difflib
 import inspect

@@ -1,4 +1,4 @@
-"""What makes actions of the output of a network that acts."""
+"""Choice of an action from the output of a network that acts."""
 
 import torch as th
 from gymnasium import spaces

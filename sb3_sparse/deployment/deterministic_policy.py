@@ -1,4 +1,4 @@
-"""What every export is made of: observation in, deterministic action out, as one torch module."""
+"""The module behind every export: observation in, deterministic action out."""
 
 import math
 

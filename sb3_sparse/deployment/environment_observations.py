@@ -1,4 +1,4 @@
-"""What a model's environment does to observations: an exported policy takes them as they were before it."""
+"""Changes to observations by a model's environment: an exported policy takes them as they were before it."""
 
 import warnings
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What can be measured on any network: pure functions on tensors. Knows only torch (and the sparse layers)."""
+"""Diagnostics of any network: pure functions on tensors. Knows only torch (and the sparse layers)."""
 
 from sb3_sparse.diagnostics.covariance import gradient_covariance
 from sb3_sparse.diagnostics.dormancy import dormancy_scores, dormant_ratio, fraction_active_units

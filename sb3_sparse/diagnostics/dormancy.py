@@ -1,4 +1,4 @@
-"""How many units of a network are silent."""
+"""Dormant ratio: the share of a network's units that are silent."""
 
 from collections.abc import Iterable, Mapping
 

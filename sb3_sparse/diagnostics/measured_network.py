@@ -1,4 +1,4 @@
-"""What diagnostics need to know of a network: which module it is, and how it is run on a batch."""
+"""A network as diagnostics see it: its module, and how it is run on a batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

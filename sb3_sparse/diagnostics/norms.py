@@ -1,4 +1,4 @@
-"""How large features, parameters and gradients are."""
+"""Norms of features, parameters and gradients."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""How many directions a layer's features use."""
+"""Srank: the number of directions that a layer's features use."""
 
 import torch as th
 

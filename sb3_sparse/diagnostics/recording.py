@@ -1,4 +1,4 @@
-"""What the units of a network do with a batch, and which layers feed which."""
+"""Recording the activations of a network's units on a batch, and which layers feed which."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""How simple the functions are that an architecture starts with."""
+"""Simplicity bias of an architecture at initialisation."""
 
 import math
 from collections.abc import Callable

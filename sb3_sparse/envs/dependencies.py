@@ -1,4 +1,4 @@
-"""What the DeepMind Control Suite needs to be there: dm_control, a MuJoCo that fits, something to draw with."""
+"""Dependencies of the DeepMind Control Suite: dm_control, a MuJoCo that fits, a renderer."""
 
 import ctypes
 import importlib

@@ -1,4 +1,4 @@
-"""What is built from layers: SimBa, encoders, noisy layers, running normalisation. Knows torch and the sparse layers only."""
+"""Building blocks: SimBa, encoders, noisy layers, running normalisation. Knows torch and the sparse layers only."""
 
 from sb3_sparse.networks.atari_encoders import ImpalaBlock, ImpalaEncoder, NatureEncoder
 from sb3_sparse.networks.noisy_linear import NoisyLinear, SparseNoisyLinear

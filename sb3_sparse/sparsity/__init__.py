@@ -1,4 +1,4 @@
-"""Which weights exist: layer-wise allocation, masks, sparse layers, pruning a module. Knows only torch."""
+"""Static sparsity: layer-wise allocation, masks, sparse layers, pruning a module. Knows only torch."""
 
 from sb3_sparse.sparsity.allocation import UnreachableSparsityError, erdos_renyi, uniform
 from sb3_sparse.sparsity.conversion import share_topology, sparse_layers, to_dense

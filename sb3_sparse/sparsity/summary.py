@@ -1,4 +1,4 @@
-"""What pruning left: per layer and in all."""
+"""Summary of a pruned module: shape, active weights and sparsity, per layer and in all."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

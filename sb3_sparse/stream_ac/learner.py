@@ -1,4 +1,4 @@
-"""What a back end of Stream AC does."""
+"""Interface of Stream AC's back ends."""
 
 import math
 from abc import ABC, abstractmethod

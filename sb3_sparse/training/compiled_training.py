@@ -1,4 +1,4 @@
-"""What the algorithms with a compiled update share: one gradient step after another, without waiting for the device."""
+"""Base of the algorithms with a compiled update: one gradient step after another, without waiting for the device."""
 
 import itertools
 import warnings

@@ -1,4 +1,4 @@
-"""How a gradient step is run: kernel by kernel, or as one CUDA graph."""
+"""Programs that run a gradient step: kernel by kernel, or as one CUDA graph."""
 
 import functools
 import gc

@@ -1,4 +1,4 @@
-"""Where our hyperparameter files are, and what is in them."""
+"""Places and contents of our hyperparameter files."""
 
 import functools
 from pathlib import Path

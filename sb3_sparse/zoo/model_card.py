@@ -1,4 +1,4 @@
-"""What the Hub's page of a sparse model says besides what the RL Zoo writes: its networks, its provenance, how to load it."""
+"""Model card of a sparse model for the Hub: networks, provenance, how to load it, beside what the RL Zoo writes."""
 
 import importlib
 import json

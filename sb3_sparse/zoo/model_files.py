@@ -1,4 +1,4 @@
-"""What saved models tell without running code that is in them."""
+"""Reading saved models without running code that is in them."""
 
 import ast
 import io

@@ -1,4 +1,4 @@
-"""What our policies know and the zoo's do not: ``policy_kwargs`` with a sparsity for a stock policy."""
+"""Check of ``policy_kwargs``: a sparsity for a stock policy, which the zoo would pass on, is refused."""
 
 import functools
 import importlib

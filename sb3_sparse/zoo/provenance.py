@@ -1,4 +1,4 @@
-"""Where a result comes from: software, commit, hardware."""
+"""Provenance of a result: software, commit, hardware."""
 
 import datetime
 import platform

@@ -1,4 +1,4 @@
-"""What a run of the RL Zoo leaves on record about where it comes from, besides its own files."""
+"""Recording the provenance of the RL Zoo's runs, beside its own files."""
 
 import functools
 import importlib

@@ -1,4 +1,4 @@
-"""What a training run left in its folder, whoever trained it: the RL Zoo, a script with SB3's callbacks, our own commands."""
+"""Folders of training runs, whoever trained them: the RL Zoo, a script with SB3's callbacks, our own commands."""
 
 import functools
 import json

@@ -1,1 +1,1 @@
-"""What updates, loops, products and checkpoints cost, beside plain implementations."""
+"""Benchmarks of updates, loops, products and checkpoints, beside plain implementations."""

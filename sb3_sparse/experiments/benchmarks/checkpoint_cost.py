@@ -1,4 +1,4 @@
-"""What a checkpoint costs: bytes and milliseconds."""
+"""Cost of a checkpoint: bytes and milliseconds."""
 
 import tempfile
 import time

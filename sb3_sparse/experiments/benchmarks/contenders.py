@@ -1,4 +1,4 @@
-"""What benchmarks compare: one SAC model of humanoid's sizes per way to update it."""
+"""Contenders of the benchmarks: one SAC model of humanoid's sizes per way to update it."""
 
 import importlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What one update of Data-Efficient Rainbow costs: a plain dense network beside ours, dense and sparse, in one run."""
+"""Cost of one update of Data-Efficient Rainbow: a plain dense network beside ours, dense and sparse, in one run."""
 
 import statistics
 from collections.abc import Callable, Sequence

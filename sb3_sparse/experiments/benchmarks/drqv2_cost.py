@@ -1,4 +1,4 @@
-"""What one update of DrQ-v2 costs: plain torch against ours, dense and sparse, narrow and wide, in one run."""
+"""Cost of one update of DrQ-v2: plain torch against ours, dense and sparse, narrow and wide, in one run."""
 
 import functools
 import statistics

@@ -1,4 +1,4 @@
-"""What one pass of a network costs for one observation: dense torch against active weights only, in torch and exported."""
+"""Cost of one pass of a network for one observation: dense torch against active weights only, in torch and exported."""
 
 import itertools
 import statistics

@@ -1,4 +1,4 @@
-"""How many environment steps a second a whole training loop makes, environment included."""
+"""Environment steps per second of whole training loops, environment included."""
 
 import time
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What learning from images costs beside the networks: rendering, sending observations, storing and sampling them."""
+"""Cost of learning from images beside the networks: rendering, sending observations, storing and sampling them."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""What one step of Stream AC costs: plain autograd against our back ends, dense and sparse, in one run."""
+"""Cost of one step of Stream AC: plain autograd against our back ends, dense and sparse, in one run."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""How much memory training takes, without the replay buffer."""
+"""Memory that training takes, without the replay buffer."""
 
 import importlib
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What one update and one action of SAC cost: stock SB3, ours in stock SB3, and our compiled update, in one run."""
+"""Cost of one update and one action of SAC: stock SB3, ours in stock SB3, and our compiled update, in one run."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""What panels show of grids: curves of their arms, published curves behind them, names."""
+"""Panels of grids: curves of their arms, published curves behind them, names."""
 
 import itertools
 import math

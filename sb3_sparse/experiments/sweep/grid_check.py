@@ -1,4 +1,4 @@
-"""What can be found wrong with a grid before anything is trained."""
+"""Checks of a grid before anything is trained."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What a run of a grid sets of the hyperparameters that the RL Zoo has for its environment."""
+"""Hyperparameters of a grid's run: the RL Zoo's for its environment, and the grid's changes."""
 
 import argparse
 import contextlib

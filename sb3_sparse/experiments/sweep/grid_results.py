@@ -1,4 +1,4 @@
-"""What is there of a grid's results: curves and final values of its runs, and what is missing."""
+"""Results of a grid: curves and final values of its runs, and which are missing."""
 
 import math
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What became of a run of a grid when its turn came."""
+"""Outcome of a run of a grid."""
 
 import traceback
 from collections.abc import Callable, Sequence

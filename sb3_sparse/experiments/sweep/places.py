@@ -1,4 +1,4 @@
-"""Where runs of a grid go: into this process or others, or to Ray on this machine or a cluster."""
+"""Places that run a grid: this process, others on this machine, or a Ray cluster."""
 
 import multiprocessing
 import os

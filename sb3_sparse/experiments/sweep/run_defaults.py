@@ -1,4 +1,4 @@
-"""What the settings of a run say that would be so without them, too."""
+"""Default settings of runs, which their names leave out."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""What is kept of a finished run: its lines of the table, and what it was made with."""
+"""Record of a finished run: its lines of the table, and its provenance."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How far a grid and its runs are, and when they will be done."""
+"""Progress of a grid and its runs, and the time that is left."""
 
 import sys
 import time

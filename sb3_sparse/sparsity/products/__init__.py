@@ -1,1 +1,1 @@
-"""How a sparse layer multiplies: compiled kernels, Intel MKL, or the dense matrix."""
+"""Products of sparse layers: compiled kernels, Intel MKL, or the dense matrix."""

@@ -1,4 +1,4 @@
-"""How a sparse weight matrix is multiplied with a batch on a CPU: which way is fastest, and its gradients."""
+"""Choice of the fastest product of a sparse weight matrix with a batch on a CPU, and its gradients."""
 
 import functools
 import importlib
