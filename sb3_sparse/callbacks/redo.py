@@ -187,10 +187,12 @@ def _fresh_layer(network: nn.Module, name: str) -> nn.Module:
     twin = copy.deepcopy(network.get_submodule(name))
     if isinstance(twin, SparseLayer):
         twin.densify()
-    if isinstance(network.get_submodule(name.rpartition(".")[0]), SimBaBlock):
+    path = name.split(".")[:-1]
+    owners = [network.get_submodule(".".join(path[:length])) for length in range(len(path), -1, -1)]  # the innermost first
+    if isinstance(owners[0], SimBaBlock):
         he_normal_linear(twin)
-    elif isinstance(network, DrawsLayers):
-        network.initialize_layer(twin)
+    elif drawing := [owner for owner in owners if isinstance(owner, DrawsLayers)]:
+        drawing[0].initialize_layer(twin)
     else:
         twin.reset_parameters()  # type: ignore[operator]
     return twin

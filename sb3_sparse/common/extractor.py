@@ -12,14 +12,14 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_sparse.common.architecture import simba_sizes
+from sb3_sparse.common.architecture import network_kind, simba_sizes
 from sb3_sparse.common.constructing_algorithm import constructing_algorithm, normalizes_already
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.common.observations import Observations, check_observation_space, flatten_observations
 from sb3_sparse.common.mask_loading import LOAD_ALL, block_until_loaded, moved_topologies
 from sb3_sparse.common.optimizers import optimizers_of
 from sb3_sparse.common.pruned_policy import check_mask_seed, draw_mask_seed
-from sb3_sparse.networks import DeferredNormalizer, SimBaEncoder
+from sb3_sparse.networks import DeferredNormalizer
 from sb3_sparse.sparsity import SparseLayer, prune
 
 
@@ -58,10 +58,11 @@ class SparseSimBaExtractor(BaseFeaturesExtractor):
     :param width_scale: Multiplies the hidden dimension 128, the paper's for an actor; 4 is that of a critic. It is also the
         number of features
     :param depth_scale: Multiplies the number of residual blocks, 1; at least one
-    :param normalize_observations: Whether to standardise observations with running statistics; it is switched off if the
-        environment is wrapped in ``VecNormalize``
+    :param normalize_observations: Whether to standardise observations with running statistics; as the network's reference does
+        if None (SimBa: yes, BroNet: no). It is switched off if the environment is wrapped in ``VecNormalize``
     :param mask_seed: Seed of the masks of every extractor of a model; drawn for each from torch's generator, which SB3 seeds
         with the model's seed, if None
+    :param network: "simba", or "bronet" for a BroNet encoder (256 hidden units)
     :raises ValueError: for images and arguments out of range.
     """
 
@@ -73,19 +74,22 @@ class SparseSimBaExtractor(BaseFeaturesExtractor):
         budget: str = "all",
         width_scale: float = 1.0,
         depth_scale: float = 1.0,
-        normalize_observations: bool = True,
+        normalize_observations: bool | None = None,
         mask_seed: int | None = None,
+        network: str = "simba",
     ):
         check_observation_space(observation_space)
-        size, _ = simba_sizes(width_scale, depth_scale)
+        size, _ = simba_sizes(width_scale, depth_scale, network)
         super().__init__(observation_space, size.hidden_dim)
         self.keys = tuple(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else ()
         input_dim = get_flattened_obs_dim(observation_space)
         algorithm = constructing_algorithm()
         note_preprocessing(algorithm)
+        if normalize_observations is None:
+            normalize_observations = network_kind(network).normalizes
         frozen = not normalize_observations or normalizes_already(algorithm)
         self.normalizer = DeferredNormalizer(input_dim, frozen=frozen)
-        self.encoder = SimBaEncoder(input_dim, size.hidden_dim, size.num_blocks)
+        self.encoder = size.encoder(input_dim)
         seed = draw_mask_seed() if mask_seed is None else check_mask_seed(mask_seed)
         generator = th.Generator().manual_seed(seed)
         prune(self.encoder, sparsity, distribution=distribution, budget=budget, generator=generator)

@@ -8,8 +8,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import Actor
 
 from sb3_sparse.common.distributions import ExactSquashedDiagGaussian
-from sb3_sparse.common.networks import SimBaActorBase, linear_head
-from sb3_sparse.networks import SimBaEncoder
+from sb3_sparse.common.networks import SimBaActorBase
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 
@@ -27,9 +26,9 @@ class SimBaActor(SimBaActorBase, Actor):
 
     def _replace_networks(self, features_dim: int, action_dim: int) -> None:
         self.action_dist = ExactSquashedDiagGaussian(action_dim)  # type: ignore[assignment]
-        self.latent_pi = SimBaEncoder(features_dim, self.size.hidden_dim, self.size.num_blocks)  # type: ignore[assignment]
-        self.mu = linear_head(self.size.hidden_dim, action_dim)
-        self.log_std = linear_head(self.size.hidden_dim, action_dim)  # type: ignore[assignment]
+        self.latent_pi = self.size.encoder(features_dim)  # type: ignore[assignment]
+        self.mu = self.size.head(action_dim)
+        self.log_std = self.size.head(action_dim)  # type: ignore[assignment]
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """

@@ -14,8 +14,6 @@ from torch import nn
 from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.observations import ObservationNormalizer
 from sb3_sparse.common.pruned_network import PrunedNetwork
-from sb3_sparse.networks import SimBaEncoder
-from sb3_sparse.networks.initializers import orthogonal_linear
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -129,20 +127,7 @@ def simba_network(input_dim: int, size: SimBaSize, output_dim: int) -> nn.Sequen
     :param size: Size of the encoder
     :param output_dim: Size of the output
     """
-    encoder = SimBaEncoder(input_dim, size.hidden_dim, size.num_blocks)
-    return nn.Sequential(OrderedDict(encoder=encoder, head=linear_head(size.hidden_dim, output_dim)))
-
-
-def linear_head(hidden_dim: int, output_dim: int) -> nn.Linear:
-    """
-    Build a linear output layer, orthogonally initialised.
-
-    :param hidden_dim: Size of the features
-    :param output_dim: Size of the output
-    """
-    head = nn.Linear(hidden_dim, output_dim)
-    orthogonal_linear(head)
-    return head
+    return nn.Sequential(OrderedDict(encoder=size.encoder(input_dim), head=size.head(output_dim)))
 
 
 def _set_training(module: nn.Module, mode: bool) -> None:

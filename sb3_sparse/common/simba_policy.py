@@ -12,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_sparse.common.action_bounds import check_action_bounds
-from sb3_sparse.common.architecture import simba_sizes
+from sb3_sparse.common.architecture import network_kind, simba_sizes
 from sb3_sparse.common.constructing_algorithm import (
     check_algorithm,
     constructing_algorithm,
@@ -54,7 +54,8 @@ class SimBaPolicy(PrunedPolicy):
         "weights"
     :param width_scale: Multiplies the hidden dimensions, 128 (actor) and 512 (critic)
     :param depth_scale: Multiplies the numbers of residual blocks, 1 (actor) and 2 (critic)
-    :param normalize_observations: Whether to standardise observations with running statistics
+    :param normalize_observations: Whether to standardise observations with running statistics; as the network's reference does
+        if None (SimBa: yes, BroNet: no)
     :param mask_seed: Seed of the masks; drawn from the model's seed if None
     :param n_critics: Number of critics, each pruned by itself (but as one network if they share a features extractor of their
         own that has weights); the algorithm's usual number if None
@@ -65,6 +66,8 @@ class SimBaPolicy(PrunedPolicy):
     :param optimizer_class: Optimizer
     :param optimizer_kwargs: Its keyword arguments, excluding the learning rate; for AdamW by default weight decay 0.01 and
         the fused implementation
+    :param network: "simba", or "bronet" (Nauman et al., 2024) for BroNet encoders: 256 (actor) and 512 (critic) hidden units,
+        weight decay 1e-4 and observations as they are by default
     :param kwargs: ``skip`` (see :class:`PrunedPolicy`); arguments of the SB3 policy that SimBa has no use for are refused
         with a reason
     :raises ValueError: for image observations, actions that are no Box, gSDE, and an algorithm that the policy is not for.
@@ -89,7 +92,7 @@ class SimBaPolicy(PrunedPolicy):
         budget: str = "all",
         width_scale: float = 1.0,
         depth_scale: float = 1.0,
-        normalize_observations: bool = True,
+        normalize_observations: bool | None = None,
         mask_seed: int | None = None,
         n_critics: int | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -98,6 +101,7 @@ class SimBaPolicy(PrunedPolicy):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
+        network: str = "simba",
         **kwargs: Any,
     ):
         algorithm = constructing_algorithm()
@@ -109,10 +113,15 @@ class SimBaPolicy(PrunedPolicy):
         _refuse_useless(type(self).__name__, kwargs, ("skip", *self.own_arguments))
         warn_of_single_critic(algorithm, n_critics)
         self.width_scale, self.depth_scale = width_scale, depth_scale
-        self.actor_size, self.critic_size = simba_sizes(width_scale, depth_scale)
+        self.actor_size, self.critic_size = simba_sizes(width_scale, depth_scale, network)
+        kind, self.network = network_kind(network), network
+        if normalize_observations is None:
+            normalize_observations = kind.normalizes
         self._starts_frozen = not normalize_observations or normalizes_already(algorithm)
         if optimizer_kwargs is None:
-            optimizer_kwargs = OPTIMIZER_KWARGS if optimizer_class is th.optim.AdamW else {}
+            optimizer_kwargs = (
+                {**OPTIMIZER_KWARGS, "weight_decay": kind.weight_decay} if optimizer_class is th.optim.AdamW else {}
+            )
         if features_extractor_class is None:
             is_dict = isinstance(observation_space, spaces.Dict)
             features_extractor_class = CombinedExtractor if is_dict else FlattenExtractor
@@ -151,6 +160,7 @@ class SimBaPolicy(PrunedPolicy):
             width_scale=self.width_scale,
             depth_scale=self.depth_scale,
             normalize_observations=self.normalize_observations,
+            network=self.network,
             share_features_extractor=self.share_features_extractor,
         )
         return data

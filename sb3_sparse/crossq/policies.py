@@ -108,6 +108,8 @@ class SparseSimBaCrossQPolicy(SimBaPolicy, CrossQPolicy):
                 "CrossQ concatenates observations, which a Dict cannot take: wrap the environment in gymnasium's "
                 "FlattenObservation."
             )
+        if kwargs.get("network", "simba") != "simba":
+            raise ValueError(f"CrossQ's normalisation is built into SimBa encoders only, got network={kwargs['network']!r}.")
         if optimizer_kwargs is None and optimizer_class is th.optim.AdamW:
             optimizer_kwargs = {**OPTIMIZER_KWARGS, "betas": (0.5, 0.999)}
         super().__init__(

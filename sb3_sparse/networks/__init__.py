@@ -1,12 +1,15 @@
 """Building blocks: SimBa, encoders, noisy layers, running normalisation. Knows torch and the sparse layers only."""
 
 from sb3_sparse.networks.atari_encoders import ImpalaBlock, ImpalaEncoder, NatureEncoder
+from sb3_sparse.networks.bronet import BroNetBlock, BroNetEncoder
 from sb3_sparse.networks.noisy_linear import NoisyLinear, SparseNoisyLinear
 from sb3_sparse.networks.normalization import DeferredNormalizer, RunningNormalizer
 from sb3_sparse.networks.pixel_encoder import PixelEncoder
 from sb3_sparse.networks.simba import SimBaBlock, SimBaEncoder
 
 __all__ = [
+    "BroNetBlock",
+    "BroNetEncoder",
     "DeferredNormalizer",
     "ImpalaBlock",
     "ImpalaEncoder",

@@ -24,13 +24,14 @@ class DrawsLayers(Protocol):
         """
 
 
-def orthogonal_linear(layer: nn.Module) -> None:
+def orthogonal_linear(layer: nn.Module, gain: float = 1.0) -> None:
     """
-    Orthogonal weight with gain 1, zero bias (SimBa: input projections and heads; DrQ-v2: all linear layers).
+    Orthogonal weight, zero bias (SimBa: input projections and heads; DrQ-v2 and BroNet: all linear layers).
 
     :param layer: Linear layer, dense or sparse
+    :param gain: Factor of the weight
     """
-    initialize_weight(layer, nn.init.orthogonal_)
+    initialize_weight(layer, nn.init.orthogonal_, gain=gain)
     _zero_bias(layer)
 
 

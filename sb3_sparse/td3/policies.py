@@ -7,9 +7,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
-from sb3_sparse.common.networks import SimBaActorBase, linear_head
+from sb3_sparse.common.networks import SimBaActorBase
 from sb3_sparse.common.simba_policy import SimBaPolicy
-from sb3_sparse.networks import SimBaEncoder
 
 
 class SimBaDeterministicActor(SimBaActorBase, Actor):
@@ -19,8 +18,7 @@ class SimBaDeterministicActor(SimBaActorBase, Actor):
     """
 
     def _replace_networks(self, features_dim: int, action_dim: int) -> None:
-        encoder = SimBaEncoder(features_dim, self.size.hidden_dim, self.size.num_blocks)
-        head = linear_head(self.size.hidden_dim, action_dim)
+        encoder, head = self.size.encoder(features_dim), self.size.head(action_dim)
         self.mu = nn.Sequential(OrderedDict(encoder=encoder, head=head, squash=nn.Tanh()))
 
 
