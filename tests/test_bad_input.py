@@ -229,7 +229,7 @@ def test_hyperparameters_of_vectorised_environments() -> None:
 
 
 def test_hyperparameters_refuse() -> None:
-    with pytest.raises(ValueError, match="No hyperparameters for 'ppo': choose one of 'sac', 'tqc', 'td3', 'ddpg'"):
+    with pytest.raises(ValueError, match="No hyperparameters for 'ppo': choose one of 'sac', 'ddpg', 'td3', 'tqc', 'crossq'"):
         hyperparameters("ppo", "Pendulum-v1")
     with pytest.raises(ValueError, match="No hyperparameters for 'PPO'"):
         hyperparameters(PPO, "Pendulum-v1")

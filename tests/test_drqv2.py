@@ -25,6 +25,7 @@ import sb3_sparse
 from sb3_sparse import DrQv2, PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback, sparsify
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.buffers.frame_store import FrameStore
+from sb3_sparse.callbacks import GradualPruning
 from sb3_sparse.callbacks.measurement_file import read_measurements
 from sb3_sparse.diagnostics import record
 from sb3_sparse.drqv2 import DrQv2Policy
@@ -730,3 +731,11 @@ def test_frozen_networks_are_not_trained(frozen: tuple[str, ...], untrained: str
         if not th.equal(before.get(name, value), value)
     }
     assert moved == {"encoder", "actor", "critic"} - set(frozen)
+
+
+def test_pruning_of_a_network_that_is_not_pruned_by_itself_is_refused() -> None:
+    for name in ("actor", "encoder"):
+        with pytest.raises(
+            ValueError, match=rf"does not prune the '{name}' as a network of its own: name one of \['critic'\]"
+        ):
+            make().learn(5, callback=SparseTopologyCallback({name: GradualPruning(0.9)}))

@@ -267,7 +267,7 @@ class Trial:
     def set_user_attr(self, name: str, value: Any) -> None: ...
 
 
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize("algo", [algo for algo in ALGOS if algo != "crossq"])  # which the zoo cannot search
 def test_sampled_sizes(algo: str) -> None:
     register()
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER

@@ -26,7 +26,21 @@ class Checkpointed(Protocol):
 
 
 @runtime_checkable
-class OwnAlgorithm(Checkpointed, Protocol):
+class TellsGradients(Protocol):
+    """A model that tells the gradients of its last update, so that they need not be read while it is made."""
+
+    def gradients(self, name: str) -> dict[str, th.Tensor]:
+        """
+        Read the gradients of a network's last update: those of its own loss, and nothing of another's.
+
+        :param name: Name of a network, such as "critic"
+        :return: Parameter name -> gradient; empty before the first update
+        """
+        return {}
+
+
+@runtime_checkable
+class OwnAlgorithm(Checkpointed, TellsGradients, Protocol):
     """
     An algorithm of this package, beside what SB3's offer. The package asks a model for these only after
     ``isinstance(model, OwnAlgorithm)``; a class inherits what it has nothing to say about.
@@ -44,15 +58,6 @@ class OwnAlgorithm(Checkpointed, Protocol):
     def recapture(self) -> None:
         """Take note that networks, masks or what else an update computes with were replaced."""
         return None
-
-    def gradients(self, name: str) -> dict[str, th.Tensor]:
-        """
-        Read the gradients of a network's last update: those of its own loss, and nothing of another's.
-
-        :param name: One of ``networks_with_gradients``
-        :return: Parameter name -> gradient; empty before the first update
-        """
-        return {}
 
     def restore_gradients(self, gradients: dict[str, dict[str, th.Tensor]]) -> None:
         """

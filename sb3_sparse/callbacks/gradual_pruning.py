@@ -7,10 +7,12 @@ from typing import Any
 from sb3_sparse.callbacks.topology_method import Part, TopologyMethod
 from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
-from sb3_sparse.common.pruned_policy import PrunedPolicy
+from sb3_sparse.common.pruned_policy import PrunedPolicy, network_trees
 from sb3_sparse.common.sparsify import sparsify
 
 Sparsity = float | Mapping[str, float]
+# Networks that are pruned by themselves, and whose sparsity each has.
+_ROLES = {"actor": "actor", "critic": "critic", "q_net": "critic", "quantile_net": "critic"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class GradualPruning(TopologyMethod):
         """See :meth:`TopologyMethod.prepare`."""
         if not isinstance(part.model.policy, PrunedPolicy):
             sparsify(part.model, 0.0)  # prunes nothing yet, but lets the policy say how sparse it is
+        pruned = {role for role, _ in network_trees(part.model.policy, set())}
+        if part.network is not None and _ROLES.get(part.network) not in pruned:
+            raise ValueError(
+                f"{type(part.model.policy).__name__} does not prune the {part.network!r} as a network of its own: name one of "
+                f"{sorted(name for name, role in _ROLES.items() if role in pruned and name in part.model.policy._modules)}."
+            )
 
     def initial(self, part: Part) -> dict[str, float]:
         """Sparsity that the schedule starts from; a model that goes on within it has come some of the way already."""
@@ -63,7 +71,7 @@ class GradualPruning(TopologyMethod):
         final = _by_role(self.final_sparsity)
         if part.network is None:
             return final
-        role = "actor" if part.network == "actor" else "critic"  # Q-networks of all kinds
+        role = _ROLES[part.network]
         return {role: final[role]}
 
 

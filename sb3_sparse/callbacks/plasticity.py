@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
+from sb3_sparse.algorithms.own_algorithm import TellsGradients
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.callbacks.gradient_watch import GradientWatch, gradient_norms
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with, run
@@ -233,7 +233,7 @@ class PlasticityCallback(BaseCallback):
         if "gradient_norm" not in self.metrics:
             return
         answered: set[str] = set()
-        if isinstance(self.model, OwnAlgorithm):
+        if isinstance(self.model, TellsGradients):
             if self._pending.updates == 0:
                 return
             means = {} if self._means is None else self._means.take()

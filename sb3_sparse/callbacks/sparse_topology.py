@@ -131,8 +131,8 @@ class SparseTopologyCallback(BaseCallback):
             print(f"{what}: change {self.changes} after {self.num_timesteps} agent steps, {active:,} active parameters")
 
     def _part(self, network: str) -> Part:
-        index = list(self.methods).index(network)
-        return Part(self.model, network or None, self.seed + index)
+        # Networks draw apart, whatever order they are named in.
+        return Part(self.model, network or None, self.seed + sum(network.encode()))
 
     def _active_parameters(self) -> int:
         """Number of parameters that optimizers train."""
