@@ -8,8 +8,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_sparse.networks import PixelEncoder
-from sb3_sparse.networks.initializers import orthogonal_conv, orthogonal_linear
-from sb3_sparse.sparsity import SparseLinear
+from sb3_sparse.networks.initializers import orthogonal_conv, orthogonal_linear, reset_layers
 
 
 class PixelExtractor(BaseFeaturesExtractor):
@@ -57,11 +56,7 @@ class FeaturesNetwork(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; in a pruned network the topology stays."""
-        for module in self.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
-            elif isinstance(module, nn.Linear | SparseLinear):
-                self.initialize_layer(module)
+        reset_layers(self, self.initialize_layer)
 
 
 class DrQv2Actor(FeaturesNetwork):

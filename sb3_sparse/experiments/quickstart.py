@@ -9,6 +9,7 @@ import numpy as np
 
 from sb3_sparse.common.continuous_actions import check_continuous
 from sb3_sparse.common.extras import import_extra
+from sb3_sparse.deployment.known_classes import short_algorithm
 from sb3_sparse.envs import env_id
 from sb3_sparse.experiments.figures.quickstart_figure import draw_quickstart
 from sb3_sparse.experiments.figures.verdicts import final_values, interval, stored_tables
@@ -22,7 +23,7 @@ from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
 from sb3_sparse.experiments.sweep.sweep import sweep
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.sparsity import summary
-from sb3_sparse.zoo.run_folders import RunFolder
+from sb3_sparse.zoo.run_folders import RunFolder, action_repeat
 
 TASK, STREAMING_TASK = env_id("walker", "walk"), "Ant-v4"
 RANDOM_EPISODES = 10
@@ -128,12 +129,10 @@ def _announced(grid: Grid) -> Iterator[str]:
     """What is trained: kinds of runs with their number and length."""
     for algorithm, task in dict.fromkeys((run.algorithm, run.task) for run in grid.runs):
         runs = [run for run in grid.runs if (run.algorithm, run.task) == (algorithm, task)]
-        env = gym.make(task)
-        repeat = env.get_wrapper_attr("action_repeat") if env.has_wrapper_attr("action_repeat") else 1
-        env.close()
+        repeat = action_repeat(task)
         frames = f" ({repeat * runs[0].agent_steps:,} environment steps)" if repeat > 1 else ""
-        print_name = {"sac": "SAC", "stream_ac": "Stream AC"}[algorithm]
-        yield f"{print_name} on {short_task(task)}: {len(runs)} runs of {runs[0].agent_steps:,} agent steps{frames}"
+        steps = f"{runs[0].agent_steps:,} agent steps{frames}"
+        yield f"{short_algorithm(algorithm)} on {short_task(task)}: {len(runs)} runs of {steps}"
 
 
 def _check(settings: Quickstart) -> None:

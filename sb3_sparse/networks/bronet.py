@@ -6,9 +6,8 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.arguments import check_integer
-from sb3_sparse.networks.initializers import orthogonal_linear
+from sb3_sparse.networks.initializers import orthogonal_linear, reset_layers
 from sb3_sparse.networks.simba import LAYER_NORM_EPS
-from sb3_sparse.sparsity import SparseLinear
 
 GAIN = math.sqrt(2.0)  # of the orthogonal initialisation of every linear layer, heads included
 
@@ -64,11 +63,7 @@ class BroNetEncoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew; in a pruned encoder the topology stays."""
-        for module in self.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.reset_parameters()
-            elif isinstance(module, nn.Linear | SparseLinear):
-                self.initialize_layer(module)
+        reset_layers(self, self.initialize_layer)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """

@@ -1,12 +1,13 @@
 """Weight initialisations of the references (SimBa, DrQ-v2, Rainbow); they work on dense and on sparse layers."""
 
 import math
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch as th
 from torch import nn
 
-from sb3_sparse.sparsity import initialize_weight
+from sb3_sparse.sparsity import SparseLinear, initialize_weight
 
 # Standard deviation of a unit normal distribution truncated at +-2.
 _TRUNCATED_STD = 0.87962566103423978
@@ -22,6 +23,20 @@ class DrawsLayers(Protocol):
 
         :param layer: Layer like one of this network, dense or sparse
         """
+
+
+def reset_layers(network: nn.Module, initialize: Callable[[nn.Module], None]) -> None:
+    """
+    Draw all linear layers of a network alike, and reset its layer normalisations.
+
+    :param network: Network; where it is pruned, the topology stays
+    :param initialize: Draws the parameters of a linear layer, dense or sparse
+    """
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear | SparseLinear):
+            initialize(module)
 
 
 def orthogonal_linear(layer: nn.Module, gain: float = 1.0) -> None:
