@@ -4,11 +4,12 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
 from sb3_sparse.diagnostics import Recording, record
 from sb3_sparse.common.optimizers import optimizers_of
-from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
+from sb3_sparse.diagnostics.measured_network import MeasuredNetwork, mean_value
 
 __all__ = ["MeasuredNetwork", "measured_networks", "optimizers_with", "run"]
 
@@ -32,14 +33,25 @@ def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
         act = getattr(policy.actor, "get_action_dist_params", policy.actor)
         found["actor"] = MeasuredNetwork(policy.actor, lambda batch: act(batch.observations))
     if "critic" in policy._modules:
-        found["critic"] = MeasuredNetwork(policy.critic, lambda batch: policy.critic(batch.observations, batch.actions))
+        found["critic"] = MeasuredNetwork(
+            policy.critic, lambda batch: policy.critic(batch.observations, batch.actions), values=mean_value
+        )
     if "q_net" in policy._modules:
-        found["q_net"] = MeasuredNetwork(policy.q_net, lambda batch: policy.q_net(batch.observations))
+        values = _chosen_value if isinstance(policy, DQNPolicy) else None
+        found["q_net"] = MeasuredNetwork(policy.q_net, lambda batch: policy.q_net(batch.observations), values=values)
     if "quantile_net" in policy._modules:
-        found["quantile_net"] = MeasuredNetwork(policy.quantile_net, lambda batch: policy.quantile_net(batch.observations))
+        found["quantile_net"] = MeasuredNetwork(
+            policy.quantile_net, lambda batch: policy.quantile_net(batch.observations), values=_chosen_value
+        )
     if not found:
         raise ValueError(f"Don't know the networks of {type(policy).__name__}: neither actor and critic nor a Q-network.")
     return found
+
+
+def _chosen_value(output: th.Tensor, batch: Any) -> th.Tensor:
+    """Of (batch, n_actions) values, or (batch, n_quantiles, n_actions) quantiles."""
+    values = output if output.ndim == 2 else output.mean(dim=1)
+    return values.gather(1, batch.actions.long().reshape(-1, 1)).squeeze(1)
 
 
 def run(network: MeasuredNetwork, batch: Any) -> Recording:

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_sparse.algorithms.own_algorithm import TellsGradients
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.callbacks.gradient_watch import GradientWatch, gradient_norms
+from sb3_sparse.callbacks.latest_episode import LatestEpisode, known_returns, value_bias
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with, run
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile, run_folder
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
@@ -52,6 +53,9 @@ class PlasticityCallback(BaseCallback):
     - ``gradient_norm``: of the gradient with respect to the active weights. Of this package's compiled classes it is the mean
       over the updates since the last measurement; of others that of the first update after the step, read when its optimizer
       gets it, or, of a model with a method ``gradients(network)``, which returns parameter -> gradient, its last update's
+    - ``value_bias``: :func:`~sb3_sparse.diagnostics.q_value_bias` of a critic or Q-network (not DER's) over the episode that
+      ended last in the first environment: what its actions were worth, entropy bonuses included, by the discounted rewards
+      that followed. Steps so close to a time limit that the rewards beyond would weigh more than a tenth are left out
     - ``gradient_interference``: mean absolute off-diagonal entry of
       :func:`~sb3_sparse.diagnostics.gradient_covariance`, whose matrices are saved beside it as
       ``plasticity-covariance-<network>-<agent steps>.npz``
@@ -102,6 +106,7 @@ class PlasticityCallback(BaseCallback):
         self._file: MeasurementFile | None = None
         self._pending: _Pending | None = None
         self._means: GradientMeans | None = None
+        self._episode = LatestEpisode()
 
     def _init_callback(self) -> None:
         replay_buffer_of(self.model, type(self).__name__)
@@ -134,6 +139,8 @@ class PlasticityCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self._pending is not None and self._pending.is_complete:
             self._finish()
+        if "value_bias" in self.metrics:
+            self._episode.follow(self.model, self.locals)
         units_are_due = self._is_due(self.last_step, self.log_freq)
         covariance_is_due = self._is_due(self.last_covariance_step, self.covariance_freq)
         if units_are_due or covariance_is_due:
@@ -200,6 +207,8 @@ class PlasticityCallback(BaseCallback):
         optimizers = optimizers_with(self.model, network.module)[:1]
         for chosen, optimizer in itertools.product(self._chosen("optimizer"), optimizers):
             note(name, "", chosen.name, chosen.measure(float(optimizer.param_groups[0]["lr"]), network.module))
+        if "value_bias" in self.metrics and network.values is not None:
+            self._measure_value_bias(name, network)
         if any(np.isnan(m[3]) for m in self._pending.values if m[0] == name):
             self._say(f"{name} returns numbers that are not finite; what depends on them is logged as NaN.")
 
@@ -227,6 +236,21 @@ class PlasticityCallback(BaseCallback):
         is_wide = bool(widths) and max(widths) > self.batch_size and not network.is_encoder
         if "srank" in self.metrics and is_wide:
             self._say(f"the Srank of {name} is bounded by the batch ({self.batch_size}), not by its {max(widths)} features.")
+
+    def _measure_value_bias(self, name: str, network: MeasuredNetwork) -> None:
+        assert self._pending is not None
+        model: Any = self.model
+        episode = self._episode.finished
+        if episode is None:
+            return  # none has ended since learning started
+        if known_returns(episode, model.gamma) == 0:
+            self._say(
+                f"episodes of {len(episode.rewards)} agent steps end by time before a return is known with gamma="
+                f"{model.gamma}: no value_bias."
+            )
+            return
+        with evaluation_mode(model.policy):
+            self._pending.note(name, "", "value_bias", value_bias(model, network, episode))
 
     def _watch_gradients(self, networks: dict[str, MeasuredNetwork]) -> None:
         assert self._pending is not None
@@ -301,13 +325,16 @@ class PlasticityCallback(BaseCallback):
         file = None if self._file is None else self._file.state()
         means = {} if self._means is None else self._means.state()
         steps = self.last_step, self.last_covariance_step
-        return {"steps": steps, "said": self.said, "pending": pending, "file": file, "means": means}
+        episode = self._episode.state()
+        return {"steps": steps, "said": self.said, "pending": pending, "file": file, "means": means, "episode": episode}
 
     def restore_checkpoint_state(self, state: dict[str, Any]) -> None:
         """
         :param state: What :meth:`checkpoint_state` returned
         """
         (self.last_step, self.last_covariance_step), self.said = state["steps"], set(state["said"])
+        if "episode" in state:
+            self._episode.restore(state["episode"])
         self._pending = None
         if state["pending"] is not None:
             steps, updates, values, norms = state["pending"]
@@ -329,7 +356,7 @@ class PlasticityCallback(BaseCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks and files are no part of a copy.
-        return {**self.__dict__, "_pending": None, "_means": None}
+        return {**self.__dict__, "_pending": None, "_means": None, "_episode": LatestEpisode()}
 
 
 class _Pending:

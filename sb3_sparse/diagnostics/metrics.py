@@ -8,6 +8,7 @@ from typing import Any
 from sb3_sparse.diagnostics.dormancy import dormant_ratio, fraction_active_units
 from sb3_sparse.diagnostics.norms import effective_learning_rate, feature_norm, parameter_norm
 from sb3_sparse.diagnostics.rank import srank
+from sb3_sparse.diagnostics.value_bias import q_value_bias
 
 SRANK_THRESHOLD = 0.01  # of the paper's plain count
 
@@ -19,7 +20,8 @@ class Metric:
 
     :param name: Name in measurements, before a threshold: ``dormant_0.1``
     :param kind: What it is measured of: hidden "units", "features" of the last layer, "parameters", "optimizer", "gradient"
-        of an update, "samples" (gradients of single ones), or "streaming" (what Stream AC averages while it trains)
+        of an update, "samples" (gradients of single ones), an "episode", or "streaming" (what Stream AC averages while it
+        trains)
     :param label: Label of axes
     :param function: Of units (and a threshold), features, parameters, or of a learning rate and parameters; None where an
         update or a model tells it
@@ -59,6 +61,7 @@ METRICS = {
         Metric("effective_learning_rate", "optimizer", "effective learning rate", effective_learning_rate, False, is_log=True),
         Metric("gradient_norm", "gradient", "gradient norm", None, True, is_log=True),
         Metric("gradient_interference", "samples", "gradient interference"),
+        Metric("value_bias", "episode", "Q-value bias", q_value_bias, False),
         Metric("step_size", "streaming", "step size"),
         Metric("trace_norm", "streaming", "norm of traces"),
     )

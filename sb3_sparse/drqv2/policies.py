@@ -16,7 +16,7 @@ from torch import nn
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.action_bounds import check_action_bounds
 from sb3_sparse.common.pruned_policy import PrunedPolicy
-from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
+from sb3_sparse.diagnostics.measured_network import MeasuredNetwork, mean_value
 from sb3_sparse.drqv2.exploration import noisy_actions
 from sb3_sparse.drqv2.networks import DrQv2Actor, DrQv2Critic, PixelExtractor
 
@@ -178,7 +178,9 @@ class DrQv2Policy(PrunedPolicy, _DenseDrQv2Policy):
         return {
             "encoder": MeasuredNetwork(self.encoder, lambda batch: self.encode(batch.observations), is_encoder=True),
             "actor": MeasuredNetwork(self.actor, lambda batch: self.actor(self._encoded(batch))),
-            "critic": MeasuredNetwork(self.critic, lambda batch: self.critic(self._encoded(batch), batch.actions)),
+            "critic": MeasuredNetwork(
+                self.critic, lambda batch: self.critic(self._encoded(batch), batch.actions), values=mean_value
+            ),
         }
 
     @th.no_grad()

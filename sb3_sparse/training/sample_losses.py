@@ -53,7 +53,11 @@ def _bellman(model: Any, batch: Any, next_values: th.Tensor) -> th.Tensor:
     return batch.rewards + (1 - batch.dones) * _discounts(model, batch) * next_values
 
 
-def _temperature(model: Any) -> th.Tensor:
+def temperature(model: Any) -> th.Tensor:
+    """
+    :param model: SAC, TQC or CrossQ
+    :return: Present weight of the entropy
+    """
     return model.ent_coef_tensor if model.ent_coef_optimizer is None else th.exp(model.log_ent_coef.detach())
 
 
@@ -61,7 +65,7 @@ def _temperature(model: Any) -> th.Tensor:
 def _sac_target(model: SAC, batch: Any) -> th.Tensor:
     actions, log_prob = model.actor.action_log_prob(batch.next_observations)
     values = th.cat(model.critic_target(batch.next_observations, actions), dim=1).min(dim=1, keepdim=True).values
-    return _bellman(model, batch, values - _temperature(model) * log_prob.reshape(-1, 1))
+    return _bellman(model, batch, values - temperature(model) * log_prob.reshape(-1, 1))
 
 
 def _sac_critic(model: SAC, batch: Any) -> Losses:
@@ -73,7 +77,7 @@ def _sac_actor(model: SAC, batch: Any) -> Losses:
     def losses() -> th.Tensor:
         actions, log_prob = model.actor.action_log_prob(batch.observations)
         values = th.cat(model.critic(batch.observations, actions), dim=1).min(dim=1).values
-        return _temperature(model) * log_prob.reshape(-1) - values
+        return temperature(model) * log_prob.reshape(-1) - values
 
     return losses
 
@@ -100,7 +104,7 @@ def _tqc_target(model: TQC, batch: Any) -> th.Tensor:
     actions, log_prob = model.actor.action_log_prob(batch.next_observations)
     quantiles = model.critic_target(batch.next_observations, actions).flatten(1).sort(dim=1).values
     kept = model.critic.quantiles_total - model.top_quantiles_to_drop_per_net * model.critic.n_critics
-    return _bellman(model, batch, quantiles[:, :kept] - _temperature(model) * log_prob.reshape(-1, 1)).unsqueeze(1)
+    return _bellman(model, batch, quantiles[:, :kept] - temperature(model) * log_prob.reshape(-1, 1)).unsqueeze(1)
 
 
 def _tqc_critic(model: TQC, batch: Any) -> Losses:
@@ -118,7 +122,7 @@ def _tqc_actor(model: TQC, batch: Any) -> Losses:
     def losses() -> th.Tensor:
         actions, log_prob = model.actor.action_log_prob(batch.observations)
         values = model.critic(batch.observations, actions).flatten(1).mean(dim=1)
-        return _temperature(model) * log_prob.reshape(-1) - values
+        return temperature(model) * log_prob.reshape(-1) - values
 
     return losses
 

@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
+from sb3_sparse.callbacks.plasticity import DEFAULT_METRICS
 from sb3_sparse.checkpoints import ExactCheckpointCallback, ResumableEnv
 from sb3_sparse.stream_ac import StreamWrapper
 from torture.envs import make
@@ -88,7 +89,9 @@ def make_callbacks(run: TortureRun, folder: Path) -> list[BaseCallback]:
         "eval": lambda: EvalCallback(
             make_env(run, folder / "eval"), n_eval_episodes=1, eval_freq=50, log_path=str(folder), verbose=0
         ),
-        "plasticity": lambda: PlasticityCallback(log_freq=40, batch_size=16, path=folder / "plasticity.csv"),
+        "plasticity": lambda: PlasticityCallback(
+            log_freq=40, batch_size=16, metrics=(*DEFAULT_METRICS, "value_bias"), path=folder / "plasticity.csv"
+        ),
         "reset": lambda: ResetCallback(reset_freq=100),
         "redo": lambda: ReDoCallback(redo_freq=50, tau=0.5, batch_size=16),
     }
