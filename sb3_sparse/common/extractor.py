@@ -52,9 +52,9 @@ class SparseSimBaExtractor(BaseFeaturesExtractor):
     network's statistics from the first target update after they moved.
 
     :param observation_space: Observation space: vectors, numbers of a discrete space, or a Dict of them
-    :param sparsity: Fraction of the encoder's parameters to remove, in [0, 1)
-    :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
-    :param budget: What the sparsity is a fraction of: "all" parameters of the encoder or its "weights"
+    :param sparsity: As for :func:`~sb3_sparse.sparsity.prune`, of the encoder
+    :param distribution: As for :func:`~sb3_sparse.sparsity.prune`
+    :param budget: As for :func:`~sb3_sparse.sparsity.prune`
     :param width_scale: Multiplies the hidden dimension 128, the paper's for an actor; 4 is that of a critic. It is also the
         number of features
     :param depth_scale: Multiplies the number of residual blocks, 1; at least one

@@ -29,9 +29,9 @@ class PrunedPolicy(BasePolicy):
     network, and lets the optimizers hold the active weights.
 
     :param args: Positional arguments of the policy
-    :param sparsity: Fraction of each network's parameters to remove, in [0, 1), or a mapping with the keys "actor", "critic"
-    :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
-    :param budget: What the sparsity is a fraction of: "all" parameters of each network or its "weights"
+    :param sparsity: As for :func:`~sb3_sparse.sparsity.prune`, of each network, or a mapping with the keys "actor", "critic"
+    :param distribution: As for :func:`~sb3_sparse.sparsity.prune`
+    :param budget: As for :func:`~sb3_sparse.sparsity.prune`
     :param mask_seed: Seed of the masks; drawn from torch's generator, which SB3 seeds with the model's seed, if None
     :param skip: Names of submodules of the policy that stay dense
     :param kwargs: Keyword arguments of the policy

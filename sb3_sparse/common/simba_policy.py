@@ -48,10 +48,9 @@ class SimBaPolicy(PrunedPolicy):
     :param observation_space: Observation space: a Box of vectors, or a Dict
     :param action_space: Action space: a Box
     :param lr_schedule: Learning rate schedule
-    :param sparsity: Fraction of each network's parameters to remove, in [0, 1), or a mapping with the keys "actor", "critic"
-    :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
-    :param budget: What the sparsity is a fraction of: "all" parameters of each network, as in the paper's code, or its
-        "weights"
+    :param sparsity: As for :func:`~sb3_sparse.sparsity.prune`, of each network, or a mapping with the keys "actor", "critic"
+    :param distribution: As for :func:`~sb3_sparse.sparsity.prune`
+    :param budget: As for :func:`~sb3_sparse.sparsity.prune`
     :param width_scale: Multiplies the hidden dimensions, 128 (actor) and 512 (critic)
     :param depth_scale: Multiplies the numbers of residual blocks, 1 (actor) and 2 (critic)
     :param normalize_observations: Whether to standardise observations with running statistics; as the network's reference does

@@ -35,10 +35,10 @@ def sparsify(
 
     :param model: Model of any SB3 or sb3-contrib algorithm with actor and critics, Q-networks, or policy and value networks
         (all but ARS). Recurrent layers are not pruned; with the budget "all" they make most sparsities unreachable
-    :param sparsity: Fraction of each network's parameters to remove, in [0, 1), or a mapping with the keys "actor" and
+    :param sparsity: As for :func:`~sb3_sparse.sparsity.prune`, of each network, or a mapping with the keys "actor" and
         "critic" (which stands for value and Q-networks of all kinds)
-    :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
-    :param budget: What the sparsity is a fraction of: "all" parameters of each network or its "weights"
+    :param distribution: As for :func:`~sb3_sparse.sparsity.prune`
+    :param budget: As for :func:`~sb3_sparse.sparsity.prune`
     :param mask_seed: Seed of the masks; drawn from torch's generator, which SB3 seeds with the model's seed, if None
     :param skip: Names of submodules of ``model.policy`` that stay dense, e.g. "actor.mu"
     :return: The same model

@@ -90,7 +90,7 @@ class DrQv2Policy(PrunedPolicy, _DenseDrQv2Policy):
     :param hidden_dim: Width of the hidden layers
     :param width_scale: Multiplies the critic's hidden width; the paper goes up to 4 (4096 units)
     :param prune_modules: "critic": the whole critic is pruned as one network; "q_heads": its two Q-functions are
-    :param sparsity: Fraction of the critic's parameters to remove, in [0, 1), or a mapping with the keys "actor" (0) and
+    :param sparsity: As for :func:`~sb3_sparse.sparsity.prune`, of the critic, or a mapping with the keys "actor" (0) and
         "critic"
     :param features_extractor_class: The encoder
     :param features_extractor_kwargs: Its keyword arguments, e.g. ``channels``, 32 in the reference

@@ -60,9 +60,9 @@ class StreamACPolicy(PrunedPolicy, _DenseStreamPolicy):
     :param width: Units of each hidden layer, of actor and critic
     :param init: "sparse" (SparseInit: nine tenths of each unit's weights begin at zero, and are trained), "frozen_sparse"
         (they stay zero: a mask by itself, so without ``sparsity`` and ``skip``) or "dense"
-    :param sparsity: Fraction of each network's parameters to remove, in [0, 1), or a mapping with the keys "actor", "critic"
-    :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
-    :param budget: What the sparsity is a fraction of: "all" parameters of each network or its "weights"
+    :param sparsity: As for :class:`~sb3_sparse.SparseSimBaPolicy`, and so are the next three
+    :param distribution: Layer-wise allocation
+    :param budget: What the sparsity is a fraction of
     :param mask_seed: Seed of the masks; drawn from the model's seed if None
     :param skip: Names of submodules that stay dense, e.g. "actor.mu"
     :param time_feature: Whether the last entry of the observation is the time in the episode, which is not normalised; set by
