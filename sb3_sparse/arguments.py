@@ -1,7 +1,11 @@
-"""Checks of what users pass. Every floor may import them; they need nothing."""
+"""Checks of what users pass. Every floor may import them; they need nothing of the package."""
 
 import operator
 from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 
 
 def check_integer(name: str, value: Any, least: int = 1, most: int | None = None, hint: str = "") -> int:
@@ -24,3 +28,55 @@ def check_integer(name: str, value: Any, least: int = 1, most: int | None = None
     if isinstance(value, bool) or number < least or (most is not None and number > most):
         raise ValueError(f"{name} must be an integer {bounds}{hint and f' ({hint})'}, got {value!r}.")
     return number
+
+
+def check_action_bounds(action_space: spaces.Space, are_scaled: bool = True) -> None:
+    """
+    Refuse continuous actions that nothing can be learned for.
+
+    :param action_space: Action space
+    :param are_scaled: Whether actions are scaled to [-1, 1] and back, as SB3's off-policy algorithms do; otherwise bounds may
+        lie as far apart as they like
+    :raises ValueError: if bounds of an action are equal, or lie too far apart for its type.
+    """
+    if not isinstance(action_space, spaces.Box):
+        return
+    low, high = action_space.low.reshape(-1), action_space.high.reshape(-1)
+    with np.errstate(over="ignore"):
+        ranges, exact = high - low, high.astype(np.float64) - low.astype(np.float64)
+    for i in range(len(low)):
+        name = f"action {i} of {len(low)} lies between {low[i]} and {high[i]}"
+        if not exact[i] > 0:
+            raise ValueError(f"{name}, so there is nothing to choose: take it out of the action space in a wrapper.")
+        if are_scaled and not np.isclose(ranges[i], exact[i]):
+            raise ValueError(
+                f"{name}, a range that is too large for {action_space.dtype}: give it bounds that actions are meant to use "
+                "(gymnasium.wrappers.RescaleAction)."
+            )
+
+
+def check_continuous(space: spaces.Space, who: str) -> tuple[int, ...]:
+    """
+    :param space: Action space
+    :param who: What needs continuous actions
+    :return: Shape of the actions
+    :raises ValueError: if they are not continuous.
+    """
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"{who} continuous actions (a Box), got {space}.")
+    return space.shape
+
+
+def refuse_vector_env(env: Any) -> None:
+    """
+    Say what to give instead of a vectorised environment of gymnasium, which SB3 would take for a single one.
+
+    :param env: What an algorithm was given as its environment
+    :raises ValueError: if it is one.
+    """
+    if isinstance(env, VectorEnv):
+        raise ValueError(
+            f"{type(env).__name__} is a vectorised environment of gymnasium, which Stable-Baselines3 does not take: give one "
+            f"of its own, make_vec_env(env_id, n_envs={env.num_envs}) of stable_baselines3.common.env_util; for Atari with "
+            "wrapper_class=sb3_sparse.envs.atari.AtariWrapper."
+        )

@@ -11,7 +11,7 @@ import pytest
 from commands import run
 
 from sb3_sparse import DER
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 
 
 @pytest.fixture

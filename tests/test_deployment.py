@@ -33,7 +33,7 @@ from sb3_sparse import (
     sparsify,
 )
 from sb3_sparse.cli.command_line import main
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 from sb3_sparse.deployment import SparsePolicy, export, load_policy, sparse_policy
 from sb3_sparse.deployment.loading import load_model
 
@@ -590,7 +590,7 @@ def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def import_module(name: str) -> Any:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr("sb3_sparse.common.extras.importlib.import_module", import_module)
+    monkeypatch.setattr("sb3_sparse.installation.importlib.import_module", import_module)
     with pytest.raises(ImportError, match=re.escape(install_command("export"))):
         export(SAC("MlpPolicy", Env(), buffer_size=10), tmp_path / "policy", "onnx")
 

@@ -20,7 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize, VecVideoRecorder
 
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 from sb3_sparse.envs import DMControlEnv, discount_heuristic, env_id, episode_length
 from sb3_sparse.envs.dependencies import check_mujoco_version
 from sb3_sparse.envs.random_actions import RandomActions

@@ -14,8 +14,8 @@ from stable_baselines3 import SAC
 
 from sb3_sparse import experiments
 from sb3_sparse.cli.command_line import parser, main
-from sb3_sparse.common import extras
-from sb3_sparse.common.extras import import_extra, install_command
+from sb3_sparse import installation
+from sb3_sparse.installation import import_extra, install_command
 from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Contender
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
 from sb3_sparse.experiments.figures.panels import Panels
@@ -263,7 +263,7 @@ def test_extras_are_installed_from_where_the_package_came_from(
                 return f"{installer}\n"
             return None if origin is None else json.dumps(origin)
 
-    monkeypatch.setattr(extras, "distribution", lambda name: Installed())
+    monkeypatch.setattr(installation, "distribution", lambda name: Installed())
     assert install_command("dmc") == command
     is_local = origin is None or str(origin["url"]).startswith("file:")
     assert install_command("dmc", is_for_others=True) == ('pip install "sb3-sparse[dmc]"' if is_local else command)

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sb3_sparse"
 # What every floor may import, and what imports nothing of the package.
-GROUND = {"arguments"}
+GROUND = {"arguments", "installation"}
 # From the ground up; imports point down only, and those of one floor know nothing of each other.
 FLOORS = [
     {"sparsity"},

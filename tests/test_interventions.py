@@ -22,8 +22,8 @@ from sb3_sparse.callbacks import SET, GradualPruning, ReDoCallback, ResetCallbac
 from sb3_sparse.callbacks.drop_and_grow import dense_gradients
 from sb3_sparse.callbacks.measured_networks import measured_networks
 from sb3_sparse.callbacks.sampling import private_randomness, sample_batch
-from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
-from sb3_sparse.common.optimizers import optimizers_of
+from sb3_sparse.common.sparsify import prune_by_magnitude
+from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.diagnostics import record
 from sb3_sparse.sparsity import SparseLayer, Topology, allocate, sparse_layers, to_dense
 from sb3_sparse.sparsity.moving import drop_and_grow, remap

@@ -8,7 +8,7 @@ from stable_baselines3.sac.policies import Actor as SACActor
 from torch import nn
 
 from sb3_sparse.common.architecture import SimBaSize, simba_sizes
-from sb3_sparse.common.distributions import ExactSquashedDiagGaussian
+from sb3_sparse.common.gaussian_actor import ExactSquashedDiagGaussian
 from sb3_sparse.common.networks import SimBaCritic
 from sb3_sparse.networks import RunningNormalizer, SimBaEncoder
 from sb3_sparse.sac.policies import SimBaActor

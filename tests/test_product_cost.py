@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_sparse.cli.command_line import main
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 from sb3_sparse.experiments.benchmarks import product_cost as module
 from sb3_sparse.experiments.benchmarks.product_cost import PRODUCTS, ProductCost, crossover, format_crossovers, product_cost
 from sb3_sparse.sparsity.products.choice import available_back_ends

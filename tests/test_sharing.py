@@ -32,7 +32,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 
 from sb3_sparse import SparseSimBaPolicy, sparsity
 from sb3_sparse.cli.command_line import main
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 from sb3_sparse.zoo import sharing
 from sb3_sparse.zoo.model_card import SharedModel, section
 

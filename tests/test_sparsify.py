@@ -19,8 +19,8 @@ from test_save_load import assert_same_state, train_alike
 from torch import nn
 
 from sb3_sparse import SparseSimBaPolicy, sparsify
-from sb3_sparse.common.batch_renorm import SafeBatchRenorm1d
-from sb3_sparse.common.optimizers import optimizers_of
+from sb3_sparse.crossq.batch_renorm import SafeBatchRenorm1d
+from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.sparsity import SparseLayer, prune, register_sparse_layer, sparse_layers, summary, to_dense
 
 ALGORITHMS = [SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO, A2C]

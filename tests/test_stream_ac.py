@@ -33,7 +33,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMoni
 
 import sb3_sparse
 from sb3_sparse import ExactCheckpointCallback, StreamAC, diagnostics
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 from sb3_sparse.sparsity import sparse_layers
 from sb3_sparse.stream_ac import StreamACPolicy, StreamWrapper
 from sb3_sparse.stream_ac import stream_wrapper as wrapper_module

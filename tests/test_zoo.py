@@ -20,7 +20,7 @@ rl_zoo3 = pytest.importorskip("rl_zoo3")
 import sb3_sparse.envs  # noqa: E402
 from sb3_sparse import DER, SparseSimBaPolicy, StreamAC, hyperparameters, sparsity  # noqa: E402
 from sb3_sparse.cli.command_line import main  # noqa: E402
-from sb3_sparse.common.extras import install_command  # noqa: E402
+from sb3_sparse.installation import install_command  # noqa: E402
 from sb3_sparse.envs.suite_tasks import SUITE_TASKS  # noqa: E402
 from sb3_sparse.zoo import register, registration  # noqa: E402
 

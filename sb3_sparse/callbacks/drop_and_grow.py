@@ -12,7 +12,7 @@ from torch import nn
 
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
 from sb3_sparse.callbacks.topology_method import Part, TopologyMethod
-from sb3_sparse.common.optimizers import optimizers_of
+from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.diagnostics.recording import evaluation_mode
 from sb3_sparse.sparsity import SparseLayer, Topology, sparse_layers
 from sb3_sparse.sparsity.moving import drop_and_grow, remap

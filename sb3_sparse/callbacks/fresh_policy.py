@@ -9,7 +9,7 @@ from torch import nn
 
 from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
 from sb3_sparse.common.extractor import SparseSimBaExtractor
-from sb3_sparse.common.optimizers import optimizers_of
+from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.common.pruned_policy import PrunedPolicy, draw_mask_seed
 from sb3_sparse.networks import DeferredNormalizer, RunningNormalizer
 from sb3_sparse.sparsity import SparseLayer

@@ -6,9 +6,8 @@ from typing import Any
 
 from sb3_sparse.callbacks.topology_method import Part, TopologyMethod
 from sb3_sparse.common.architecture import PruningConfig
-from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
+from sb3_sparse.common.sparsify import prune_by_magnitude, sparsify
 from sb3_sparse.common.pruned_policy import PrunedPolicy, network_trees
-from sb3_sparse.common.sparsify import sparsify
 
 Sparsity = float | Mapping[str, float]
 # Networks that are pruned by themselves, and whose sparsity each has.

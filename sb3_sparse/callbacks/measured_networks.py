@@ -8,8 +8,8 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
 from sb3_sparse.diagnostics import Recording, record
-from sb3_sparse.common.optimizers import optimizers_of
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork, mean_value
+from sb3_sparse.sparsity.optimizers import optimizers_of
 
 __all__ = ["MeasuredNetwork", "measured_networks", "optimizers_with", "run"]
 

@@ -11,7 +11,7 @@ from sb3_sparse.callbacks.drop_and_grow import SET, RigL
 from sb3_sparse.callbacks.fresh_policy import recapture
 from sb3_sparse.callbacks.gradual_pruning import GradualPruning
 from sb3_sparse.callbacks.topology_method import Part, TopologyMethod
-from sb3_sparse.common.optimizers import optimizers_of
+from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.common.pruned_policy import TARGETS
 
 METHODS: dict[str, type[TopologyMethod]] = {method.name: method for method in (SET, RigL, GradualPruning)}

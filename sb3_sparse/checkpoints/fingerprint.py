@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
-from sb3_sparse.common.installed_versions import installed_versions
+from sb3_sparse.installation import installed_versions
 
 # Those that numbers depend on.
 _PACKAGES = ("torch", "numpy", "stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "dm-control", "sb3-sparse")

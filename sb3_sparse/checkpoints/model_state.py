@@ -17,7 +17,7 @@ from torch import nn
 from sb3_sparse.algorithms.own_algorithm import Checkpointed, OwnAlgorithm
 from sb3_sparse.checkpoints.live_pickle import dump, load
 from sb3_sparse.checkpoints.replay_rows import owners
-from sb3_sparse.common.magnitude_pruning import prune_by_magnitude
+from sb3_sparse.common.sparsify import prune_by_magnitude
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 
 # Of the process rather than of the run, or given to learn().

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from sb3_sparse.buffers.present_device import check_device
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.sweep.grid import Grid
 from sb3_sparse.experiments.sweep.places import Place, RayCluster, ThisProcess
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.cli.place_options import add_place_options, list_runs, place_of
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.figures.grid_figures import draw_figure
 from sb3_sparse.experiments.sweep.grid import Grid, GridError, load_grid, shipped_grids
 from sb3_sparse.experiments.sweep.grid_check import check_grid

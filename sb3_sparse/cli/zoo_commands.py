@@ -11,7 +11,7 @@ import gymnasium as gym
 
 from sb3_sparse.buffers.present_device import check_device
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.zoo.resuming import OptionError, checkpointing, parse_options
 from sb3_sparse.zoo.sharing import SharingError, finding_model, pulling, pushing
 

@@ -17,7 +17,7 @@ from sb3_sparse.common.constructing_algorithm import constructing_algorithm, nor
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.common.observations import Observations, check_observation_space, flatten_observations
 from sb3_sparse.common.mask_loading import LOAD_ALL, block_until_loaded, moved_topologies
-from sb3_sparse.common.optimizers import optimizers_of
+from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.common.pruned_policy import check_mask_seed, draw_mask_seed
 from sb3_sparse.networks import DeferredNormalizer
 from sb3_sparse.sparsity import SparseLayer, prune

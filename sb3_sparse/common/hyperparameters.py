@@ -10,9 +10,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.algorithms.known_algorithms import STOCK
-from sb3_sparse.common.continuous_actions import check_continuous
-from sb3_sparse.common.discount import discount_heuristic
-from sb3_sparse.common.episode import episode_length
+from sb3_sparse.arguments import check_continuous
+from sb3_sparse.common.environment_steps import episode_length
 
 UPDATES_PER_STEP = 2  # replay ratio, per agent step
 EXPLORATION_STD = 0.1  # Table 3
@@ -61,6 +60,21 @@ def hyperparameters(algo: str | type[BaseAlgorithm], env: str | gym.Env | VecEnv
     else:
         arguments["action_noise"] = NormalActionNoise(np.zeros(action_shape), np.full(action_shape, EXPLORATION_STD))
     return arguments
+
+
+def discount_heuristic(episode_length: float) -> float:
+    """
+    Discount factor from the length of an episode, ``clip((T / 5 - 1) / (T / 5), 0.95, 0.995)``: the effective horizon is a
+    fifth of the episode (Hansen et al. 2023, TD-MPC2, https://arxiv.org/abs/2310.16828).
+
+    :param episode_length: Length T of a full episode in agent steps; with repeated actions these are fewer than control steps
+    :return: Discount factor in [0.95, 0.995]; 0.99 for 500 steps
+    :raises ValueError: If the length is not a positive, finite number
+    """
+    if not (math.isfinite(episode_length) and episode_length > 0):
+        raise ValueError(f"episode_length must be a positive, finite number of agent steps, got {episode_length!r}.")
+    fifth = episode_length / 5
+    return min(max((fifth - 1) / fifth, 0.95), 0.995)
 
 
 def _action_shape(env: str | gym.Env | VecEnv) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_sparse.common.optimizers import optimizers_of
+from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.common.pruned_network import let_load_alone
 from sb3_sparse.sparsity import SparseLayer
 from sb3_sparse.sparsity.topology import Topology

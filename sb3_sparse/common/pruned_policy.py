@@ -13,7 +13,7 @@ from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.constructing_algorithm import constructing_algorithm
 from sb3_sparse.common.mask_loading import guard_parts, moving_masks
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
-from sb3_sparse.common.optimizers import optimizers_follow
+from sb3_sparse.sparsity.optimizers import optimizers_follow
 from sb3_sparse.sparsity import PruningPlan, SparseLayer, share_topology, sparse_layers
 from sb3_sparse.sparsity.pruning_plan import Choose, random_positions
 

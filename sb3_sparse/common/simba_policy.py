@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_sparse.common.action_bounds import check_action_bounds
+from sb3_sparse.arguments import check_action_bounds
 from sb3_sparse.common.architecture import network_kind, simba_sizes
 from sb3_sparse.common.constructing_algorithm import (
     check_algorithm,

@@ -1,4 +1,4 @@
-"""Pruning a model that exists already."""
+"""Pruning a model that exists already: at random once, or further by magnitude."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -9,11 +9,20 @@ from stable_baselines3.common.policies import BasePolicy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_sparse.common.architecture import PruningConfig
-from sb3_sparse.common.batch_renorm import SafeBatchRenorm1d
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.common.pruned_network import Derived, derived_class
-from sb3_sparse.common.pruned_policy import PrunedPolicy, check_mask_seed, draw_mask_seed, prune_policy, pruning_parameters
+from sb3_sparse.common.pruned_policy import (
+    PrunedPolicy,
+    apply_plans,
+    check_mask_seed,
+    draw_mask_seed,
+    prune_policy,
+    pruning_parameters,
+    pruning_plans,
+)
 from sb3_sparse.sparsity import summary
+from sb3_sparse.sparsity.constant_units import is_safe
+from sb3_sparse.sparsity.pruning_plan import largest_magnitudes
 
 ModelT = TypeVar("ModelT", bound=BaseAlgorithm)
 
@@ -70,10 +79,33 @@ def sparsify(
     return model
 
 
+def prune_by_magnitude(model: BaseAlgorithm, sparsity: float | Mapping[str, float]) -> int:
+    """
+    Prune a model's networks in place to a higher sparsity: in every layer the weights of largest magnitude stay, as many as
+    the policy's layer-wise allocation gives that layer at this sparsity. So the model is afterwards one that was built with
+    this sparsity, and saves and loads as such. Target networks keep the same positions, optimizers their moments.
+
+    :param model: Model whose policy prunes (one of this package, or a stock one after :func:`sb3_sparse.sparsify`)
+    :param sparsity: As for ``sparsify``; lower than the present one brings weights back as zeros
+    :return: Number of weights that are active in all prunable layers of the online networks
+    :raises ValueError: for another policy, and whatever :func:`sb3_sparse.sparsity.prune` refuses. Nothing has changed then.
+    """
+    policy = model.policy
+    if not isinstance(policy, PrunedPolicy):
+        raise ValueError(f"{type(policy).__name__} is a stock policy: call sparsify(model, 0.0) first.")
+    config = PruningConfig.create(sparsity, policy.pruning.distribution, policy.pruning.budget)
+    plans = pruning_plans(policy, config, policy.skip, is_pruned=True)
+    apply_plans(policy, plans, largest_magnitudes)
+    policy.sparsity = dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
+    policy.pruning = config
+    model.policy_kwargs = {**model.policy_kwargs, "sparsity": policy.sparsity}
+    return sum(count for plan in plans for count in plan.counts.values())
+
+
 def _report_constant_units(policy: PrunedPolicy) -> None:
     """Say how many units are left without inputs, where a batch normalisation follows that divides by their deviation."""
     count = summary(policy).units_without_input
-    if count and any(isinstance(layer, SafeBatchRenorm1d | _BatchNorm) for layer in policy.modules()):
+    if count and any(is_safe(layer) or isinstance(layer, _BatchNorm) for layer in policy.modules()):
         warnings.warn(
             f"{count} units of {type(policy).__name__} are left without inputs, so that they are constant and learn nothing. "
             "sb3_sparse.sparsity.summary(model.policy) lists them; a lower sparsity or a larger network leaves fewer.",

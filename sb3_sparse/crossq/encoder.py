@@ -5,7 +5,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_sparse.common.batch_renorm import SafeBatchRenorm1d
+from sb3_sparse.crossq.batch_renorm import SafeBatchRenorm1d
 from sb3_sparse.networks import SimBaEncoder
 
 

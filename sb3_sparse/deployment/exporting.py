@@ -14,7 +14,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy, shapes_of
 from sb3_sparse.deployment.environment_observations import EnvironmentObservations, Statistics, environment_observations
 from sb3_sparse.deployment.safe_file import SUFFIX, read_model, write_model

@@ -20,7 +20,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.common.observation_preprocessing import ATTRIBUTE as PREPROCESSING
 from sb3_sparse.common.observation_preprocessing import ObservationPreprocessing, noted_preprocessing
 from sb3_sparse.common.pruned_policy import PrunedPolicy

@@ -19,7 +19,7 @@ from torch import nn
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
-from sb3_sparse.common.frame_stacks import stacked_frames
+from sb3_sparse.buffers.frame_stacks import stacked_frames
 from sb3_sparse.der.acting_network import RainbowValues
 from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
 from sb3_sparse.der.networks import RainbowNetwork

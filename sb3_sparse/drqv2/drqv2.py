@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
-from sb3_sparse.common.frame_stacks import stacked_frames
+from sb3_sparse.buffers.frame_stacks import stacked_frames
 from sb3_sparse.drqv2.acting_network import PixelActor
 from sb3_sparse.drqv2.augmentation import random_shift
 from sb3_sparse.drqv2.exploration import StddevSchedule, noisy_actions, stddev_at

@@ -13,8 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_sparse.arguments import check_integer
-from sb3_sparse.common.action_bounds import check_action_bounds
+from sb3_sparse.arguments import check_action_bounds, check_integer
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork, mean_value
 from sb3_sparse.drqv2.exploration import noisy_actions

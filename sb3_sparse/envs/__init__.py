@@ -1,7 +1,7 @@
 """Environments as the algorithms want them. Importing this registers the DeepMind Control Suite with gymnasium."""
 
-from sb3_sparse.common.discount import discount_heuristic
-from sb3_sparse.common.episode import episode_length
+from sb3_sparse.common.hyperparameters import discount_heuristic
+from sb3_sparse.common.environment_steps import episode_length
 from sb3_sparse.envs.action_repeat import ActionRepeat
 from sb3_sparse.envs.dependencies import NoRendererError
 from sb3_sparse.envs.dm_control_env import DMControlEnv

@@ -7,7 +7,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
 from sb3_sparse.arguments import check_integer
-from sb3_sparse.common.episode import episode_length
+from sb3_sparse.common.environment_steps import episode_length
 
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from sb3_sparse.arguments import check_integer
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 
 NOOP = 0
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import gymnasium as gym
 
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 
 
 def check_mujoco_version(mujoco_version: str) -> None:

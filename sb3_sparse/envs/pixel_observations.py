@@ -8,7 +8,7 @@ from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
 from sb3_sparse.arguments import check_integer
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.envs.action_repeat import ActionRepeat
 from sb3_sparse.envs.frame_stack import FrameStack, image_shape
 

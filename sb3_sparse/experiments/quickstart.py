@@ -7,8 +7,8 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
-from sb3_sparse.common.continuous_actions import check_continuous
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.arguments import check_continuous
+from sb3_sparse.installation import import_extra
 from sb3_sparse.deployment.known_classes import short_algorithm
 from sb3_sparse.envs import env_id
 from sb3_sparse.experiments.figures.quickstart_figure import draw_quickstart

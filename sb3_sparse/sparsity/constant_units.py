@@ -30,6 +30,15 @@ def make_safe(module: nn.Module) -> None:
         layer.__class__ = _SAFE.get(type(layer), type(layer))
 
 
+def is_safe(layer: nn.Module) -> bool:
+    """
+    Tell whether a layer is one that would have done harm.
+
+    :param layer: Layer of a module that was pruned
+    """
+    return type(layer) in _SAFE.values()
+
+
 def make_plain(module: nn.Module) -> None:
     """
     Inverse of :func:`make_safe`.

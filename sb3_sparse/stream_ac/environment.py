@@ -9,7 +9,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, is_vecenv_wrapped
 
-from sb3_sparse.common.vector_env import refuse_vector_env
+from sb3_sparse.arguments import refuse_vector_env
 from sb3_sparse.stream_ac.stream_wrapper import StreamWrapper
 
 

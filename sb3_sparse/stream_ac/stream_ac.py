@@ -24,8 +24,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
 from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
-from sb3_sparse.common.action_bounds import check_action_bounds
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.arguments import check_action_bounds
+from sb3_sparse.installation import install_command
 from sb3_sparse.diagnostics import dormant_ratio
 from sb3_sparse.stream_ac.acting_network import StreamMean
 from sb3_sparse.stream_ac.environment import Transition, stepper, with_stream_wrapper

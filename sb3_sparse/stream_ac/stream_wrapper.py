@@ -12,7 +12,7 @@ from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_sparse.arguments import check_integer
-from sb3_sparse.common.episode import episode_length
+from sb3_sparse.common.environment_steps import episode_length
 
 EPS = 1e-8
 # An episode that has not ended after so many steps is not replayed when a run is resumed.

@@ -18,12 +18,11 @@ from torch import nn
 from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
-from sb3_sparse.common.action_bounds import check_action_bounds
+from sb3_sparse.arguments import check_action_bounds, refuse_vector_env
 from sb3_sparse.common.initial_statistics import start_statistics
-from sb3_sparse.common.loaded_buffer import check_loaded_buffer
+from sb3_sparse.buffers.loaded_buffer import check_loaded_buffer
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
-from sb3_sparse.common.optimizers import optimizers_of
-from sb3_sparse.common.vector_env import refuse_vector_env
+from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.sparsity import SparseLayer, Topology
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
 from sb3_sparse.training.divergence import DivergenceError, broken_tensors

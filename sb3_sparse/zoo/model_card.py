@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 from sb3_sparse.common.pruned_policy import PrunedPolicy, network_trees
 from sb3_sparse.common.simba_policy import SimBaPolicy
 from sb3_sparse.der import CnnPolicy

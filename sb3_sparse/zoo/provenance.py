@@ -9,7 +9,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.utils import get_device
 
-from sb3_sparse.common.installed_versions import installed_versions
+from sb3_sparse.installation import installed_versions
 
 _PACKAGES = (
     "sb3-sparse",

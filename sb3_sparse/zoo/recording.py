@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_sparse.common.action_repeat import action_repeat
+from sb3_sparse.common.environment_steps import action_repeat
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file
 from sb3_sparse.zoo.provenance import provenance

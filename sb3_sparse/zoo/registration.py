@@ -10,7 +10,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 from sb3_sparse.deployment.known_classes import OWN
 from sb3_sparse.zoo.compiled_algorithms import COMPILED, train_compiled
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file, our_hyperparameters

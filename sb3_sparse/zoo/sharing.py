@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.zoo.model_card import SharedModel, complete_card
 
 

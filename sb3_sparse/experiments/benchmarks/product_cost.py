@@ -15,7 +15,7 @@ import torch as th
 import torch.nn.functional as F
 
 from sb3_sparse.experiments.markdown_table import markdown_table
-from sb3_sparse.common.extras import install_command
+from sb3_sparse.installation import install_command
 from sb3_sparse.sparsity import Topology
 from sb3_sparse.sparsity.products.choice import BackEnd, available_back_ends
 

@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_sparse.experiments.markdown_table import markdown_table, spread
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.benchmarks.plain_stream_ac import PlainStreamAC, plain_environment, plain_training
 from sb3_sparse.stream_ac import StreamAC, StreamACPolicy
 from sb3_sparse.stream_ac.learner import Learner

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 
 # Task -> seed -> score.
 Scores = Mapping[str, Mapping[int, float]]

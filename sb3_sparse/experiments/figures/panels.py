@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.figures.aggregation import Estimate
 
 FORMATS = ("png", "pdf")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.figures.aggregation import Estimate, aggregate, performance_profile, probability_of_improvement
 from sb3_sparse.experiments.figures.grid_figures import draw_figure
 from sb3_sparse.experiments.figures.grid_panels import arm_label, arm_styles, of, pairs_of, panel_name

@@ -12,7 +12,7 @@ from typing import Any
 
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.architecture import PruningConfig
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.sweep.equal_parameters import equal_sparsity
 from sb3_sparse.experiments.sweep.grid_run import POLICY_AXES, Evaluation, GridRun
 from sb3_sparse.zoo.hyperparameter_files import our_hyperparameters, our_policy

@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
 from sb3_sparse.checkpoints import ExactCheckpointCallback
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
-from sb3_sparse.common.action_repeat import action_repeat
+from sb3_sparse.common.environment_steps import action_repeat
 from sb3_sparse.common.sparsify import sparsify
 from sb3_sparse.envs.random_actions import RandomActions
 from sb3_sparse.experiments.sweep.final_evaluation import final_returns

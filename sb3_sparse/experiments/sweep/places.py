@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.outcome import FAILED, Outcome, Train, attempt
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile
-from sb3_sparse.common.action_repeat import action_repeat
+from sb3_sparse.common.environment_steps import action_repeat
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 
 _PROGRESS_SECONDS = 1.0

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sb3_sparse.common.extras import import_extra
+from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.outcome import BUSY, FINISHED, Outcome
 from sb3_sparse.experiments.sweep.results_folder import RunPaths, is_moving

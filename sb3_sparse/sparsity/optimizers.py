@@ -1,29 +1,28 @@
-"""The optimizers of a policy's networks, and how they follow what is pruned."""
+"""The optimizers of networks, and how they follow what is pruned."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_sparse.sparsity import SparseLayer, Topology
-from sb3_sparse.sparsity.layers import sparse_type_of
+from sb3_sparse.sparsity.layers import SparseLayer, sparse_type_of
+from sb3_sparse.sparsity.topology import Topology
 
 
-def optimizers_of(policy: BasePolicy) -> list[th.optim.Optimizer]:
+def optimizers_of(policy: nn.Module) -> list[th.optim.Optimizer]:
     """
-    Find the optimizers of a policy's networks.
+    Find the optimizers that a policy's networks have as attributes.
 
     :param policy: Any SB3 policy
     """
-    found = [getattr(module, "optimizer", None) for module in policy.modules()]
-    return [optimizer for optimizer in found if isinstance(optimizer, th.optim.Optimizer)]
+    attributes = [value for module in policy.modules() for value in vars(module).values()]
+    return [value for value in attributes if isinstance(value, th.optim.Optimizer)]
 
 
 @contextmanager
-def optimizers_follow(policy: BasePolicy) -> Iterator[None]:
+def optimizers_follow(policy: nn.Module) -> Iterator[None]:
     """
     Let optimizers hold the parameters that replace the pruned ones, in place and with their share of any moments.
 
@@ -41,7 +40,7 @@ def optimizers_follow(policy: BasePolicy) -> Iterator[None]:
 _Weights = dict[tuple[str, str], tuple[nn.Parameter, Topology | None]]
 
 
-def _weights_of(policy: BasePolicy) -> _Weights:
+def _weights_of(policy: nn.Module) -> _Weights:
     """Layer and name of its dense weight -> the parameter that holds it, and where its entries sit."""
     found: _Weights = {}
     for name, layer in policy.named_modules():

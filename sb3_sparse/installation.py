@@ -1,8 +1,9 @@
-"""Optional dependencies, asked for where they are needed."""
+"""What is installed, and how to install what is not. Every floor may import it; it needs nothing of the package."""
 
 import importlib
 import json
-from importlib.metadata import distribution
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,3 +54,17 @@ def _requirement(origin: dict[str, Any], extras: str, is_for_others: bool) -> st
     if "vcs_info" in origin:
         url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
     return f'"{_NAME}[{extras}] @ {url}"'
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """
+    :param packages: Names of distributions
+    :return: Name -> version of those that are installed
+    """
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,8 +1,9 @@
-"""Length of an environment's episodes."""
+"""How an environment counts steps: those of an episode, and those per agent step."""
 
 from typing import Any
 
 import gymnasium as gym
+from stable_baselines3.common.vec_env import VecEnv
 
 
 def episode_length(env: Any) -> int | None:
@@ -54,3 +55,12 @@ def _attribute(env: Any, name: str) -> list[Any]:
 
 def _shortest(lengths: tuple[int | None, ...]) -> int | None:
     return min((length for length in lengths if length is not None), default=None)
+
+
+def action_repeat(env: VecEnv) -> int:
+    """
+    Environment steps per agent step; 1 if the environment does not say.
+
+    :param env: Vectorised environment
+    """
+    return int(env.get_attr("action_repeat", [0])[0]) if env.has_attr("action_repeat") else 1
