@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sb3_sparse import SAC, SparseSimBaPolicy
-from sb3_sparse.cli import bench
 from sb3_sparse.cli.command_line import main
 from sb3_sparse.experiments.benchmarks import checkpoint_cost as module
+from sb3_sparse.experiments.benchmarks import checkpoint_throughput as throughput
 from sb3_sparse.experiments.benchmarks.checkpoint_cost import CheckpointCost, SpaceEnv, checkpoint_cost, format_checkpoints
 from sb3_sparse.experiments.benchmarks.checkpoint_throughput import (
     CheckpointThroughput,
@@ -33,9 +33,9 @@ def test_further_checkpoints_are_smaller(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_throughput_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "checkpoint_throughput", partial(checkpoint_throughput, save_freq=50))
-    monkeypatch.setattr(bench, "trained_models", lambda env: [Trained("small", small, 100)])
-    assert main(["bench", "--checkpoint-throughput", "--rounds", "2", "--json", str(tmp_path / "costs.json")]) == 0
+    monkeypatch.setattr(throughput, "checkpoint_throughput", partial(checkpoint_throughput, save_freq=50))
+    monkeypatch.setattr(throughput, "trained_models", lambda env: [Trained("small", small, 100)])
+    assert main(["bench", "checkpoint-throughput", "--rounds", "2", "--json", str(tmp_path / "costs.json")]) == 0
     (result,) = json.loads((tmp_path / "costs.json").read_text())
     assert result["what"] == "small" and len(result["process"]) == len(result["wall"]) == 2
     # Two checkpoints in a hundred steps cost much, but not everything.
@@ -43,12 +43,12 @@ def test_throughput_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_no_round_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--checkpoint-throughput", "--rounds", "0"]) == 1
+    assert main(["bench", "checkpoint-throughput", "--rounds", "0"]) == 1
     assert "rounds must be an integer of at least 1, got 0" in capsys.readouterr().err
 
 
 def test_figures_are_not_lost_for_want_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--checkpoint-throughput", "--json", str(tmp_path / "none" / "costs.json")]) == 1
+    assert main(["bench", "checkpoint-throughput", "--json", str(tmp_path / "none" / "costs.json")]) == 1
     assert f"there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
 
 

@@ -34,6 +34,7 @@ from sb3_sparse import (
 )
 from sb3_sparse.cli.command_line import main
 from sb3_sparse.installation import install_command
+from sb3_sparse import deployment
 from sb3_sparse.deployment import SparsePolicy, export, load_policy, sparse_policy
 from sb3_sparse.deployment.loading import load_model
 
@@ -247,6 +248,12 @@ def test_empty_rows_and_dense_layers(tmp_path: Path, back_end: str) -> None:
     assert any((np.diff(step.arrays["starts"]) == 0).any() for step in policy.steps if step.name == "sparse")
     observations = np.random.default_rng(1).standard_normal((20, 6)).astype(np.float32)
     assert_same_actions(policy(observations), model.predict(observations, deterministic=True)[0])
+
+
+def test_the_command_offers_all_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    assert f"{{{','.join([*deployment.FORMATS, deployment.SAFE_FORMAT])}}}" in capsys.readouterr().out
 
 
 def test_stored_weights_are_the_active_ones(tmp_path: Path) -> None:

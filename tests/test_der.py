@@ -614,7 +614,7 @@ def test_benchmark() -> None:
     assert all(time > 0 for cost in costs for time in cost.update_ms)
     assert "DER, S=0.5" in format_der_table(costs)
     with pytest.raises(ValueError, match="at least 1"):
-        der_cost(rounds=0)
+        der_cost([1.0], [0.5], rounds=0)
 
 
 def test_catch_is_a_sound_environment() -> None:

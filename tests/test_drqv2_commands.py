@@ -160,7 +160,7 @@ def test_samples_of_a_search_build_a_model(dot: str) -> None:
 def test_costs_of_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "costs.json"
     sizes = ["--width-scale", "0.05", "0.1", "--sparsity", "0.5", "--rounds", "1", "--updates", "1", "--batch-size", "2"]
-    assert main(["bench", "--drqv2", *sizes, "--device", "cpu", "--json", str(file)]) == 0
+    assert main(["bench", "drqv2", *sizes, "--device", "cpu", "--json", str(file)]) == 0
     costs = json.loads(file.read_text())
     assert [(cost["width_scale"], cost["variant"]) for cost in costs] == [
         (width, variant) for width in (0.05, 0.1) for variant in (PLAIN, "ours, S=0.5")

@@ -20,7 +20,8 @@ from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Conten
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
 from sb3_sparse.experiments.figures.panels import Panels
 from sb3_sparse.experiments.figures.table_figure import _group, plot_table
-from sb3_sparse.experiments.quickstart import Quickstart, _expected, random_return
+from sb3_sparse.experiments.quickstart import _expected, random_return
+from sb3_sparse.experiments.quickstart_settings import Quickstart
 from sb3_sparse.experiments.sweep.grid import load_grid, shipped_grids
 from sb3_sparse.experiments.sweep.grid_table import read_table
 from sb3_sparse.zoo import provenance
@@ -201,10 +202,10 @@ def test_the_quickstart_says_what_to_expect() -> None:
             ["quickstart", "--env", "CartPole-v1"],
             "--env CartPole-v1: the quickstart trains SAC, which needs continuous actions",
         ),
-        (["bench", "--sparsity", "-0.1"], "sparsity must lie in [0, 1)"),
-        (["bench", "--device", "tpu"], "There is no device 'tpu'"),
-        (["bench", "--der", "--device", "cuda:99"], "This machine has no device 'cuda:99'"),
-        (["bench", "--loop", "CartPole-v1"], "--loop CartPole-v1: SAC needs continuous actions"),
+        (["bench", "updates", "--sparsity", "-0.1"], "sparsity must lie in [0, 1)"),
+        (["bench", "updates", "--device", "tpu"], "There is no device 'tpu'"),
+        (["bench", "der", "--device", "cuda:99"], "This machine has no device 'cuda:99'"),
+        (["bench", "updates", "--loop", "CartPole-v1"], "--loop CartPole-v1: SAC needs continuous actions"),
         (["sweep", "learning-curves", "--local", "--device", "cuda:99"], "This machine has no device 'cuda:99'"),
         (["sweep", "learning-curves", "--address", "localhost:1", "--device", "tpu"], "There is no device 'tpu'"),
     ],
@@ -280,6 +281,14 @@ def test_every_option_of_every_command_says_what_it_does() -> None:
     assert len(commands) > 10 and not undescribed
 
 
+def test_commands_that_were_meant_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = {"figure": ["figre", "3"], "updates": ["bench", "update"], "onnx": ["export", "--format", "onx"]}
+    for meant, words in typed.items():
+        with pytest.raises(SystemExit):
+            main(words)
+        assert f"did you mean '{meant}'?" in capsys.readouterr().err
+
+
 def test_the_grids_of_the_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["sweep", "--help"])
@@ -311,7 +320,7 @@ def test_benchmark_compares_all_contenders(tmp_path: Path, capsys: pytest.Captur
         "cpu",
         "--no-memory",
     ]
-    assert main(["bench", *small, "--loop", "Pendulum-v1", "--loop-steps", "20", "--json", str(path)]) == 0
+    assert main(["bench", "updates", *small, "--loop", "Pendulum-v1", "--loop-steps", "20", "--json", str(path)]) == 0
     variants = [STOCK, "SB3, S=0", "ours, S=0", "SB3, S=0.5", "ours, S=0.5"]
     entries = json.loads(path.read_text())
     assert [entry["variant"] for entry in entries] == 2 * variants

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import sb3_sparse
+
 PACKAGE = Path(__file__).parent.parent / "sb3_sparse"
 # What every floor may import, and what imports nothing of the package.
-GROUND = {"arguments", "installation"}
+GROUND = {"arguments", "installation", "moved_modules"}
 # From the ground up; imports point down only, and those of one floor know nothing of each other.
 FLOORS = [
     {"sparsity"},
@@ -40,6 +42,39 @@ def test_importing_the_package_needs_no_extra() -> None:
     loaded = run("import sys, sb3_sparse; print(*{name.split('.')[0] for name in sys.modules})").split()
     # SB3 itself imports these two where they are installed.
     assert not extras.intersection(loaded) - {"matplotlib", "rich"}
+
+
+def test_help_takes_no_time() -> None:
+    code = """
+import contextlib, io, sys
+from sb3_sparse.cli.command_line import ZOO_COMMANDS, main, parser
+(commands,) = (action for action in parser()._actions if action.choices)
+for words in [[], ["bench", "updates"], *([name] for name in commands.choices if name not in ZOO_COMMANDS)]:
+    with contextlib.redirect_stdout(io.StringIO()) as help, contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    assert "usage: sb3-sparse " + " ".join(words) in help.getvalue()
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+    assert not {"torch", "stable_baselines3", "gymnasium", "numpy", "matplotlib"}.intersection(run(code).split())
+
+
+def test_names_of_the_package_are_known_before_they_are_imported() -> None:
+    code = "import sb3_sparse; print(*dir(sb3_sparse)); from sb3_sparse import *; print(*globals()); sb3_sparse.no_such_name"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert all(set(sb3_sparse.__all__) <= set(line.split()) for line in done.stdout.splitlines())
+    assert len(done.stdout.splitlines()) == 2
+    assert "AttributeError: module 'sb3_sparse' has no attribute 'no_such_name'" in done.stderr
+
+
+def test_former_names_of_modules_are_known_to_a_script_that_imported_nothing_else() -> None:
+    listing = (
+        "import sys, sb3_sparse.common; print(*(name for name, module in sys.modules.items() if name != module.__name__))"
+    )
+    former = [name for name in run(listing).split() if name.startswith("sb3_sparse.")]
+    for name in {name.rpartition(".")[0]: name for name in former}.values():  # one for each folder
+        found = run(f"import importlib; found = importlib.import_module({name!r}); print(found.__name__, found.__spec__.name)")
+        present, of_its_specification = found.split()
+        assert present == of_its_specification != name
 
 
 def test_hyperparameters_of_an_id_that_was_not_registered() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sb3_sparse.cli import bench
 from sb3_sparse.cli.command_line import main
 from sb3_sparse.envs import NoRendererError
 from sb3_sparse.experiments.benchmarks import pixel_cost as module
@@ -56,9 +55,9 @@ def test_refuses_nothing_to_measure() -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     costs_or_skip()
-    monkeypatch.setattr(bench, "pixel_cost", lambda rounds: SMALL(rounds=rounds))
+    monkeypatch.setattr(module, "pixel_cost", lambda rounds: SMALL(rounds=rounds))
     path = tmp_path / "pixels.json"
-    assert main(["bench", "--pixels", "--rounds", "2", "--json", str(path)]) == 0
+    assert main(["bench", "pixels", "--rounds", "2", "--json", str(path)]) == 0
     written = json.loads(path.read_text())
     assert len(written[0]["values"]) == 2
     assert "| cartpole-swingup | exact |" in capsys.readouterr().out
@@ -68,6 +67,6 @@ def test_command_without_a_renderer(capsys: pytest.CaptureFixture[str], monkeypa
     def refuse(rounds: int) -> None:
         raise NoRendererError("dm_control cannot draw images")
 
-    monkeypatch.setattr(bench, "pixel_cost", refuse)
-    assert main(["bench", "--pixels"]) == 1
+    monkeypatch.setattr(module, "pixel_cost", refuse)
+    assert main(["bench", "pixels"]) == 1
     assert "sb3-sparse: dm_control cannot draw images" in capsys.readouterr().err

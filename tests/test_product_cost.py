@@ -59,14 +59,14 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     path = tmp_path / "products.json"
     monkeypatch.setattr(module, "DENSITIES", (0.5,))
     monkeypatch.setattr(module, "SHAPES", ((20, 10),))
-    assert main(["bench", "--products", "--batch", "2", "--json", str(path)]) == 0
+    assert main(["bench", "products", "--batch", "2", "--json", str(path)]) == 0
     assert {entry["product"] for entry in json.loads(path.read_text())} == set(PRODUCTS)
     assert "| 20 x 10 | 2 |" in capsys.readouterr().out
 
 
 def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--products", "--batch", "0"]) == 1
+    assert main(["bench", "products", "--batch", "0"]) == 1
     assert "batch sizes must be positive, got [0]" in capsys.readouterr().err
     monkeypatch.setattr(module, "available_back_ends", lambda: [])
-    assert main(["bench", "--products"]) == 1
+    assert main(["bench", "products"]) == 1
     assert install_command("fast") in capsys.readouterr().err

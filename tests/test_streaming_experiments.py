@@ -42,11 +42,16 @@ def test_streaming_figures_from_the_shipped_table(number: int, tmp_path: Path) -
     assert image.imread(files[0])[..., :3].std() > 0.05
 
 
-def test_several_figures_and_what_is_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("rl_zoo3")
+def test_several_figures_and_what_is_no_figure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    grid_cost = pytest.importorskip("sb3_sparse.experiments.sweep.grid_cost", reason="needs the extra zoo")
+    monkeypatch.setattr(grid_cost, "estimate", lambda *_: None)
     assert main(["figure", "12", "13", "--budget", "smoke", "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("4 runs, 16,000 agent steps") == 2
+    added = ["--set", "seeds=3", "--arm", "width=16", "sparsity=0.3", "label=own", "--arm", "width=8"]
+    assert main(["figure", "12", "--budget", "smoke", *added, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "18 runs" in printed and printed.count("-own-seed") == 3
     with pytest.raises(SystemExit):
         main(["figure", "19"])
     assert "invalid choice: 19" in capsys.readouterr().err
@@ -74,7 +79,7 @@ def test_benchmark_of_stream_ac(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert costs[0].speedup == 1.0 and costs[2].speedup > 5
     path = tmp_path / "bench.json"
     arguments = ["--width", "8", "--sparsity", "0", "--rounds", "1", "--env", "Pendulum-v1", "--json", str(path)]
-    assert main(["bench", "--stream-ac", *arguments]) == 0
+    assert main(["bench", "stream-ac", *arguments]) == 0
     assert [entry["variant"] for entry in json.loads(path.read_text())][:2] == [PLAIN, "torch, S=0"]
     assert "steps per second" in capsys.readouterr().out
 
@@ -91,5 +96,5 @@ def test_bad_arguments_are_named_without_a_traceback(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("numba")
-    assert main(["bench", "--stream-ac", *arguments]) == 1
+    assert main(["bench", "stream-ac", *arguments]) == 1
     assert message in capsys.readouterr().err

@@ -5,12 +5,15 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -22,9 +25,10 @@ from dot_env import DotEnv
 from sb3_sparse import StreamAC
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
 from sb3_sparse.cli.command_line import main
-from sb3_sparse.experiments.sweep import results_folder
+from sb3_sparse.experiments.sweep import places, results_folder, sweep_progress
 from sb3_sparse.experiments.sweep import sweep as sweep_module
 from sb3_sparse.experiments.sweep.grid import Grid
+from sb3_sparse.experiments.sweep.grid_results import GridResults
 from sb3_sparse.experiments.sweep.grid_run import Evaluation, GridRun
 from sb3_sparse.experiments.sweep.grid_table import PROVENANCE, read_table
 from sb3_sparse.experiments.sweep.places import Processes, RayCluster, ThisProcess
@@ -34,7 +38,7 @@ from sb3_sparse.zoo.model_files import policy_tensors
 from sb3_sparse.zoo.run_folders import RunFolder
 
 pytest.importorskip("rl_zoo3")
-from sb3_sparse.experiments.sweep import final_evaluation, grid_training
+from sb3_sparse.experiments.sweep import final_evaluation, grid_cost, grid_training
 from sb3_sparse.experiments.sweep.grid_training import train_run
 
 DOT = "DotForGrids-v0"
@@ -396,6 +400,49 @@ def test_processes_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(read_table(tmp_path / "table.csv")) == 3
 
 
+def half_an_hour(run: GridRun, results: Path, device: str, command: Sequence[str]) -> None:
+    """In a second."""
+    paths = ResultsFolder(results).run(run)
+    paths.folder.mkdir(parents=True)
+    for step in range(100, 600, 100):
+        paths.progress.write_text(str(step))
+        time.sleep(0.2)
+    fake_train(run, results, device, command)
+
+
+def test_what_is_going_on_is_told_where_there_is_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(places, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(sweep_progress, "_MOST_OFTEN", 0.3)
+    run = replace(seeded(0)[0], agent_steps=610)
+    sweep(grid_of(run), tmp_path, ThisProcess(), half_an_hour)
+    line = r"^\[0/1\] (.*): (\d+) of 610 agent steps, \S+ a second, about \d+ s left$"
+    told = re.findall(line, capsys.readouterr().out, re.MULTILINE)
+    assert len(told) >= 2 and {name for name, _ in told} == {run.id}
+    assert [int(step) for _, step in told] == sorted({int(step) for _, step in told})
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "stream_ac", "tqc", "ppo", "drqv2"])
+def test_what_a_run_takes_is_estimated_from_a_few_updates(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_cost, "_LEAST_SECONDS", 0.1)
+    told: list[grid_cost.RunCost] = []
+    grid_cost._measure(run_of(algorithm), "cpu", SimpleNamespace(send=told.append))  # type: ignore[arg-type]
+    (cost,) = told
+    assert 0.01 < cost.seconds < 300 and cost.memory > 1e8 and cost.gpu_memory == 0
+    assert cost.disk > 1_000 and cost.checkpoint > cost.disk / 2
+
+
+def test_a_run_is_the_same_one_by_whatever_label(tmp_path: Path) -> None:
+    (plain,) = seeded(0)
+    labelled = replace(plain, name="S = 0.5, mine")
+    assert labelled.id == f"sac-Pendulum-S0.5-mine-seed0-{plain.key}" != plain.id
+    sweep(grid_of(plain), tmp_path, ThisProcess(), fake_train)
+    sweep(grid_of(labelled), tmp_path, ThisProcess(), fake_train)
+    assert calls(tmp_path) == [0]
+    assert GridResults.of(grid_of(labelled), tmp_path).final(labelled) == 0.0
+
+
 def test_an_unreachable_cluster_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(ValueError, match=r"Nothing answers at '127\.0\.0\.1:1'"):
@@ -422,7 +469,11 @@ def test_sweep_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     grid.write_text(GRID)
     command = ["sweep", str(grid), "--output", str(output), "--local", "--device", "cpu"]
     assert main([*command, "--dry-run"]) == 0
-    assert "2 runs" in capsys.readouterr().out and not output.exists()
+    printed = capsys.readouterr().out
+    assert "2 runs" in printed and not output.exists()
+    hours, memory = re.search(r"core-hours +(\S+), (\S+) h for a run", printed), re.search(r"memory +(\d+) MB", printed)
+    assert hours and memory and 0 < 2 * float(hours[2]) == pytest.approx(float(hours[1]), rel=0.02) and int(memory[1]) > 100
+    assert "unknown, as no GPU was timed" in printed
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "[2/2]" in printed and "mine.png" in printed

@@ -1,12 +1,21 @@
 """Directive ``command-line``: the help of every command, from its parser."""
 
 import argparse
+from collections.abc import Iterator
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 from sb3_sparse.cli.command_line import parser as all_commands
+
+
+def below(parser: argparse.ArgumentParser, *names: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield " ".join((*names, name)), command
+                yield from below(command, *names, name)
 
 
 def section(name: str, parser: argparse.ArgumentParser) -> nodes.section:
@@ -21,8 +30,7 @@ class CommandLine(Directive):
     """A section for each command."""
 
     def run(self) -> list[nodes.Node]:
-        (commands,) = (action for action in all_commands()._actions if isinstance(action, argparse._SubParsersAction))
-        return [section(name, parser) for name, parser in commands.choices.items()]
+        return [section(name, parser) for name, parser in below(all_commands())]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

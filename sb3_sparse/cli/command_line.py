@@ -1,17 +1,17 @@
 """The command line: ``sb3-sparse`` and ``python -m sb3_sparse``."""
 
 import argparse
+import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-
-import gymnasium as gym
+from typing import NoReturn
 
 from sb3_sparse.cli import COMMANDS
 from sb3_sparse.cli.zoo_commands import ZOO_COMMANDS, check_options, run_zoo
-from sb3_sparse.zoo.registration import register
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,16 +44,15 @@ def _is_cut_off() -> bool:
 
 def _run(words: list[str]) -> int:
     is_zoo_command = bool(words) and words[0] in ZOO_COMMANDS
+    options = None if is_zoo_command else parser().parse_args(words)
     try:
-        if is_zoo_command:
+        if options is None:
             check_options(words)
-            register()
         else:
-            options = parser().parse_args(words)
             options.run(options)
     except BrokenPipeError:
         raise
-    except (ImportError, OSError, ValueError, gym.error.Error) as error:
+    except _mendable_errors() as error:
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1
     if is_zoo_command:  # not above, as what goes wrong in hours of training is worth a traceback
@@ -61,9 +60,30 @@ def _run(words: list[str]) -> int:
     return 0
 
 
+def _mendable_errors() -> tuple[type[Exception], ...]:
+    """Errors that tell what was wrong with a command; asked for after one only, as gymnasium takes its time."""
+    import gymnasium as gym
+
+    return ImportError, OSError, ValueError, gym.error.Error
+
+
+class Parser(argparse.ArgumentParser):
+    """Says which of its choices may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """
+        End the program.
+
+        :param message: What was wrong
+        """
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        meant = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1) if wrong else []
+        super().error(f"{message}: did you mean {meant[0]!r}?" if meant else message)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    result = argparse.ArgumentParser(prog="sb3-sparse", description="Static network sparsity for Stable-Baselines3.")
+    result = Parser(prog="sb3-sparse", description="Static network sparsity for Stable-Baselines3.")
     result.add_argument("--version", action="version", version=f"%(prog)s {version('sb3-sparse')}")
     commands = result.add_subparsers(required=True, metavar="command")
     for add in COMMANDS:

@@ -2,13 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stable_baselines3.common.base_class import BaseAlgorithm
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_sparse.common.observation_preprocessing import noted_preprocessing
-from sb3_sparse.deployment import FORMATS, SAFE_FORMAT, export
-from sb3_sparse.deployment.environment_observations import Statistics
-from sb3_sparse.deployment.loading import find_vec_normalize, load_model, load_vec_normalize
+    from sb3_sparse.deployment.environment_observations import Statistics
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -17,7 +16,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("model", type=Path, help="saved model; reading a zip can run any code in it")
     command.add_argument(
         "--format",
-        choices=[*FORMATS, SAFE_FORMAT],
+        choices=["onnx", "sparse", "safetensors"],
         default="onnx",
         help="a dense ONNX graph; active weights only, for sb3_sparse.deployment.load_policy; or the whole model, to go on "
         "training, read without running code in it (default: %(default)s)",
@@ -40,14 +39,21 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Export the policy."""
+    from sb3_sparse.deployment import export
+    from sb3_sparse.deployment.loading import load_model
+
     model = load_model(options.model)
     statistics = _statistics(options, model)
     written = export(model, options.output, options.format, statistics, options.channels_last)
     print(f"{written.path}: {written.bytes:,} bytes, deviates from the model by at most {written.largest_error:.1e}")
 
 
-def _statistics(options: argparse.Namespace, model: BaseAlgorithm) -> Statistics:
+def _statistics(options: argparse.Namespace, model: "BaseAlgorithm") -> "Statistics":
     """What was given; else what lies with the model, unless the model knows that nothing normalised its observations."""
+    from sb3_sparse.common.observation_preprocessing import noted_preprocessing
+    from sb3_sparse.deployment import SAFE_FORMAT
+    from sb3_sparse.deployment.loading import find_vec_normalize, load_vec_normalize
+
     if options.vec_normalize == Path("none"):
         return False
     if options.vec_normalize is not None:

@@ -4,10 +4,8 @@ import argparse
 from pathlib import Path
 
 from sb3_sparse.cli.place_options import add_place_options
-from sb3_sparse.cli.sweep import run_grid
-from sb3_sparse.experiments.sweep.grid import BUDGETS, figure_grid, figures
-from sb3_sparse.experiments.sweep.sweep import SweepError
-from sb3_sparse.zoo.registration import register
+from sb3_sparse.cli.sweep import add_change_options, changes_of, run_grid
+from sb3_sparse.experiments.sweep.shipped_grids import BUDGETS, figures
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -29,14 +27,19 @@ def add(commands: argparse._SubParsersAction) -> None:
         default="short",
         help="minutes on two CPU cores, hours on a GPU (streaming: of a CPU core), or the paper's (default: %(default)s)",
     )
+    add_change_options(command)
     add_place_options(command, Path("runs/figures"))
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run what is missing, then draw the figures; runs of one that fail do not keep the next from beginning."""
+    from sb3_sparse.experiments.sweep.grid import figure_grid
+    from sb3_sparse.experiments.sweep.sweep import SweepError
+    from sb3_sparse.zoo.registration import register
+
     register()
-    grids = [figure_grid(number, options.budget) for number in options.number]
+    grids = [figure_grid(number, options.budget, *changes_of(options)) for number in options.number]
     failures = []
     for grid in grids:
         try:

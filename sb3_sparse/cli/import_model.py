@@ -3,10 +3,6 @@
 import argparse
 from pathlib import Path
 
-from sb3_sparse.deployment import read_model
-from sb3_sparse.deployment.loading import VEC_NORMALIZE
-from sb3_sparse.deployment.safe_file import has_vec_normalize, read_vec_normalize
-
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
@@ -18,6 +14,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read the file, and save the model."""
+    from sb3_sparse.deployment import read_model
+    from sb3_sparse.deployment.loading import VEC_NORMALIZE
+    from sb3_sparse.deployment.safe_file import has_vec_normalize, read_vec_normalize
+
     if not options.output.parent.is_dir():
         raise ValueError(f"Cannot write {options.output}: there is no folder {options.output.parent}.")
     model = read_model(options.file, device="cpu", has_buffer=False)

@@ -1,12 +1,13 @@
 """Options of commands that run grids: where runs go, and where results are kept."""
 
 import argparse
+import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sb3_sparse.buffers.present_device import check_device
-from sb3_sparse.installation import import_extra
-from sb3_sparse.experiments.sweep.grid import Grid
-from sb3_sparse.experiments.sweep.places import Place, RayCluster, ThisProcess
+if TYPE_CHECKING:
+    from sb3_sparse.experiments.sweep.grid import Grid
+    from sb3_sparse.experiments.sweep.places import Place
 
 
 def add_place_options(command: argparse.ArgumentParser, output: Path) -> None:
@@ -24,10 +25,10 @@ def add_place_options(command: argparse.ArgumentParser, output: Path) -> None:
     command.add_argument("--local", action="store_true", help="one run after the other in this process, without Ray")
     command.add_argument("--retries", type=int, default=3, help="of a run whose process died (default: %(default)s)")
     command.add_argument("--device", default="auto", help="cpu, cuda or auto (default: %(default)s)")
-    command.add_argument("--dry-run", action="store_true", help="list the runs, and train nothing")
+    command.add_argument("--dry-run", action="store_true", help="list the runs, and estimate what they will take")
 
 
-def place_of(options: argparse.Namespace, grid: Grid) -> Place:
+def place_of(options: argparse.Namespace, grid: "Grid") -> "Place":
     """
     Where runs go.
 
@@ -35,6 +36,10 @@ def place_of(options: argparse.Namespace, grid: Grid) -> Place:
     :param grid: Grid, which says what its runs need
     :raises ValueError: if options contradict each other.
     """
+    from sb3_sparse.buffers.present_device import check_device
+    from sb3_sparse.installation import import_extra
+    from sb3_sparse.experiments.sweep.places import RayCluster, ThisProcess
+
     if options.local and (options.address is not None or options.workers is not None):
         raise ValueError("--local runs in this process: leave out --address and --workers.")
     if options.address is not None and options.workers is not None:
@@ -51,12 +56,16 @@ def place_of(options: argparse.Namespace, grid: Grid) -> Place:
     )
 
 
-def list_runs(grid: Grid) -> None:
+def show_plan(grid: "Grid", device: str) -> None:
     """
-    Print what a grid would train.
+    Print what a grid would train, and what that will take.
 
     :param grid: Grid
+    :param device: Device that runs are timed on
     """
+    from sb3_sparse.experiments.sweep.grid_cost import estimate
+
     for run in grid.runs:
         print(f"{run.id}  {run.agent_steps:,} agent steps")
-    print(f"{grid.title}: {len(grid.runs)} runs, {sum(run.agent_steps for run in grid.runs):,} agent steps")
+    print(f"{grid.title}: {len(grid.runs)} runs, {sum(run.agent_steps for run in grid.runs):,} agent steps", flush=True)
+    estimate(grid, device, functools.partial(print, flush=True))

@@ -3,10 +3,6 @@
 import argparse
 from pathlib import Path
 
-from sb3_sparse.experiments.figures.run_figures import plot_runs
-from sb3_sparse.experiments.figures.table_figure import plot_table
-from sb3_sparse.zoo.run_folders import find_runs
-
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
@@ -26,6 +22,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw what there is of the runs."""
+    from sb3_sparse.experiments.figures.run_figures import plot_runs
+    from sb3_sparse.experiments.figures.table_figure import plot_table
+    from sb3_sparse.zoo.run_folders import find_runs
+
     tables = [path for path in options.runs if path.suffix == ".csv"]
     for table in tables:
         print(plot_table(table, options.output / f"{table.stem}.png"))

@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sb3_sparse.experiments.quickstart import Quickstart, quickstart
-from sb3_sparse.experiments.sweep.grid_training import train_run
-from sb3_sparse.zoo.registration import register
+from sb3_sparse.experiments.quickstart_settings import Quickstart
 
 # Name of each option, the setting that it is, its type and meaning.
 _OPTIONS = (
@@ -32,5 +30,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train the agents."""
+    from sb3_sparse.experiments.quickstart import quickstart
+    from sb3_sparse.experiments.sweep.grid_training import train_run
+    from sb3_sparse.zoo.registration import register
+
     register()
     quickstart(Quickstart(**{field: getattr(options, field) for _, field, _, _ in _OPTIONS}), train_run)

@@ -3,9 +3,6 @@
 import argparse
 from pathlib import Path
 
-from sb3_sparse.experiments.figures.report import write_report
-from sb3_sparse.zoo.registration import register
-
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add this command's parser."""
@@ -17,5 +14,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the page."""
+    from sb3_sparse.experiments.figures.report import write_report
+    from sb3_sparse.zoo.registration import register
+
     register()
     print(write_report(options.results, options.output or options.results / "report.html"))

@@ -3,17 +3,16 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sb3_sparse.cli.place_options import add_place_options, list_runs, place_of
-from sb3_sparse.installation import import_extra
-from sb3_sparse.experiments.figures.grid_figures import draw_figure
-from sb3_sparse.experiments.sweep.grid import Grid, GridError, load_grid, shipped_grids
-from sb3_sparse.experiments.sweep.grid_check import check_grid
-from sb3_sparse.experiments.sweep.grid_results import GridResults
-from sb3_sparse.experiments.sweep.grid_training import train_run
-from sb3_sparse.experiments.sweep.sweep import SweepError, sweep
-from sb3_sparse.zoo.registration import register
+from sb3_sparse.cli.place_options import add_place_options, place_of, show_plan
+from sb3_sparse.experiments.sweep.shipped_grids import shipped_grids
+
+if TYPE_CHECKING:
+    from sb3_sparse.experiments.sweep.grid import Grid
+
+
+_EXAMPLES = {"--set": "seeds=5", "--arm": "sparsity=0.9"}
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -28,20 +27,53 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("grid", type=Path, help="YAML file of the grid, or the name of one of this package, see below")
     command.add_argument("--budget", help="entry of the grid's budgets; the file as it is by default")
-    command.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the grid to replace, as YAML: seeds=5 task=Ant-v5"
-    )
+    add_change_options(command)
     add_place_options(command, Path("runs/sweep"))
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run what is missing, then draw."""
+    from sb3_sparse.experiments.sweep.grid import load_grid
+    from sb3_sparse.zoo.registration import register
+
     register()
-    run_grid(load_grid(options.grid, options.budget, _changes(options.set)), options)
+    run_grid(load_grid(options.grid, options.budget, *changes_of(options)), options)
 
 
-def _changes(words: Sequence[str]) -> dict[str, Any]:
+def add_change_options(command: argparse.ArgumentParser) -> None:
+    """
+    Add the options that change a grid.
+
+    :param command: Parser
+    """
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of the grid to replace, as YAML: seeds=5 task=Ant-v5"
+    )
+    command.add_argument(
+        "--arm",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an arm to add to the grid's own: width_scale=2 sparsity=0.9 label=mine; can be given several times",
+    )
+
+
+def changes_of(options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """
+    What they ask for.
+
+    :param options: Options given
+    :return: Keys to replace, and arms to add
+    """
+    return _read("--set", options.set), [_read("--arm", words) for words in options.arm]
+
+
+def _read(option: str, words: Sequence[str]) -> dict[str, Any]:
+    from sb3_sparse.installation import import_extra
+    from sb3_sparse.experiments.sweep.grid import GridError
+
     yaml = import_extra("yaml", "zoo")
     changes = {}
     for word in words:
@@ -49,13 +81,13 @@ def _changes(words: Sequence[str]) -> dict[str, Any]:
         try:
             changes[key] = yaml.safe_load(value) if equals else None
         except yaml.YAMLError as error:
-            raise GridError(f"--set {word}: {value!r} is not YAML: {error}") from error
+            raise GridError(f"{option} {word}: {value!r} is not YAML: {error}") from error
         if not equals:
-            raise GridError(f"--set takes words such as seeds=5, got {word!r}.")
+            raise GridError(f"{option} takes words such as {_EXAMPLES[option]}, got {word!r}.")
     return changes
 
 
-def run_grid(grid: Grid, options: argparse.Namespace) -> None:
+def run_grid(grid: "Grid", options: argparse.Namespace) -> None:
     """
     Run what is missing of a grid, then draw its figure from what there is.
 
@@ -63,9 +95,16 @@ def run_grid(grid: Grid, options: argparse.Namespace) -> None:
     :param options: Options of :func:`~sb3_sparse.cli.place_options.add_place_options`
     :raises ValueError: if runs failed; the figure is drawn before.
     """
+    from sb3_sparse.buffers.present_device import check_device
+    from sb3_sparse.installation import import_extra
+    from sb3_sparse.experiments.sweep.grid_check import check_grid
+    from sb3_sparse.experiments.sweep.grid_training import train_run
+    from sb3_sparse.experiments.sweep.sweep import SweepError, sweep
+
     check_grid(grid)
     if options.dry_run:
-        list_runs(grid)
+        check_device(options.device)
+        show_plan(grid, options.device)
         return
     import_extra("matplotlib", "plots")  # before hours of training, not after
     import_extra("rliable", "plots")
@@ -85,7 +124,7 @@ def run_grid(grid: Grid, options: argparse.Namespace) -> None:
     draw(grid, options.output, is_all=True)
 
 
-def draw(grid: Grid, output: Path, is_all: bool) -> None:
+def draw(grid: "Grid", output: Path, is_all: bool) -> None:
     """
     Draw a grid's figure, and say what is missing in it.
 
@@ -93,6 +132,9 @@ def draw(grid: Grid, output: Path, is_all: bool) -> None:
     :param output: Folder of results
     :param is_all: Whether all runs are finished
     """
+    from sb3_sparse.experiments.figures.grid_figures import draw_figure
+    from sb3_sparse.experiments.sweep.grid_results import GridResults
+
     results = GridResults.of(grid, output)
     if not results.lines and not is_all:
         return

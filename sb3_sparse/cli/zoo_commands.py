@@ -7,14 +7,6 @@ import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-import gymnasium as gym
-
-from sb3_sparse.buffers.present_device import check_device
-from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
-from sb3_sparse.installation import import_extra
-from sb3_sparse.zoo.resuming import OptionError, checkpointing, parse_options
-from sb3_sparse.zoo.sharing import SharingError, finding_model, pulling, pushing
-
 # Our commands that are the RL Zoo's own, and the zoo's modules behind them.
 ZOO_COMMANDS = {
     "train": "rl_zoo3.train",
@@ -23,11 +15,8 @@ ZOO_COMMANDS = {
     "push": "rl_zoo3.push_to_hub",
     "pull": "rl_zoo3.load_from_hub",
 }
-# In what some of them run.
-_SURROUNDINGS = {"push": pushing, "pull": pulling, "enjoy": finding_model, "record": finding_model}
 # Functions that run when a command does what it was asked for.
 _UNDER_WAY = ("learn", "hyperparameters_optimization", "predict", "step")
-_MENDABLE = (AssertionError, ImportError, OSError, ValueError, gym.error.Error)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -38,19 +27,24 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def check_options(words: Sequence[str]) -> None:
     """
-    Say what an Atari game needs where it is missing; the zoo would say that there is no such game. Say that there is no such
-    device; the zoo would fail, or use the CPU without a word.
+    Register our environments, algorithms and hyperparameters with the zoo. Say what an Atari game needs where it is missing;
+    the zoo would say that there is no such game. Say that there is no such device; the zoo would fail, or use the CPU.
 
     :param words: Command line of one of the zoo's commands
     :raises ImportError: if a game is named, and the emulator or OpenCV is missing; the message tells what to install.
     :raises ValueError: if there is no such device.
     """
+    from sb3_sparse.buffers.present_device import check_device
+    from sb3_sparse.installation import import_extra
+    from sb3_sparse.zoo.registration import register
+
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--device", default="auto")
     check_device(parser.parse_known_args(words)[0].device)
     if any(word.startswith("ALE/") for word in words):
         for module in ("ale_py", "cv2"):
             import_extra(module, "atari")
+    register()
 
 
 def run_zoo(command: str, *options: str) -> int:
@@ -86,17 +80,28 @@ def is_of_the_user(error: Exception) -> bool:
 
     :param error: What a command ended with
     """
+    import gymnasium as gym
+
+    from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
+    from sb3_sparse.zoo.resuming import OptionError
+    from sb3_sparse.zoo.sharing import SharingError
+
     if isinstance(error, CheckpointError | OptionError | SharingError):
         return True
     if any(frame.f_code.co_name in _UNDER_WAY for frame, _ in traceback.walk_tb(error.__traceback__)):
         return False
     is_name = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
-    return is_name or (isinstance(error, _MENDABLE) and str(error) != "")
+    mendable = isinstance(error, AssertionError | ImportError | OSError | ValueError | gym.error.Error)
+    return is_name or (mendable and str(error) != "")
 
 
 def _prepare(command: str, *options: str) -> tuple[AbstractContextManager, list[str]]:
     """In what a command runs, and the options that are left for the zoo."""
+    from sb3_sparse.zoo.resuming import checkpointing, parse_options
+    from sb3_sparse.zoo.sharing import finding_model, pulling, pushing
+
     if command != "train":
-        return _SURROUNDINGS.get(command, nullcontext)(), list(options)
+        surroundings = {"push": pushing, "pull": pulling, "enjoy": finding_model, "record": finding_model}
+        return surroundings.get(command, nullcontext)(), list(options)
     asked, words = parse_options(options)
     return checkpointing(asked), words

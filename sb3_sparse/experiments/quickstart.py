@@ -1,7 +1,6 @@
 """The quickstart: sparse and dense agents side by side, SAC and Stream AC, in minutes on two CPU cores."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,8 +9,8 @@ import numpy as np
 from sb3_sparse.arguments import check_continuous
 from sb3_sparse.installation import import_extra
 from sb3_sparse.deployment.known_classes import short_algorithm
-from sb3_sparse.envs import env_id
 from sb3_sparse.experiments.figures.quickstart_figure import draw_quickstart
+from sb3_sparse.experiments.quickstart_settings import Quickstart
 from sb3_sparse.experiments.figures.verdicts import final_values, interval, stored_tables
 from sb3_sparse.experiments.sweep.grid import Grid
 from sb3_sparse.experiments.sweep.grid_results import GridResults
@@ -25,7 +24,7 @@ from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.sparsity import summary
 from sb3_sparse.zoo.run_folders import RunFolder, action_repeat
 
-TASK, STREAMING_TASK = env_id("walker", "walk"), "Ant-v4"
+STREAMING_TASK = "Ant-v4"
 RANDOM_EPISODES = 10
 MIN_STEPS = 100  # agent steps of a run, and between two evaluations
 MIN_STREAMING_STEPS = 1_000  # the longest episode of its task, without which there is no return
@@ -41,65 +40,43 @@ _STREAMING_ARMS: Mapping[str, Mapping[str, object]] = {
 }
 
 
-@dataclass(frozen=True)
-class Quickstart:
-    """
-    Settings of the quickstart. SAC's deviate from the paper's (which take hours on a CPU) towards a quick start: a small
-    network, a higher learning rate, smaller batches, fewer random steps, one update per agent step. Stream AC's are its own
-    defaults.
+def grid_of(settings: Quickstart) -> Grid:
+    """SAC's sparse and dense run, then Stream AC's."""
+    streaming = [_stream(settings, name) for name in _STREAMING_ARMS] if settings.streaming_steps else []
+    title = "SAC and Stream AC, sparse and dense" if streaming else "SAC, sparse and dense"
+    return Grid("quickstart", None, title, (_run(settings, settings.sparsity), _run(settings, 0.0), *streaming))
 
-    :param task: Environment id, of SAC
-    :param sparsity: Sparsity of SAC's sparse agent
-    :param width_scale: Width scale of both of SAC's agents
-    :param agent_steps: Length of SAC's runs
-    :param streaming_steps: Length of Stream AC's runs, 0 for none
-    :param seed: Seed of all runs
-    :param folder: Where everything is written
-    """
 
-    task: str = TASK
-    sparsity: float = 0.5
-    width_scale: float = 0.125
-    agent_steps: int = 15_000
-    streaming_steps: int = 75_000
-    seed: int = 0
-    folder: Path = Path("runs/quickstart")
+def _run(settings: Quickstart, sparsity: float) -> GridRun:
+    return GridRun(
+        algorithm="sac",
+        task=settings.task,
+        policy={"width_scale": settings.width_scale, "sparsity": sparsity},
+        seed=settings.seed,
+        agent_steps=settings.agent_steps,
+        evaluation=Evaluation(max(MIN_STEPS, settings.agent_steps // 10), 5),
+        plasticity={"log_freq": max(MIN_STEPS, settings.agent_steps // 10)},
+        hyperparameters={
+            "policy": "sb3_sparse.SparseSimBaPolicy",
+            "learning_starts": min(1_000, settings.agent_steps // 4),
+            "gradient_steps": 1,
+            "learning_rate": 1e-3,
+            "batch_size": 128,
+        },
+        name=f"SAC, S = {sparsity:g}" if sparsity else "SAC, dense",
+    )
 
-    def grid(self) -> Grid:
-        """SAC's sparse and dense run, then Stream AC's."""
-        streaming = [self._stream(name) for name in _STREAMING_ARMS] if self.streaming_steps else []
-        title = "SAC and Stream AC, sparse and dense" if streaming else "SAC, sparse and dense"
-        return Grid("quickstart", None, title, (self._run(self.sparsity), self._run(0.0), *streaming))
 
-    def _run(self, sparsity: float) -> GridRun:
-        return GridRun(
-            algorithm="sac",
-            task=self.task,
-            policy={"width_scale": self.width_scale, "sparsity": sparsity},
-            seed=self.seed,
-            agent_steps=self.agent_steps,
-            evaluation=Evaluation(max(MIN_STEPS, self.agent_steps // 10), 5),
-            plasticity={"log_freq": max(MIN_STEPS, self.agent_steps // 10)},
-            hyperparameters={
-                "policy": "sb3_sparse.SparseSimBaPolicy",
-                "learning_starts": min(1_000, self.agent_steps // 4),
-                "gradient_steps": 1,
-                "learning_rate": 1e-3,
-                "batch_size": 128,
-            },
-            name=f"SAC, S = {sparsity:g}" if sparsity else "SAC, dense",
-        )
-
-    def _stream(self, name: str) -> GridRun:
-        return GridRun(
-            algorithm="stream_ac",
-            task=STREAMING_TASK,
-            policy={"width": 128, **_STREAMING_ARMS[name]},
-            seed=self.seed,
-            agent_steps=self.streaming_steps,
-            windows=max(1, self.streaming_steps // _WINDOW),
-            name=f"Stream AC, {name}",
-        )
+def _stream(settings: Quickstart, name: str) -> GridRun:
+    return GridRun(
+        algorithm="stream_ac",
+        task=STREAMING_TASK,
+        policy={"width": 128, **_STREAMING_ARMS[name]},
+        seed=settings.seed,
+        agent_steps=settings.streaming_steps,
+        windows=max(1, settings.streaming_steps // _WINDOW),
+        name=f"Stream AC, {name}",
+    )
 
 
 def quickstart(settings: Quickstart, train: Train) -> None:
@@ -114,7 +91,7 @@ def quickstart(settings: Quickstart, train: Train) -> None:
     for module, extra in {"matplotlib": "plots", "rich": "progress"}.items():
         import_extra(module, extra)
     _check(settings)
-    grid = settings.grid()
+    grid = grid_of(settings)
     for line in _announced(grid):
         print(line)
     folder = sweep(grid, settings.folder, Processes(device="cpu"), train)
@@ -141,7 +118,7 @@ def _check(settings: Quickstart) -> None:
         raise ValueError(f"agent_steps must be at least {MIN_STEPS}, got {settings.agent_steps}.")
     if 0 != settings.streaming_steps < MIN_STREAMING_STEPS:
         raise ValueError(f"streaming_steps must be 0 or at least {MIN_STREAMING_STEPS}, got {settings.streaming_steps}.")
-    for run in settings.grid().runs[:2]:
+    for run in grid_of(settings).runs[:2]:
         env = gym.make(run.task)
         check_continuous(env.action_space, f"--env {run.task}: the quickstart trains SAC, which needs")
         SAC(SparseSimBaPolicy, env, policy_kwargs=dict(run.policy), buffer_size=1, device="cpu")
@@ -149,7 +126,7 @@ def _check(settings: Quickstart) -> None:
 
 
 def _report(settings: Quickstart, results: GridResults, folder: ResultsFolder) -> None:
-    sparse = settings.grid().runs[0]
+    sparse = grid_of(settings).runs[0]
     model = SAC.load(_model_file(folder, sparse), device="cpu")
     print("\nThe sparse SAC agent's networks:\n")
     for name in ("actor", "critic"):
@@ -191,7 +168,7 @@ def _expected(settings: Quickstart) -> list[str]:
 
 
 def _sac_returns(table: Lines, sparsity: str, agent_steps: int) -> str:
-    arm = {"task": TASK, "network": "simba", "sparsity": sparsity, "env_steps": str(_ACTION_REPEAT * agent_steps)}
+    arm = {"task": Quickstart.task, "network": "simba", "sparsity": sparsity, "env_steps": str(_ACTION_REPEAT * agent_steps)}
     runs = [line for line in table if all(line[column] == value for column, value in arm.items())]
     return ", ".join(f"{float(line['return_mean']):.0f}" for line in runs) + " (a seed each)"
 

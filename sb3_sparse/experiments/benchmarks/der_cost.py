@@ -22,7 +22,6 @@ from sb3_sparse.training.programs import WARM_UPS
 
 PLAIN = "plain torch, dense"
 BATCH_SIZE, ACTIONS, FRAMES = 32, 6, 4
-WIDTHS, SPARSITIES = (1.0, 3.0), (0.0, 0.4, 0.8)
 # In the replay buffer.
 _TRANSITIONS = 500
 
@@ -77,8 +76,8 @@ class RandomFrames(gym.Env):
 
 
 def der_cost(
-    width_scales: Sequence[float] = WIDTHS,
-    sparsities: Sequence[float] = SPARSITIES,
+    width_scales: Sequence[float],
+    sparsities: Sequence[float],
     rounds: int = 5,
     updates: int = 2,
     device: str = "auto",

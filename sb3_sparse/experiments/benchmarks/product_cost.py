@@ -22,7 +22,6 @@ from sb3_sparse.sparsity.products.choice import BackEnd, available_back_ends
 # Rows x columns: both layers of a critic's block at width 1, an actor's at width 5, a critic's at width 5.
 SHAPES = ((2048, 512), (512, 2048), (2560, 640), (10240, 2560))
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-BATCHES = (1, 16, 64, 256)
 PRODUCTS = ("forward", "input gradient", "weight gradient")
 SECONDS_PER_FIGURE = 0.03
 
@@ -53,13 +52,13 @@ class ProductCost:
 
 
 def product_cost(
-    shapes: Sequence[tuple[int, int]] | None = None, batches: Sequence[int] = BATCHES, densities: Sequence[float] | None = None
+    batches: Sequence[int], shapes: Sequence[tuple[int, int]] | None = None, densities: Sequence[float] | None = None
 ) -> list[ProductCost]:
     """
     Time all products on one thread, dense and sparse in turn.
 
-    :param shapes: Numbers of rows and columns; ``SHAPES`` if None
     :param batches: Batch sizes
+    :param shapes: Numbers of rows and columns; ``SHAPES`` if None
     :param densities: Densities, in (0, 1]; ``DENSITIES`` if None
     :raises ValueError: if there is nothing but the dense matrix, or a batch is not positive.
     """

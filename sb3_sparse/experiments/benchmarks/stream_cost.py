@@ -20,7 +20,6 @@ from sb3_sparse.stream_ac.torch_learner import TorchLearner
 # Sizes of HalfCheetah and Walker2d, with the time feature.
 OBSERVATION_DIM, ACTION_DIM = 18, 6
 PLAIN = "plain autograd, dense"
-TASK = "HalfCheetah-v4"
 # Steps of the slow variants in one round, which take about a quarter of a second at width 128.
 STEPS = 300
 # Compiled ones are so much faster that they are timed over more steps.
@@ -47,7 +46,7 @@ class StreamCost:
 
 
 def stream_cost(
-    widths: Sequence[int], sparsities: Sequence[float], rounds: int = 5, task: str | None = TASK, steps: int = STEPS
+    widths: Sequence[int], sparsities: Sequence[float], rounds: int, task: str | None, steps: int = STEPS
 ) -> list[StreamCost]:
     """
     Time all variants in turn, round by round, so that a machine whose speed drifts is fair to all.

@@ -45,12 +45,12 @@ def training_memory(contender: Contender, device: str) -> int:
 
 def _measure(contender: Contender, device: str, sender: Connection) -> None:
     _train(_small(contender), device)  # loads and compiles what any model needs
-    libraries = _resident("VmRSS")
+    libraries = resident_memory("VmRSS")
     buffer_bytes = _train(contender, device)
     if get_device(device).type == "cuda":
         sender.send(th.cuda.max_memory_allocated(get_device(device)) - buffer_bytes)
     else:
-        sender.send(_resident("VmHWM") - libraries)
+        sender.send(resident_memory("VmHWM") - libraries)
 
 
 def _small(contender: Contender) -> Contender:
@@ -73,7 +73,12 @@ def _forget_peak(device: th.device) -> None:
         (_PROCESS / "clear_refs").write_text("5")  # see proc(5)
 
 
-def _resident(field: str) -> int:
+def resident_memory(field: str = "VmHWM") -> int:
+    """
+    Bytes of this process in memory.
+
+    :param field: "VmHWM" for the most there were, "VmRSS" for those at present; without /proc it is always the former
+    """
     if _PROCESS.exists():  # where getrusage starts from the memory of the parent process
         lines = (_PROCESS / "status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

@@ -21,6 +21,7 @@ from sb3_sparse.experiments.figures.grid_panels import (
 from sb3_sparse.experiments.figures.panels import Panels, name_panel
 from sb3_sparse.experiments.sweep.grid_results import GridResults
 from sb3_sparse.experiments.sweep.grid_run import GridRun
+from sb3_sparse.experiments.sweep.results_folder import folder_of
 from sb3_sparse.zoo.run_folders import RunFolder
 
 _COURSE = ("dormant", "srank", "interference", "gradient_norm")
@@ -117,6 +118,6 @@ def _interference(found: Sequence[Mapping[int, np.ndarray]], steps: int) -> str:
 
 
 def _matrices(runs: Path, run: GridRun, network: str) -> dict[int, np.ndarray]:
-    for file in sorted((runs / run.id).glob("*/*/plasticity.csv")):
+    for file in sorted(folder_of(runs, run).glob("*/*/plasticity.csv")):
         return RunFolder(file.parent).matrices(network)
     return {}

@@ -22,7 +22,7 @@ from sb3_sparse.experiments.figures.panels import Panels, name_panel
 from sb3_sparse.experiments.figures.references import atari_scores
 from sb3_sparse.experiments.sweep.grid import parse_grid
 from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION, GridResults
-from sb3_sparse.experiments.sweep.grid_run import GridRun, short_task
+from sb3_sparse.experiments.sweep.grid_run import GridRun, key_of, short_task
 from sb3_sparse.experiments.sweep.grid_table import Lines
 from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
 from sb3_sparse.experiments.sweep.sweep_progress import duration
@@ -58,7 +58,7 @@ def write_report(results: Path, path: Path) -> Path:
         raise ValueError(f"{results} holds no results of a grid: give the folder that sweep or figure wrote to (--output).")
     import_extra("matplotlib", "plots")
     import_extra("rliable", "plots")
-    table, records = folder.collect(), folder.records()
+    table, records = folder.collect(), {key_of(name): record for name, record in folder.records().items()}
     sections = [_section(facts, table, records, folder) for facts in noted]
     title = f"sb3-sparse: {len(noted)} grid{'s' if len(noted) > 1 else ''}, {len(records)} runs"
     write_text(path, _page(title, [_introduction(), *sections, _provenance(records)]))
@@ -109,7 +109,7 @@ def _shown(command: Sequence[str]) -> str:
 
 
 def _spent(runs: Sequence[GridRun], records: Mapping[str, Any]) -> str:
-    return duration(sum(records[run.id]["seconds"] for run in runs if run.id in records))
+    return duration(sum(records[run.key]["seconds"] for run in runs if run.key in records))
 
 
 def _aggregates(results: GridResults) -> str:
@@ -208,7 +208,7 @@ def _run_table(results: GridResults, records: Mapping[str, Any]) -> str:
     head = ["algorithm", "task", "network", "seed", "final return", "duration", *_MADE_WITH]
     rows = []
     for run in results.grid.runs:
-        record, final = records.get(run.id), results.final(run)
+        record, final = records.get(run.key), results.final(run)
         made = ["missing", *[""] * 5]
         if record is not None:
             shown = "no value" if final is None else f"{final:.5g}"

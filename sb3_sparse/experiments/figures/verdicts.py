@@ -11,7 +11,7 @@ import numpy as np
 
 from sb3_sparse.experiments.sweep.grid import load_grid
 from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION
-from sb3_sparse.experiments.sweep.grid_run import short_task
+from sb3_sparse.experiments.sweep.grid_run import key_of, short_task
 from sb3_sparse.experiments.sweep.grid_table import Lines, read_table
 
 RESAMPLES = 10_000
@@ -202,8 +202,10 @@ def _row(claim: Claim, evidence: Evidence, table: Lines) -> list[str]:
     arms = [_of(table, arm) for arm in (evidence.ahead, evidence.behind)]
     values = [list(final_values(lines, evidence.column, evidence.last).values()) for lines in arms]
     first = arms[0][0]
-    paper = {run.id for run in load_grid(Path(f"figure-{claim.figure}"), "full").runs}
-    found = verdict(values[0], values[1], evidence.is_more_better, {line["run"] for lines in arms for line in lines} <= paper)
+    paper = {run.key for run in load_grid(Path(f"figure-{claim.figure}"), "full").runs}
+    found = verdict(
+        values[0], values[1], evidence.is_more_better, {key_of(line["run"]) for lines in arms for line in lines} <= paper
+    )
     shown = "; ".join(f"{lines[0]['label']}: {_mean(of_arm)}" for lines, of_arm in zip(arms, values, strict=True))
     hours = sum(float(line["cpu_seconds"]) for line in {line["run"]: line for lines in arms for line in lines}.values()) / 3600
     return [

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,9 @@ from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.sweep.equal_parameters import equal_sparsity
 from sb3_sparse.experiments.sweep.grid_run import POLICY_AXES, Evaluation, GridRun
+from sb3_sparse.experiments.sweep.shipped_grids import FOLDER, figures, shipped_grids
 from sb3_sparse.zoo.hyperparameter_files import our_hyperparameters, our_policy
 
-FOLDER = Path(__file__).parents[1] / "grids"
-BUDGETS = ("smoke", "short", "full")
 SCORES = ("return", "dmc", "atari")
 STATISTICS = ("mean", "iqm")
 _KEYS = {
@@ -81,37 +79,35 @@ class Grid:
         return list(dict.fromkeys(run.algorithm for run in self.runs))
 
 
-def shipped_grids() -> dict[str, str]:
-    """Name -> title of the grids that this package has, figure 2 before figure 10; read without the extra that reads YAML."""
-    files = sorted(FOLDER.glob("*.yml"), key=lambda path: re.sub(r"\d+", lambda number: number[0].zfill(2), path.stem))
-    titles = [re.search(r"^title: (.*)$", file.read_text(), flags=re.MULTILINE) for file in files]
-    return {file.stem: title[1] if title else "" for file, title in zip(files, titles, strict=True)}
-
-
-def figures() -> list[int]:
-    """Figures of the paper that there is a grid for."""
-    return sorted(int(path.stem.removeprefix("figure-")) for path in FOLDER.glob("figure-*.yml"))
-
-
-def figure_grid(number: int, budget: str) -> Grid:
+def figure_grid(
+    number: int, budget: str, changes: Mapping[str, Any] | None = None, arms: Sequence[Mapping[str, Any]] = ()
+) -> Grid:
     """
     The grid behind a figure of the paper.
 
     :param number: Number of the figure
     :param budget: "smoke" (minutes on two CPU cores), "short" (hours on a GPU) or "full" (the paper's)
+    :param changes: As for :func:`load_grid`
+    :param arms: As for :func:`load_grid`
     """
     if number not in figures():
         raise GridError(f"There is no grid for figure {number}: choose one of {', '.join(map(str, figures()))}.")
-    return load_grid(FOLDER / f"figure-{number}.yml", budget)
+    return load_grid(FOLDER / f"figure-{number}.yml", budget, changes, arms)
 
 
-def load_grid(path: Path, budget: str | None = None, changes: Mapping[str, Any] | None = None) -> Grid:
+def load_grid(
+    path: Path,
+    budget: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    arms: Sequence[Mapping[str, Any]] = (),
+) -> Grid:
     """
     Read a grid.
 
     :param path: YAML file, or the name of one that this package has
     :param budget: Entry of its ``budgets``, whose keys replace those of the file; None to take the file as it is
     :param changes: Keys to replace after that
+    :param arms: Arms to add to its own
     :raises GridError: if it is no grid, has unknown keys or values, contradicts itself, or holds no run.
     """
     shipped = FOLDER / f"{path}.yml"
@@ -123,7 +119,7 @@ def load_grid(path: Path, budget: str | None = None, changes: Mapping[str, Any] 
         raise GridError(f"{path} cannot be read: {reason}. Grids that come with this package: {names}.") from error
     try:
         grid = parse_grid(text, path.stem, budget)
-        return _changed(grid, text, changes) if changes else grid
+        return _changed(grid, text, changes or {}, arms) if changes or arms else grid
     except GridError as error:
         raise GridError(f"{path}: {error}") from error
 
@@ -155,10 +151,11 @@ def _content(text: str) -> dict[str, Any]:
     return content
 
 
-def _changed(grid: Grid, text: str, changes: Mapping[str, Any]) -> Grid:
+def _changed(grid: Grid, text: str, changes: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> Grid:
     """A grid with other keys, whose text is written anew."""
     _refuse_unknown(changes, _KEYS - {"budgets", "figure"}, "what is changed")
     content = {**_with_budget(_content(text), grid.budget), **changes}
+    content["arms"] = [*_as_list(content["arms"]), *arms]
     return parse_grid(import_extra("yaml", "zoo").safe_dump(content, sort_keys=False), grid.name, None)
 
 
@@ -185,7 +182,7 @@ def _grid(content: Mapping[str, Any], stem: str, budget: str | None, source: str
     statistic = content.get("statistic", "mean")
     if statistic not in STATISTICS:
         raise GridError(f"statistic must be one of {', '.join(STATISTICS)}, got {statistic!r}.")
-    runs = tuple({run.id: run for run in _runs(content)}.values())
+    runs = tuple({run.key: run for run in _runs(content)}.values())
     if not runs:
         raise GridError("it holds no run: an algorithm, task, arm or seed is missing.")
     label, count = Counter((run.label, run.algorithm, run.task, run.seed) for run in runs).most_common(1)[0]

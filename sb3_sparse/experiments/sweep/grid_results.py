@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_sparse.experiments.figures.normalized_scores import normalize
 from sb3_sparse.experiments.sweep.grid import Grid
-from sb3_sparse.experiments.sweep.grid_run import GridRun
+from sb3_sparse.experiments.sweep.grid_run import GridRun, key_of
 from sb3_sparse.experiments.sweep.grid_table import Lines
 from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
 
@@ -40,11 +40,11 @@ class GridResults:
         :param grid: Grid
         :param table: Lines of all runs in a folder
         """
-        wanted = {run.id for run in grid.runs}
+        wanted = {run.key: run.id for run in grid.runs}
         found: dict[str, Lines] = defaultdict(list)
         for line in table:
-            if line["run"] in wanted:
-                found[line["run"]].append(line)
+            if (key := key_of(line["run"])) in wanted:
+                found[wanted[key]].append(line)
         return cls(grid, {run: sorted(lines, key=lambda line: int(line["env_steps"])) for run, lines in found.items()})
 
     @classmethod

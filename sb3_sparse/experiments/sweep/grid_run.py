@@ -93,17 +93,21 @@ class GridRun:
         return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name in deciding}))
 
     @property
-    def id(self) -> str:
-        """Name of its folder: readable, and unique by a hash of the settings."""
+    def key(self) -> str:
+        """Hash of the settings; runs with the same one are the same run."""
         # Without what is not set, so that a setting that comes with a later version does not rename older runs.
         left = without_defaults(self.settings())
-        digest = hashlib.sha256(json.dumps(left, sort_keys=True).encode()).hexdigest()[:8]
-        words = self._words(left["policy"])
+        return hashlib.sha256(json.dumps(left, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def id(self) -> str:
+        """Name of its folder: what a reader knows it by, and the key."""
+        words = self._words(without_defaults(self.settings())["policy"])
         # SparseInit is what Stream AC does by default.
         given = self.policy.get("init", "sparse" if self.algorithm == "stream_ac" else "dense")
         initialisation = INITIALISATIONS.get(given, "dense")
-        network = ", ".join(words if self.sparsity or initialisation in words else [*words, initialisation]).replace(" = ", "")
-        words = [self.algorithm, short_task(self.task), network, f"seed{self.seed}", digest]
+        network = self.name or ", ".join(words if self.sparsity or initialisation in words else [*words, initialisation])
+        words = [self.algorithm, short_task(self.task), network.replace(" = ", ""), f"seed{self.seed}", self.key]
         return re.sub(r"[^\w.=+-]+", "-", "-".join(words))
 
     @property
@@ -132,6 +136,15 @@ class GridRun:
             changes["sparsity"] = "solved"
         hyperparameters = [(name, json.dumps(self.hyperparameters[name], sort_keys=True)) for name in sorted(self.own)]
         return (*sorted(changes.items()), ("reset", str(self.reset_freq)), *hyperparameters)
+
+
+def key_of(name: str) -> str:
+    """
+    Key of a run.
+
+    :param name: Its name, which may have another label than the grid at hand gives it
+    """
+    return name.rpartition("-")[2]
 
 
 def short_task(task: str) -> str:

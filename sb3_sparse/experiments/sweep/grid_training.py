@@ -61,14 +61,27 @@ def train_run(run: GridRun, results: Path, device: str = "auto", command: Sequen
         shutil.rmtree(paths.checkpoint, ignore_errors=True)
 
 
-def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], Path]:
+def build(run: GridRun, paths: RunPaths, device: str) -> tuple[Any, Any]:
+    """
+    Build what a run trains.
+
+    :param run: Run
+    :param paths: Its files
+    :param device: Device
+    :return: The zoo's manager, and the model
+    """
     manager = _manager(run, paths, device)
-    run_files, checkpoints = Path(manager.save_path), CheckpointFolder(paths.checkpoint)
-    if not checkpoints.manifests():
-        shutil.rmtree(run_files, ignore_errors=True)
+    if not CheckpointFolder(paths.checkpoint).manifests():
+        shutil.rmtree(manager.save_path, ignore_errors=True)
     with registered(run.algorithm):
         model, _ = manager.setup_experiment()
     _prune(model, run)
+    return manager, model
+
+
+def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], Path]:
+    manager, model = build(run, paths, device)
+    run_files, checkpoints = Path(manager.save_path), CheckpointFolder(paths.checkpoint)
     _randomize(manager.callbacks, run)
     parameters, stopwatch = count_parameters(model), Stopwatch()
     callbacks = [*manager.callbacks, stopwatch, ProgressFile(paths.progress)]

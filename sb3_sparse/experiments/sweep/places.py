@@ -1,9 +1,11 @@
 """Places that run a grid: this process, others on this machine, or a Ray cluster."""
 
+import contextlib
 import multiprocessing
 import os
 import platform
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -69,8 +71,9 @@ class ThisProcess:
     ) -> Iterator[Outcome]:
         """See :class:`Place`."""
         for run in runs:
-            tick()
-            yield attempt(train, run, results, self.device, command)
+            with _called_meanwhile(tick):
+                outcome = attempt(train, run, results, self.device, command)
+            yield outcome
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,23 @@ class RayCluster:
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines()
             return Outcome(run, FAILED, f"{type(error).__name__}: {lines[-1] if lines else 'no message'}")
+
+
+@contextlib.contextmanager
+def _called_meanwhile(tick: Callable[[], None]) -> Iterator[None]:
+    is_over = threading.Event()
+
+    def call() -> None:
+        while not is_over.wait(WAIT_SECONDS):
+            tick()
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _outcome(future: "Future[Outcome]", run: GridRun) -> Outcome:

@@ -144,10 +144,10 @@ class ResultsFolder:
 
         :param run: Run
         """
-        return RunPaths(self.path / "runs" / run.id)
+        return RunPaths(folder_of(self.path / "runs", run))
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Id -> what each finished run was made with."""
+        """Name -> what each finished run was made with."""
         found = {path.parent.name: _read_json(path) for path in sorted(self.path.glob("runs/*/run.json"))}
         return {run: record for run, record in found.items() if record is not None}
 
@@ -186,6 +186,17 @@ class ResultsFolder:
         write_text(paths.record, json.dumps(record, indent=2) + "\n")
         for leftover in (paths.error, paths.progress):
             leftover.unlink(missing_ok=True)
+
+
+def folder_of(runs: Path, run: GridRun) -> Path:
+    """
+    Find a run's folder, which another grid may have made by another label.
+
+    :param runs: Folder of runs
+    :param run: Run
+    """
+    named = runs / run.id
+    return named if named.exists() else min(runs.glob(f"*-{run.key}"), default=named)
 
 
 def is_moving(paths: RunPaths) -> bool:

@@ -11,9 +11,15 @@ from sb3_sparse.experiments.sweep.outcome import BUSY, FINISHED, Outcome
 from sb3_sparse.experiments.sweep.results_folder import RunPaths, is_moving
 
 
+# Seconds between two reports of what is going on, where there is no terminal; a tenth of the time so far in between.
+_MOST_OFTEN, _LEAST_OFTEN = 30.0, 600.0
+_MOST_RUNS_REPORTED = 8
+
+
 class SweepProgress:
     """
-    A bar for the grid and one for every run that is going on, in a terminal; elsewhere a line for each run that ended.
+    A bar for the grid and one for every run that is going on, in a terminal; elsewhere a line for each run that ended, and now
+    and then for those that are going on.
 
     :param runs: Id -> run that is still to be done, and its files
     :param done: Number of runs that are done already
@@ -23,6 +29,7 @@ class SweepProgress:
         self._runs = dict(runs)
         self._begun, self._ended, self._done_before = time.monotonic(), 0, done
         self._steps = {key: 0 for key in self._runs}
+        self._reported, self._reported_steps = self._begun, dict(self._steps)
         self._at_start = {key: paths.read_progress() for key, (_, paths) in self._runs.items()}
         self._rich = import_extra("rich.progress", "progress")
         self._display = self._rich.Progress(
@@ -38,8 +45,8 @@ class SweepProgress:
 
     def __enter__(self) -> "SweepProgress":
         self._display.start()
-        total = sum(run.agent_steps for run, _ in self._runs.values())
-        self._total = self._display.add_task("grid", total=total, count=self._count())
+        self._all_steps = sum(run.agent_steps for run, _ in self._runs.values())
+        self._total = self._display.add_task("grid", total=self._all_steps, count=self._count())
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -52,6 +59,11 @@ class SweepProgress:
                 self._steps[key] = min(paths.read_progress(), run.agent_steps)
                 self._show(key, run)
         self._show_total()
+        now = time.monotonic()
+        pause = min(max(_MOST_OFTEN, (now - self._begun) / 10), _LEAST_OFTEN)
+        if self._display.disable and now - self._reported >= pause:
+            self._report(now - self._reported)
+            self._reported, self._reported_steps = now, dict(self._steps)
 
     def ended(self, outcome: Outcome) -> None:
         """
@@ -68,6 +80,19 @@ class SweepProgress:
         self._show_total()
         problem = "" if outcome.state == FINISHED else f": {outcome.message or 'another grid is training it'}"
         self._say(f"{self._count()} {run.id} {outcome.state}{problem}{self._remaining()}")
+
+    def _report(self, seconds: float) -> None:
+        going = [self._runs[key][0] for key in self._bars]
+        listed = going[:_MOST_RUNS_REPORTED]
+        for run in listed:
+            steps = self._steps[run.id]
+            rate = (steps - max(self._reported_steps[run.id], self._at_start[run.id])) / seconds
+            left = f", about {duration((run.agent_steps - steps) / rate)} left" if rate > 0 else ""
+            self._say(f"{self._count()} {run.id}: {steps:,} of {run.agent_steps:,} agent steps, {rate:.3g} a second{left}")
+        others = f", {len(going) - len(listed)} more runs are going on" if len(going) > len(listed) else ""
+        self._say(
+            f"{self._count()} {sum(self._steps.values()):,} of {self._all_steps:,} agent steps{self._remaining()}{others}"
+        )
 
     def _show(self, key: Any, run: GridRun) -> None:
         if key not in self._bars:

@@ -56,7 +56,7 @@ class Crossover:
         return Products(density <= self.forward, density <= self.input_gradient, density <= self.weight_gradient)
 
 
-# Measured by `python -m sb3_sparse bench --products` on one core of an AMD EPYC (Zen 5), where MKL multiplies dense matrices
+# Measured by `python -m sb3_sparse bench products` on one core of an AMD EPYC (Zen 5), where MKL multiplies dense matrices
 # at about 115 GFLOP/s, at 2048 x 512, 512 x 2048 and 2560 x 640; sizes differ no more than repetitions. Largest densities at
 # batch 256, kernels: output 0.58 to 0.62, gradient of the input 0.48 to 0.55, of the weights 0.59 to 0.80; MKL: 0.21 to
 # 0.26, below 0.2 to 0.24, 0.27 to 0.37. At batch 64 they are up to a third larger, at small batches there is none for the
