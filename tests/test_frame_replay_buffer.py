@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_policies import RandomEnv
 
 from sb3_sparse.buffers import memory
+from sb3_sparse.buffers.frame_layout import FrameLayout
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.buffers.frame_store import FrameStore
 
@@ -445,7 +446,7 @@ def test_other_observations_than_the_spaces(observation: np.ndarray) -> None:
 def test_bytes_of_a_transition() -> None:
     """Three RGB frames of 84x84: 21,168 bytes of pixels, and 4 % for ends of episodes; SB3 stores six frames of them."""
     transitions = 500_000
-    needed = FrameReplayBuffer.bytes_needed(transitions, PIXELS, spaces.Box(-1, 1, (12,), np.float32), frame_stack=3)
+    needed = FrameLayout.of(transitions, PIXELS, spaces.Box(-1, 1, (12,), np.float32), frame_stack=3).nbytes
     assert 21_168 < needed / transitions < 1.05 * 21_168
     assert needed < 11.1e9
     sb3 = transitions * 2 * 9 * 84 * 84
@@ -457,7 +458,7 @@ def test_bytes_are_those_of_the_tensors(space: spaces.Box, frame_stack: int) -> 
     buffer, _ = make(space, frame_stack, 3)
     tensors = [buffer._places, buffer._actions, buffer._outcomes]
     assert buffer.nbytes == buffer._frames.nbytes + buffer._starts.nbytes + sum(tensor.nbytes for tensor in tensors)
-    assert buffer.nbytes == FrameReplayBuffer.bytes_needed(120, space, ACTIONS, 3, frame_stack=frame_stack, episode_length=2)
+    assert buffer.nbytes == FrameLayout.of(120, space, ACTIONS, 3, frame_stack=frame_stack, episode_length=2).nbytes
 
 
 def test_too_little_memory() -> None:

@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.arguments import check_integer
+from sb3_sparse.buffers.n_step_returns import following_steps, n_step_window, normalized_reward
 from sb3_sparse.buffers.present_device import present_device
 from sb3_sparse.buffers.seeding import new_generator, seed_generator
 
@@ -184,18 +185,14 @@ class DeviceReplayBuffer(ReplayBuffer):
         )
 
     def _n_step(self, positions: th.Tensor, env: VecNormalize | None) -> tuple[th.Tensor, ...]:
-        ahead = th.arange(self.n_steps, device=self.device)
-        indices = (positions[:, None] + ahead * self.n_envs) % (self.buffer_size * self.n_envs)  # (batch, n_steps)
-        _, _, _, rewards, terminal, timeouts = self._rows_at(indices)
-        # After the newest transition comes the oldest one, or none yet: a sequence must not run across.
+        steps = following_steps(positions, self.n_steps, self.n_envs, self.buffer_size)
+        _, _, _, rewards, terminal, timeouts = self._rows_at(steps)
         newest = (self._cursor[0] - 1) % self.buffer_size
-        ends = (terminal + timeouts).squeeze(-1) + (indices // self.n_envs == newest) > 0
-        is_before_end = th.cumsum(ends, dim=1) - ends.long() == 0  # (batch, n_steps), the end itself included
-        count = is_before_end.sum(dim=1, keepdim=True)  # (batch, 1)
-        weights = self.gamma**ahead * is_before_end
-        returns = (normalized_reward(rewards, env).squeeze(-1) * weights).sum(dim=1, keepdim=True)
-        _, next_observations, _, _, terminal, _ = self._rows_at(indices.gather(1, count - 1).squeeze(1))
-        return next_observations, returns, terminal, self.gamma ** count.float()
+        ends = (terminal + timeouts).squeeze(-1) + (steps // self.n_envs == newest) > 0
+        factors = self.gamma ** th.arange(self.n_steps + 1, device=self.device)
+        window = n_step_window(steps, normalized_reward(rewards, env).squeeze(-1), ends, factors[None])
+        _, next_observations, _, _, terminal, _ = self._rows_at(window.last)
+        return next_observations, window.returns, terminal, window.discounts
 
     def _rows_at(self, positions: th.Tensor) -> tuple[th.Tensor, ...]:
         rows = self._rows.view(-1, self.row_dim).index_select(0, positions.reshape(-1))
@@ -252,17 +249,6 @@ class DeviceReplayBuffer(ReplayBuffer):
         self.generator.manual_seed(seed)
         if self._device == device:
             self.generator.set_state(random_state)
-
-
-def normalized_reward(rewards: th.Tensor, env: VecNormalize | None) -> th.Tensor:
-    """
-    :param rewards: Rewards as the environment gave them
-    :param env: Normalises them on the host, if given
-    :return: Rewards on the same device
-    """
-    if env is None:
-        return rewards
-    return th.as_tensor(env.normalize_reward(rewards.cpu().numpy()), dtype=th.float32, device=rewards.device)
 
 
 def _to_numpy(observations: Any) -> Any:

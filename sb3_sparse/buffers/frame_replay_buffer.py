@@ -1,25 +1,24 @@
 """A replay buffer that stores each frame of stacked observations once."""
 
-import math
 import warnings
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.arguments import check_integer
-from sb3_sparse.buffers.device_replay_buffer import normalized_reward
+from sb3_sparse.arguments import check_integer, check_number
+from sb3_sparse.buffers.frame_layout import FrameLayout
 from sb3_sparse.buffers.frame_store import ZERO_FRAME, FrameStore, torch_type
 from sb3_sparse.buffers.memory import check_memory
+from sb3_sparse.buffers.n_step_returns import Window, following_steps, n_step_window, normalized_reward
 from sb3_sparse.buffers.present_device import present_device
 from sb3_sparse.buffers.seeding import new_generator, seed_generator
+from sb3_sparse.buffers.stacks import as_stacks, check_overlap, number_frames, same
 from sb3_sparse.buffers.start_queue import StartQueue
 
 # What is kept of a transition beside frames and action, as float32: its reward; whether the episode terminated; whether it
@@ -30,48 +29,6 @@ _REMEDY = (
     "choose a smaller buffer_size, store smaller or fewer frames (image size, frame_stack), or give storage_device a device "
     "that has more memory."
 )
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """What a buffer consists of, for the number of transitions that it is to hold."""
-
-    rows: int
-    n_envs: int
-    frame_stack: int
-    frame_shape: tuple[int, ...]
-    frame_type: np.dtype
-    action_dim: int
-    action_type: np.dtype
-    episode_length: int
-
-    @property
-    def frame_capacity(self) -> int:
-        """One frame per transition and one per episode; and as many as one row and its stacks can hold at most."""
-        transitions = self.rows * self.n_envs
-        return transitions + math.ceil(transitions / self.episode_length) + self.n_envs * (self.frame_stack + 1) ** 2
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all of it on the storage device."""
-        frames = (self.frame_capacity + 1) * math.prod(self.frame_shape) * self.frame_type.itemsize
-        places, position, outcome = 4 * (self.frame_stack + 1), 8, 16
-        row = places + position + outcome + self.action_dim * self.action_type.itemsize
-        return frames + self.rows * self.n_envs * row
-
-
-class _Window(NamedTuple):
-    """
-    The steps whose rewards are summed, for each transition of a batch.
-
-    :param last: (batch,) position of the last step
-    :param returns: (batch, 1) discounted sums of rewards
-    :param discounts: (batch, 1) what the value after the last step is multiplied by
-    """
-
-    last: th.Tensor
-    returns: th.Tensor
-    discounts: th.Tensor
 
 
 class FrameReplayBuffer(ReplayBuffer):
@@ -97,8 +54,8 @@ class FrameReplayBuffer(ReplayBuffer):
     An observation that does not follow from the one before it (the environment was reset from outside) begins an episode.
 
     A *position* names a stored transition: row * n_envs + environment, with rows from 0 to buffer_size / n_envs - 1.
-    A prioritised buffer overrides :meth:`draw` or :meth:`sample`, reads by :meth:`read`, and is told by :meth:`_dropped`,
-    :meth:`_started` and :meth:`_stored`, in this order in each :meth:`add`, which positions can be drawn.
+    A prioritised buffer overrides :meth:`draw` or :meth:`sample`, reads by :meth:`read`, and is told by :meth:`_dropped` and
+    :meth:`_started`, in this order in each :meth:`add`, which positions can be drawn.
 
     Memory is checked and reserved by the constructor; main memory is used only as transitions come in.
 
@@ -148,44 +105,22 @@ class FrameReplayBuffer(ReplayBuffer):
         episode_length: int = 25,
         environment_discounts: bool = True,
     ):
-        _check_arguments(n_steps, gamma, optimize_memory_usage)
-        self._layout = _layout(buffer_size, observation_space, action_space, n_envs, frame_stack, episode_length)
+        if optimize_memory_usage:
+            raise ValueError("FrameReplayBuffer stores every frame once already: leave optimize_memory_usage=False.")
+        self._layout = FrameLayout.of(buffer_size, observation_space, action_space, n_envs, frame_stack, episode_length)
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
         self.buffer_size = self._layout.rows
+        self._set_returns(n_steps, gamma)
         if not partial_returns and n_steps > self.buffer_size:
             raise ValueError(f"n_steps={n_steps} does not fit into a buffer of {self.buffer_size} steps per environment.")
         self.optimize_memory_usage, self.handle_timeout_termination = False, handle_timeout_termination
-        self.n_steps, self.gamma = int(n_steps), gamma
-        self.frame_stack, self.partial_returns = int(frame_stack), partial_returns
+        self.frame_stack, self.partial_returns = self._layout.frame_stack, partial_returns
         self.environment_discounts = environment_discounts
         # With its number: "cuda" and "cuda:0" are not equal.
         self.storage_device = th.empty(0, device=get_device(storage_device)).device
         self._allocate()
         self.generator = self._make_generator()
         self._forget()
-
-    @staticmethod
-    def bytes_needed(
-        buffer_size: int,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        n_envs: int = 1,
-        *,
-        frame_stack: int = 1,
-        episode_length: int = 25,
-    ) -> int:
-        """
-        Compute what a buffer would take, without making it. The arguments are those of the class.
-
-        :param buffer_size: Number of transitions
-        :param observation_space: Observation space
-        :param action_space: Action space
-        :param n_envs: Number of environments
-        :param frame_stack: Number of stacked frames
-        :param episode_length: Mean number of steps in an episode
-        :return: Bytes
-        """
-        return _layout(buffer_size, observation_space, action_space, n_envs, frame_stack, episode_length).nbytes
 
     @property
     def nbytes(self) -> int:
@@ -226,7 +161,6 @@ class FrameReplayBuffer(ReplayBuffer):
         """
         if (self.n_steps, self.gamma) == (n_steps, gamma):
             return
-        _check_arguments(n_steps, gamma, False)
         if n_steps != self.n_steps and not self.partial_returns:
             raise ValueError(
                 f"The replay buffer was filled for returns of n_steps={self.n_steps} and cannot change to {n_steps}: give the "
@@ -237,7 +171,11 @@ class FrameReplayBuffer(ReplayBuffer):
             f"{n_steps} and {gamma}, as the model has them.",
             stacklevel=3,
         )
-        self.n_steps, self.gamma = int(n_steps), gamma
+        self._set_returns(n_steps, gamma)
+
+    def _set_returns(self, n_steps: int, gamma: float) -> None:
+        check_number("gamma", gamma, 1.0)
+        self.n_steps, self.gamma = check_integer("n_steps", n_steps), gamma
 
     def size(self) -> int:
         """
@@ -266,9 +204,10 @@ class FrameReplayBuffer(ReplayBuffer):
         :raises ValueError: if observations have another shape or type than the space's, ``next_obs`` is not ``obs`` without
             its oldest frame and with a new one, or a discount is not in [0, 1].
         """
-        stacks, next_stacks = self._as_stacks(obs), self._as_stacks(next_obs)
+        stacks, next_stacks = as_stacks(obs, self._layout), as_stacks(next_obs, self._layout)
         done = np.asarray(done, bool).reshape(self.n_envs)
-        self._check_overlap(stacks, next_stacks, done)
+        for env in np.flatnonzero(~done):  # VecNormalize rounds last observations
+            check_overlap(stacks[env], next_stacks[env])
         outcomes = self._outcomes_of(reward, done, infos)
         begins = self._find_beginnings(stacks)
         if self._count == self.buffer_size:
@@ -276,11 +215,11 @@ class FrameReplayBuffer(ReplayBuffer):
         numbers = self._store_frames(stacks, next_stacks, begins)
         self._write_row(numbers, action, outcomes)
         self._drop_rows_without_frames()
-        self._count_steps(begins)
+        self._step_in_episode[begins] = 0
+        self._step_in_episode += 1
         self._publish_starts()
         self._step_in_episode[done] = 0
         self._last_stacks = next_stacks.copy()
-        self._stored(self._positions_of(self._newest_row))
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """
@@ -301,23 +240,19 @@ class FrameReplayBuffer(ReplayBuffer):
         :raises ValueError: if there is no start yet.
         """
         if not self.has_starts:
-            raise ValueError(self._nothing_to_draw())
+            steps = 1 if self.partial_returns else self.n_steps
+            remedy = "a smaller n_steps, or replay_buffer_kwargs partial_returns=True"
+            raise ValueError(
+                f"The replay buffer holds no sequence of {steps} steps within one episode yet ({self.size()} steps are "
+                "stored): collect more before sampling (learning_starts)."
+                + (f" Where episodes are shorter, give {remedy}." if steps > 1 else "")
+            )
         return self._starts.draw(batch_size, self.generator)
 
     @property
     def has_starts(self) -> bool:
         """Whether there is a transition that :meth:`draw` can return."""
         return len(self._starts) > 0
-
-    def _nothing_to_draw(self) -> str:
-        steps = 1 if self.partial_returns else self.n_steps
-        problem = (
-            f"The replay buffer holds no sequence of {steps} steps within one episode yet ({self.size()} steps are stored): "
-            "collect more before sampling (learning_starts)."
-        )
-        if steps == 1:
-            return problem
-        return f"{problem} Where episodes are shorter, give a smaller n_steps, or replay_buffer_kwargs partial_returns=True."
 
     def is_start(self, positions: th.Tensor) -> th.Tensor:
         """
@@ -364,30 +299,18 @@ class FrameReplayBuffer(ReplayBuffer):
             with ``partial_returns=False``
         """
 
-    def _stored(self, positions: np.ndarray) -> None:
-        """
-        Called at the end of every :meth:`add`.
-
-        :param positions: (n_envs,) int64 positions of the transitions that it stored
-        """
-
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples:
         rows = th.as_tensor(batch_inds, device=self.storage_device)
         envs = th.as_tensor(np.random.randint(0, self.n_envs, size=len(batch_inds)), device=self.storage_device)
         return self.read(rows * self.n_envs + envs, env)
 
-    def _window(self, positions: th.Tensor, env: VecNormalize | None) -> _Window:
-        ahead = th.arange(self.n_steps, device=positions.device)
-        indices = (positions[:, None] + ahead * self.n_envs) % (self.buffer_size * self.n_envs)  # (batch, n_steps)
-        outcomes = self._outcomes.view(-1, 4)[indices]  # (batch, n_steps, 4)
-        # After the newest transition comes the oldest one, or none yet: a sequence must not run across.
-        ends = (outcomes[..., _END] > 0) | (indices // self.n_envs == self._newest)
-        inside = th.cumsum(ends, dim=1) - ends.long() == 0  # (batch, n_steps), the end itself included
-        last_step = inside.sum(dim=1, keepdim=True) - 1  # (batch, 1)
+    def _window(self, positions: th.Tensor, env: VecNormalize | None) -> Window:
+        steps = following_steps(positions, self.n_steps, self.n_envs, self.buffer_size)
+        outcomes = self._outcomes.view(-1, 4)[steps]  # (batch, n_steps, 4)
+        ends = (outcomes[..., _END] > 0) | (steps // self.n_envs == self._newest)
         discounts = th.cumprod(self.gamma * outcomes[..., _DISCOUNT], dim=1)
-        weights = th.cat([th.ones_like(discounts[:, :1]), discounts[:, :-1]], dim=1) * inside
-        returns = (normalized_reward(outcomes[..., _REWARD], env) * weights).sum(dim=1, keepdim=True)
-        return _Window(indices.gather(1, last_step).squeeze(1), returns, discounts.gather(1, last_step))
+        factors = th.cat([th.ones_like(discounts[:, :1]), discounts], dim=1)
+        return n_step_window(steps, normalized_reward(outcomes[..., _REWARD], env), ends, factors)
 
     def _observations(self, places: th.Tensor, env: VecNormalize | None) -> th.Tensor:
         to_gpu = th.device(self.device).type == "cuda" and places.device.type == "cpu"
@@ -398,28 +321,6 @@ class FrameReplayBuffer(ReplayBuffer):
 
     def _on_device(self, tensor: th.Tensor) -> th.Tensor:
         return tensor.to(self.device, non_blocking=True)
-
-    def _as_stacks(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, frame_stack, *frame_shape), contiguous."""
-        observations, dtype = np.asarray(observations), self._layout.frame_type
-        shape = (self.n_envs, *self.obs_shape)
-        if observations.shape != shape or not np.can_cast(observations.dtype, dtype, "same_kind"):
-            raise ValueError(
-                f"Observations of {self.n_envs} environments must have shape {shape} and type {dtype}, as the observation "
-                f"space says, got shape {observations.shape} and type {observations.dtype}."
-            )
-        return np.ascontiguousarray(observations, dtype).reshape(self.n_envs, self.frame_stack, *self._layout.frame_shape)
-
-    def _check_overlap(self, stacks: np.ndarray, next_stacks: np.ndarray, done: np.ndarray) -> None:
-        for env in np.flatnonzero(~done):  # VecNormalize rounds last observations
-            if not _same(stacks[env, 1:], next_stacks[env, :-1]):
-                fits = _fitting_stack(stacks[env].reshape(self.obs_shape), next_stacks[env].reshape(self.obs_shape))
-                raise ValueError(
-                    f"The {self.frame_stack - 1} older frames of an observation are not the newer ones of the observation "
-                    f"before it, so frame_stack={self.frame_stack} is wrong for this environment, whose observations have "
-                    f"shape {self.obs_shape}: set frame_stack to the number of frames that it stacks along the first axis, "
-                    f"the oldest first. frame_stack={fits} fits this observation; 1 always does."
-                )
 
     def _outcomes_of(self, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
         timeouts = [info.get("TimeLimit.truncated", False) and self.handle_timeout_termination for info in infos]
@@ -432,7 +333,7 @@ class FrameReplayBuffer(ReplayBuffer):
 
     def _find_beginnings(self, stacks: np.ndarray) -> np.ndarray:
         """Tell whose episode begins; one that was broken off is truncated where it was."""
-        follows = [_same(stack, last) for stack, last in zip(stacks, self._last_stacks, strict=True)]
+        follows = [same(stack, last) for stack, last in zip(stacks, self._last_stacks, strict=True)]
         begins = (self._step_in_episode == 0) | ~np.array(follows)
         for env in np.flatnonzero(begins & (self._step_in_episode > 0)):
             self._outcomes[self._newest_row, env, _END] = 1.0
@@ -448,7 +349,7 @@ class FrameReplayBuffer(ReplayBuffer):
         numbers = np.concatenate([self._numbers[:, 1:], np.zeros((self.n_envs, 1), np.int64)], axis=1)
         for env in range(self.n_envs):
             if begins[env]:
-                numbers[env, :-1] = _number_frames(stacks[env], self._frames.count, new)
+                numbers[env, :-1] = number_frames(stacks[env], self._frames.count, new)
             numbers[env, -1] = self._frames.count + len(new)
             new.append(next_stacks[env, -1])
         self._frames.add(np.stack(new))
@@ -472,13 +373,6 @@ class FrameReplayBuffer(ReplayBuffer):
     def _newest_row(self) -> int:
         return (self.pos - 1) % self.buffer_size
 
-    def _positions_of(self, row: int, envs: np.ndarray | None = None) -> np.ndarray:
-        return row * self.n_envs + (np.arange(self.n_envs) if envs is None else envs)
-
-    def _count_steps(self, begins: np.ndarray) -> None:
-        self._step_in_episode[begins] = 0
-        self._step_in_episode += 1
-
     def _publish_starts(self) -> None:
         """Let those be drawn whose steps are complete now."""
         steps = 1 if self.partial_returns else self.n_steps
@@ -486,8 +380,8 @@ class FrameReplayBuffer(ReplayBuffer):
             row = (self.pos - steps) % self.buffer_size
             envs = np.flatnonzero(self._step_in_episode >= steps)
             self._is_start[row, envs] = True
-            self._starts.append(self._positions_of(row, envs))
-            self._started(self._positions_of(row, envs))
+            self._starts.append(row * self.n_envs + envs)
+            self._started(row * self.n_envs + envs)
         self._starts.publish()
 
     def _drop_oldest_row(self) -> None:
@@ -496,7 +390,7 @@ class FrameReplayBuffer(ReplayBuffer):
         self._is_start[row] = False
         self._count -= 1
         self._starts.pop(len(envs))
-        self._dropped(self._positions_of(row, envs))
+        self._dropped(row * self.n_envs + envs)
 
     def _drop_rows_without_frames(self) -> None:
         while self._first_frames[(self.pos - self._count) % self.buffer_size] < self._frames.oldest:
@@ -563,7 +457,9 @@ class FrameReplayBuffer(ReplayBuffer):
         self.storage_device = present_device(self.storage_device)
         self._allocate_rows()
         for name in _ROW_ARRAYS:
-            setattr(self, name, _padded(state[name], self.buffer_size))
+            stored = state[name]
+            setattr(self, name, np.zeros((self.buffer_size, *stored.shape[1:]), stored.dtype))
+            getattr(self, name)[: len(stored)] = stored
         for name, values in rows.items():
             getattr(self, name)[: len(values)].copy_(th.from_numpy(values))
         self._newest.fill_(self._newest_row)
@@ -571,48 +467,6 @@ class FrameReplayBuffer(ReplayBuffer):
         if self.generator is not None and is_there:
             self.generator.manual_seed(random_state[0])
             self.generator.set_state(random_state[1])
-
-
-def _layout(
-    buffer_size: int,
-    observation_space: spaces.Space,
-    action_space: spaces.Space,
-    n_envs: int,
-    frame_stack: int,
-    episode_length: int,
-) -> _Layout:
-    check_integer("episode_length", episode_length)
-    action_type = np.dtype(ReplayBuffer._maybe_cast_dtype(action_space.dtype))
-    return _Layout(
-        rows=max(buffer_size // n_envs, 1),
-        n_envs=n_envs,
-        frame_stack=frame_stack,
-        frame_shape=_frame_shape(observation_space, frame_stack),
-        frame_type=np.dtype(observation_space.dtype),
-        action_dim=get_action_dim(action_space),
-        action_type=action_type,
-        episode_length=episode_length,
-    )
-
-
-def _frame_shape(space: spaces.Space, frame_stack: int) -> tuple[int, ...]:
-    if not isinstance(space, spaces.Box) or not space.shape:
-        raise ValueError(f"FrameReplayBuffer stores observations of a Box with at least one axis, got {space}.")
-    check_integer("frame_stack", frame_stack)
-    if space.shape[0] % frame_stack:
-        raise ValueError(
-            f"frame_stack must divide the first axis of the observations, which holds the stacked "
-            f"frames and has {space.shape[0]} entries (their shape is {space.shape}), got {frame_stack!r}."
-        )
-    return space.shape[0] // frame_stack, *space.shape[1:]
-
-
-def _check_arguments(n_steps: int, gamma: float, optimize_memory_usage: bool) -> None:
-    check_integer("n_steps", n_steps)
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must be in [0, 1], got {gamma!r}.")
-    if optimize_memory_usage:
-        raise ValueError("FrameReplayBuffer stores every frame once already: leave optimize_memory_usage=False.")
 
 
 def _discounts_of(infos: list[dict[str, Any]]) -> list[float]:
@@ -624,42 +478,3 @@ def _discounts_of(infos: list[dict[str, Any]]) -> list[float]:
                 "buffer environment_discounts=False if it means something else."
             )
     return discounts
-
-
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
-    padded = np.zeros((length, *values.shape[1:]), values.dtype)
-    padded[: len(values)] = values
-    return padded
-
-
-def _same(first: np.ndarray, second: np.ndarray) -> bool:
-    """Bit for bit, so that even what is not a number equals itself."""
-    return first.tobytes() == second.tobytes()
-
-
-def _fitting_stack(observation: np.ndarray, following: np.ndarray) -> int:
-    """The largest number of frames that two observations agree with, at least 1."""
-    entries = len(observation)
-    divisors = [stack for stack in range(entries, 0, -1) if entries % stack == 0]
-    return next(stack for stack in divisors if _same(observation[entries // stack :], following[: entries - entries // stack]))
-
-
-def _number_frames(stack: np.ndarray, next_number: int, new: list[np.ndarray]) -> np.ndarray:
-    """
-    Number the frames of an episode's first stack, in which zeros and repetitions take no place of their own.
-
-    :param stack: (frame_stack, *frame_shape), the oldest first
-    :param next_number: Number of the first new frame
-    :param new: New frames, to which those of the stack are appended
-    :return: (frame_stack,) numbers
-    """
-    numbers = np.empty(len(stack), np.int64)
-    for index, frame in enumerate(stack):
-        if not frame.view(np.uint8).any():
-            numbers[index] = ZERO_FRAME
-        elif index > 0 and _same(frame, stack[index - 1]):
-            numbers[index] = numbers[index - 1]
-        else:
-            numbers[index] = next_number + len(new)
-            new.append(frame)
-    return numbers

@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.arguments import check_integer
+from sb3_sparse.buffers.frame_layout import FrameLayout
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.envs import env_id
 
@@ -135,7 +136,7 @@ def _transfer(rounds: int) -> list[PixelCost]:
 
 
 def _memory() -> list[PixelCost]:
-    ours = FrameReplayBuffer.bytes_needed(CAPACITY, PIXELS, ACTIONS, frame_stack=STACK) / CAPACITY
+    ours = FrameLayout.of(CAPACITY, PIXELS, ACTIONS, frame_stack=STACK).nbytes / CAPACITY
     stock = ReplayBuffer(1, PIXELS, ACTIONS, "cpu")
     arrays = (stock.observations, stock.next_observations, stock.actions, stock.rewards, stock.dones, stock.timeouts)
     theirs = float(sum(array.nbytes for array in arrays))
