@@ -1,11 +1,16 @@
 """Checks of what users pass. Every floor may import them; they need nothing of the package."""
 
+import math
 import operator
-from typing import Any
+from collections.abc import Collection
+from numbers import Real
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+
+Choice = TypeVar("Choice")
 
 
 def check_integer(name: str, value: Any, least: int = 1, most: int | None = None, hint: str = "") -> int:
@@ -28,6 +33,39 @@ def check_integer(name: str, value: Any, least: int = 1, most: int | None = None
     if isinstance(value, bool) or number < least or (most is not None and number > most):
         raise ValueError(f"{name} must be an integer {bounds}{hint and f' ({hint})'}, got {value!r}.")
     return number
+
+
+def check_number(name: str, value: Any, most: float = math.inf, is_positive: bool = False, hint: str = "") -> None:
+    """
+    Refuse what is no finite number of at least 0.
+
+    :param name: Name of the argument, for the error
+    :param value: Its value
+    :param most: Largest value allowed
+    :param is_positive: Whether 0 is refused as well
+    :param hint: What the error says beside the bounds
+    :raises ValueError: if it is no number or out of bounds.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not 0 <= value <= most or (is_positive and value == 0):
+        bounds = "a number of at least 0" if most == math.inf else f"a number in [0, {most:g}]"
+        kind = "a positive number" if is_positive else bounds
+        raise ValueError(f"{name} must be {kind}{hint and f' ({hint})'}, got {value!r}.")
+
+
+def check_choice(name: str, value: Choice, choices: Collection[Choice]) -> Choice:
+    """
+    Take one of several values.
+
+    :param name: Name of the argument, for the error
+    :param value: Its value
+    :param choices: Values allowed
+    :return: The value
+    :raises ValueError: if it is another one.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    return value
 
 
 def check_action_bounds(action_space: spaces.Space, are_scaled: bool = True) -> None:

@@ -31,10 +31,12 @@ from sb3_sparse.diagnostics import record
 from sb3_sparse.drqv2 import DrQv2Policy
 from sb3_sparse.envs import pixel_observations
 from sb3_sparse.sparsity import sparse_layers
-from sb3_sparse.training.compiled_training import _without_validation
+from sb3_sparse.training.batches import generators_on_device
 from sb3_sparse.training.divergence import DivergenceError
+from sb3_sparse.training.held_objects import all_optimizers
 from sb3_sparse.training.live_optimizers import LiveOptimizers
 from sb3_sparse.training.programs import WARM_UPS
+from sb3_sparse.training.torch_settings import without_validation
 
 NETWORK: dict[str, Any] = {"hidden_dim": 16, "feature_dim": 8, "features_extractor_kwargs": {"channels": 4}}
 SPARSE: dict[str, Any] = {**NETWORK, "sparsity": 0.6}
@@ -81,7 +83,7 @@ def test_save_load_predict(tmp_path: Path) -> None:
     loaded = DrQv2.load(tmp_path / "model", device="cpu")
     assert_same(model, loaded)
     assert loaded.replay_buffer is None  # it acts without one
-    for optimizer, other in zip(model._optimizers(), loaded._optimizers(), strict=True):
+    for optimizer, other in zip(all_optimizers(model), all_optimizers(loaded), strict=True):
         assert optimizer.state and len(optimizer.state) == len(other.state)
     actions = [m.predict(observations(), deterministic=True)[0] for m in (model, loaded)]
     np.testing.assert_allclose(*actions, rtol=1e-6, atol=1e-7)
@@ -438,7 +440,7 @@ def test_resets(part: str) -> None:
         }[part]
     )
     if part == "agent":
-        assert all(not value.any() for o in model._optimizers() for s in o.state.values() for value in s.values())
+        assert all(not value.any() for o in all_optimizers(model) for s in o.state.values() for value in s.values())
     model.learn(10, reset_num_timesteps=False)
 
 
@@ -506,7 +508,7 @@ def test_replays_update_as_single_operations_do(
     eager = make(policy_kwargs=network, stddev_schedule="linear(1.0, 0.0, 60)").learn(60)
     emulate(monkeypatch)
     graphs = make(policy_kwargs=network, stddev_schedule="linear(1.0, 0.0, 60)").learn(60)
-    (program,) = graphs._programs.values()
+    (program,) = graphs._programs.programs.values()
     assert program.graph.replays == program.runs - WARM_UPS > 10
     assert len(program.graph.generators) == int(buffer_on_device)
     assert_same(eager, graphs, tolerance=1e-4)
@@ -524,7 +526,7 @@ def test_other_algorithms_draw_frames_within_the_graph(monkeypatch: pytest.Monke
     eager = trained()
     emulate(monkeypatch)
     graphs = trained()
-    (program,) = graphs._programs.values()
+    (program,) = graphs._programs.programs.values()
     assert program.graph.replays == program.runs - WARM_UPS > 5
     assert program.graph.generators == [graphs.replay_buffer.generator]
     assert_same(eager, graphs, tolerance=1e-4)
@@ -534,9 +536,9 @@ def test_frames_on_another_device_are_fed_to_the_graph(monkeypatch: pytest.Monke
     """A graph takes generators of its own device only."""
     on_device(monkeypatch)
     model = make()
-    assert model._generators_on_device() == [model.replay_buffer.generator]
+    assert generators_on_device(model) == [model.replay_buffer.generator]
     model.replay_buffer.generator = SimpleNamespace(device=th.device("cuda:1"))
-    assert model._generators_on_device() == []
+    assert generators_on_device(model) == []
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -545,9 +547,14 @@ def test_nothing_waits_for_the_device(network: dict[str, Any], autocast: bool, m
     allow_capturable_on_cpu(monkeypatch)
     on_device(monkeypatch)
     model = make(policy_kwargs=network, autocast=autocast).learn(30)
-    optimizers = LiveOptimizers(model._optimizers(), model.device)
+    optimizers = LiveOptimizers(all_optimizers(model), model.device)
     for _ in range(2):
-        with optimizers.capturing(), _without_validation(), Waits() as waits, model._dense_weights.serving(model.policy):
+        with (
+            optimizers.capturing(),
+            without_validation(),
+            Waits() as waits,
+            model._weights.dense.serving(model.policy),
+        ):
             model.gradient_step(model.replay_buffer.sample(8), True)
     assert not waits.found and len(waits.operations) > 100
 
@@ -589,7 +596,7 @@ def test_divergence_stops_training() -> None:
 @pytest.mark.parametrize("network", [NETWORK, SPARSE])
 def test_training_on_a_gpu(network: dict[str, Any], tmp_path: Path) -> None:
     model = make(policy_kwargs=network, device="cuda").learn(80)
-    (program,) = model._programs.values()
+    (program,) = model._programs.programs.values()
     assert program.graph is not None and model.replay_buffer.storage_device.type == "cuda"
     host = make(policy_kwargs=network, device="cuda", replay_buffer_device="cpu", autocast=True).learn(80)
     assert host.replay_buffer.storage_device.type == "cpu"
@@ -652,9 +659,9 @@ BAD_ARGUMENTS = [
     ({"learning_starts": -1}, "learning_starts must be"),
     ({"gradient_steps": -2}, "gradient_steps must be"),
     ({"train_freq": (1, "episode")}, "give gradient_steps"),
-    ({"tau": 2.0}, "tau must lie in"),
-    ({"gamma": -0.1}, "gamma must lie in"),
-    ({"stddev_clip": -0.3}, "stddev_clip must lie in"),
+    ({"tau": 2.0}, "tau must be a number in"),
+    ({"gamma": -0.1}, "gamma must be a number in"),
+    ({"stddev_clip": -0.3}, "stddev_clip must be a number"),
     ({"matmul_precision": "low"}, "matmul_precision must be one of"),
     ({"replay_buffer_device": "disk"}, "replay_buffer_device must be one of"),
     ({"replay_buffer_class": ReplayBuffer}, "ReplayBuffer must be told of n_steps=3"),

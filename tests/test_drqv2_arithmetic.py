@@ -19,6 +19,7 @@ from sb3_sparse.drqv2.exploration import noisy_actions, stddev_at
 from sb3_sparse.experiments.benchmarks import plain_drqv2
 from sb3_sparse.experiments.benchmarks.plain_drqv2 import PlainBatch, PlainDrQv2, shift_by_interpolation
 from sb3_sparse.networks import PixelEncoder
+from sb3_sparse.training.held_objects import all_optimizers
 
 NETWORK: dict[str, Any] = {"hidden_dim": 16, "feature_dim": 8, "features_extractor_kwargs": {"channels": 4}}
 
@@ -315,7 +316,7 @@ def test_updates_are_those_of_plain_torch(network: dict[str, Any], monkeypatch: 
     plain = plain_twin(agent)
     for optimizer in plain.optimizers:
         optimizer.param_groups[0]["lr"] = 1e-3
-    for optimizer in agent._optimizers():
+    for optimizer in all_optimizers(agent):
         optimizer.param_groups[0]["lr"] = 1e-3
     agent.actor.stddev.fill_(0.4)
     for k in range(4):

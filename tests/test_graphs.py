@@ -33,11 +33,12 @@ import sb3_sparse
 from sb3_sparse import ReDoCallback
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
-from sb3_sparse.training import compiled_training
-from sb3_sparse.training.compiled_training import _without_validation
+from sb3_sparse.training import program_cache
+from sb3_sparse.training.batches import StaticSamples
+from sb3_sparse.training.held_objects import all_optimizers
 from sb3_sparse.training.live_optimizers import LiveOptimizers
 from sb3_sparse.training.programs import WARM_UPS, GraphProgram
-from sb3_sparse.training.static_samples import StaticSamples
+from sb3_sparse.training.torch_settings import without_validation
 
 ON_DEVICE = {"replay_buffer_class": DeviceReplayBuffer}
 CASES = [(name, rule) for name in NAMES for rule in ("sb3", "paper") if (name, rule) != ("TD3", "paper")]
@@ -54,9 +55,14 @@ def test_nothing_waits_for_the_device(name: str, rule: str, variant: dict[str, A
         kwargs.pop("n_steps")
     model: Any = build(sb3_sparse, name, **kwargs).learn(20)
     model.policy.set_training_mode(True)
-    optimizers = LiveOptimizers(model._optimizers(), CPU)
+    optimizers = LiveOptimizers(all_optimizers(model), CPU)
     for full in (True, False, True, False):  # states of optimizers are made in the first ones
-        with optimizers.capturing(), _without_validation(), Waits() as waits, model._dense_weights.serving(model.policy):
+        with (
+            optimizers.capturing(),
+            without_validation(),
+            Waits() as waits,
+            model._weights.dense.serving(model.policy),
+        ):
             model.gradient_step(model.replay_buffer.sample(8), full)
     assert not waits.found and len(waits.operations) > 50
 
@@ -74,7 +80,7 @@ def test_replays_update_as_sb3_does(
         variant = {"replay_buffer_kwargs": {"n_steps": variant["n_steps"], "gamma": 0.99}}
     log = emulate(monkeypatch)
     ours: Any = build(sb3_sparse, name, **variant, **buffer).learn(44)
-    programs = list(ours._programs.values())
+    programs = list(ours._programs.programs.values())
     assert len(programs) == (2 if name == "TD3" else 1)
     for program in programs:
         assert program.graph.replays == program.runs - WARM_UPS > 4
@@ -108,7 +114,7 @@ def test_replays_see_recycled_units(name: str, monkeypatch: pytest.MonkeyPatch) 
     """Written in place, so that the graph need not be captured anew, which would cost more than the units are worth."""
     emulate(monkeypatch)
     models: list[Any] = [learn(build(library, name, policy_kwargs=FIXED), 40) for library in (sb3_sparse, stable_baselines3)]
-    programs = dict(models[0]._programs)
+    programs = dict(models[0]._programs.programs)
     for model in models:
         callback = ReDoCallback(redo_freq=10, tau=0.9, batch_size=8)
         callback.init_callback(model)
@@ -117,7 +123,7 @@ def test_replays_see_recycled_units(name: str, monkeypatch: pytest.MonkeyPatch) 
         np.random.seed(0)
         model.train(12, 8)
     assert_same(*map(parameters, models), tolerance=1e-4)
-    assert models[0]._programs == programs
+    assert models[0]._programs.programs == programs
 
 
 def change_weight_decay(model: Any) -> None:
@@ -285,7 +291,7 @@ def test_sb3_updates_what_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) ->
     kwargs = {"policy_kwargs": {**FIXED, "optimizer_class": th.optim.SGD}}
     with pytest.warns(UserWarning, match="updates as Stable-Baselines3 does.*SGD has no option `capturable`") as caught:
         model: Any = build(sb3_sparse, "SAC", **kwargs).learn(30)
-    assert len(caught) == 1 and not model._programs
+    assert len(caught) == 1 and not model._programs.programs
     assert_same(parameters(model), parameters(learn(build(stable_baselines3, "SAC", **kwargs), 30)), tolerance=0.0)
     with pytest.raises(ValueError, match="update_rule='paper' needs the compiled update, but the optimizer SGD"):
         build(sb3_sparse, "SAC", update_rule="paper", **kwargs).learn(30)
@@ -317,12 +323,12 @@ def test_garbage_is_collected_before_a_capture_and_not_within(fails: bool, monke
 
 
 def test_programs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_training, "_MOST_PROGRAMS", 3)
+    monkeypatch.setattr(program_cache, "_MOST_PROGRAMS", 3)
     model: Any = trained("SAC")
     for gamma in (0.1, 0.2, 0.3, 0.4):
         model.gamma = gamma
         model.train(1, 8)
-    assert [settings[1] for *_, settings in model._programs] == [0.2, 0.3, 0.4]
+    assert [settings[1] for *_, settings in model._programs.programs] == [0.2, 0.3, 0.4]
 
 
 @each_algorithm
@@ -379,7 +385,7 @@ def test_values_written_before_the_backward_pass() -> None:
     model: Any = trained("SAC")
     (_, layer) = next(sb3_sparse.sparsity.sparse_layers(model.critic))
     inputs = th.ones(2, layer.topology.shape[1])
-    dense = model._dense_weights
+    dense = model._weights.dense
     with dense.serving(model.policy):
         loss = dense.linear(inputs, layer.values, layer.bias, layer.topology).sum()
         dense.expire([layer.values])
@@ -405,9 +411,9 @@ def test_backward_pass_after_another_layer_used_the_matrix() -> None:
 def test_topologies_move_between_replays(monkeypatch: pytest.MonkeyPatch) -> None:
     emulate(monkeypatch)
     model: Any = build(sb3_sparse, "SAC", policy_kwargs=FIXED).learn(40)
-    kept = next(iter(model._programs.values()))
+    kept = next(iter(model._programs.programs.values()))
     model.set_logger(configure(None, []))
     move_topology(model)
     model.train(WARM_UPS + 2, 8)
-    (program,) = model._programs.values()
+    (program,) = model._programs.programs.values()
     assert program is not kept and program.graph.replays == 2

@@ -18,7 +18,7 @@ from sb3_sparse.buffers.memory import check_memory
 from sb3_sparse.buffers.n_step_returns import Window, following_steps, n_step_window, normalized_reward
 from sb3_sparse.buffers.present_device import present_device
 from sb3_sparse.buffers.seeding import new_generator, seed_generator
-from sb3_sparse.buffers.stacks import as_stacks, check_overlap, number_frames, same
+from sb3_sparse.buffers.seen_frames import as_stacks, check_overlap, number_frames, same
 from sb3_sparse.buffers.start_queue import StartQueue
 
 # What is kept of a transition beside frames and action, as float32: its reward; whether the episode terminated; whether it

@@ -10,6 +10,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
+from sb3_sparse.arguments import check_choice
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
 from sb3_sparse.callbacks.topology_method import Part, TopologyMethod
 from sb3_sparse.sparsity.optimizers import optimizers_of
@@ -38,8 +39,7 @@ class DropAndGrow(TopologyMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(map(repr, SCHEDULES))}, got {self.schedule!r}.")
+        check_choice("schedule", self.schedule, SCHEDULES)
         if not 0.0 < self.drop_fraction < 1.0:
             raise ValueError(f"drop_fraction must lie in (0, 1), got {self.drop_fraction!r}.")
 

@@ -10,7 +10,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
-from sb3_sparse.arguments import check_integer
+from sb3_sparse.arguments import check_choice, check_integer
 from sb3_sparse.callbacks.fresh_policy import clear_moments, copy_parameters, copy_statistics, fresh_policy, recapture
 from sb3_sparse.callbacks.measured_networks import measured_networks, run
 from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
@@ -40,9 +40,8 @@ class ResetCallback(BaseCallback):
 
     def __init__(self, reset_freq: int = 100_000, part: str = "agent", redraw_topology: bool = False, verbose: int = 0):
         super().__init__(verbose)
-        if part not in PARTS:
-            raise ValueError(f"part must be one of {', '.join(map(repr, PARTS))}, got {part!r}.")
-        self.reset_freq, self.part, self.redraw_topology = check_integer("reset_freq", reset_freq), part, redraw_topology
+        self.reset_freq, self.part = check_integer("reset_freq", reset_freq), check_choice("part", part, PARTS)
+        self.redraw_topology = redraw_topology
         # State: agent steps at the last reset (at the start before the first), and how many there were.
         self.last_step = 0
         self.resets = 0

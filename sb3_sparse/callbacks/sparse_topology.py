@@ -7,6 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_sparse.arguments import check_choice
 from sb3_sparse.callbacks.drop_and_grow import SET, RigL
 from sb3_sparse.callbacks.fresh_policy import recapture
 from sb3_sparse.callbacks.gradual_pruning import GradualPruning
@@ -157,8 +158,7 @@ def _methods(
 
 
 def _named(name: str, options: Mapping[str, Any]) -> TopologyMethod:
-    if name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {name!r}.")
+    check_choice("method", name, METHODS)
     if ("final_sparsity" in options) != (name == GradualPruning.name):
         raise ValueError('final_sparsity is what "pruning" ends with, and nothing that the other methods take.')
     # Of the others, each takes those that it has.

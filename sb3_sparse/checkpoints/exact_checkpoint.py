@@ -34,7 +34,7 @@ from sb3_sparse.checkpoints.remote_environment_state import environment_state
 from sb3_sparse.checkpoints.replay_rows import ReplayRows
 from sb3_sparse.checkpoints.schedules import schedules_of_progress
 from sb3_sparse.checkpoints.signals import StopSignals
-from sb3_sparse.training.divergence import DivergenceError, broken_losses, broken_tensors
+from sb3_sparse.training.divergence import broken_losses, broken_tensors, divergence, logged_losses
 
 # Shells' way of saying that a signal ended a program.
 _EXIT_STATUS = 128
@@ -284,7 +284,8 @@ class ExactCheckpointCallback(BaseCallback):
         :return: Whether it could be written; if not, the former ones are as they were, and a warning says why
         :raises DivergenceError: if a tensor is not finite; nothing is written then.
         """
-        self._refuse_tensors()
+        if broken_tensors(self.model):
+            self._refuse([])
         step = self.model.num_timesteps
         self._plan_after(step)
         try:
@@ -339,17 +340,10 @@ class ExactCheckpointCallback(BaseCallback):
         }
 
     def _refuse_losses(self) -> None:
-        self._refuse(broken_losses(self.model))
+        if broken := broken_losses(logged_losses(self.model)):
+            self._refuse(broken)
 
-    def _refuse_tensors(self) -> None:
-        self._refuse(broken_tensors(self.model))
-
-    def _refuse(self, broken: list[str]) -> None:
-        if broken:
-            self._close()
-            manifests = self._store.manifests()
-            last = f"The last good checkpoint is {manifests[0]}." if manifests else "There is no checkpoint yet."
-            raise DivergenceError(
-                f"No longer finite after {self.model.num_timesteps} agent steps: {', '.join(broken)}. {last} Starting again "
-                "repeats what happened; lower the learning rate, clip rewards, or check the environment's numbers."
-            )
+    def _refuse(self, losses: list[str]) -> None:
+        self._close()
+        manifests = self._store.manifests()
+        raise divergence(self.model, losses, str(manifests[0]) if manifests else "the beginning (there is no checkpoint yet)")

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 
 from torch import nn
 
+from sb3_sparse.arguments import check_choice, check_number
 from sb3_sparse.networks import BroNetEncoder, SimBaEncoder
 from sb3_sparse.networks.bronet import GAIN as BRONET_GAIN
 from sb3_sparse.networks.initializers import orthogonal_linear
@@ -83,9 +83,7 @@ def network_kind(network: str) -> NetworkKind:
     :param network: Its name
     :raises ValueError: if there is none of this name.
     """
-    if network not in NETWORKS:
-        raise ValueError(f"network must be one of {', '.join(map(repr, NETWORKS))}, got {network!r}.")
-    return NETWORKS[network]
+    return NETWORKS[check_choice("network", network, NETWORKS)]
 
 
 def simba_sizes(width_scale: float, depth_scale: float, network: str = "simba") -> tuple[SimBaSize, SimBaSize]:
@@ -100,8 +98,7 @@ def simba_sizes(width_scale: float, depth_scale: float, network: str = "simba") 
     :raises ValueError: if a scale is not positive or the actor would have no unit.
     """
     for name, scale in {"width_scale": width_scale, "depth_scale": depth_scale}.items():
-        if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < float(scale) < float("inf"):
-            raise ValueError(f"{name} must be a positive number (1.0 is the paper's default size), got {scale!r}.")
+        check_number(name, scale, is_positive=True, hint="1.0 is the paper's default size")
     kind = network_kind(network)
     if round(width_scale * kind.actor_hidden_dim) < 1:
         raise ValueError(

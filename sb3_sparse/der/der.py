@@ -1,46 +1,39 @@
 """Data-Efficient Rainbow."""
 
 from collections.abc import Hashable
-from numbers import Real
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
 import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule, get_parameters_by_name
-from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
 
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
-from sb3_sparse.arguments import check_integer
+from sb3_sparse.arguments import check_number
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
-from sb3_sparse.buffers.frame_stacks import stacked_frames
 from sb3_sparse.der.acting_network import RainbowValues
 from sb3_sparse.der.categorical import clipped_mass, cross_entropy, project
 from sb3_sparse.der.networks import RainbowNetwork
 from sb3_sparse.der.policies import CnnPolicy, DERPolicy, MlpPolicy, check_actions
 from sb3_sparse.der.prioritized_frame_replay_buffer import PrioritizedFrameReplayBuffer
-from sb3_sparse.training.compiled_training import CompiledTraining, copy_statistics
+from sb3_sparse.training.batches import generators_on_device
+from sb3_sparse.training.frame_replay_training import FrameReplayTraining
 from sb3_sparse.training.programs import EagerProgram
-
-SelfDER = TypeVar("SelfDER", bound="DER")
+from sb3_sparse.training.weight_updates import copy_statistics
 
 _NOT_SAVED = ("_drawn", "_drawn_by")
-_COUNTS = ("n_steps", "target_update_interval", "batch_size", "buffer_size")
 _EXPLORATION = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
-_FRACTIONS = ("gamma", "tau", "priority_exponent", "priority_beta", *_EXPLORATION)
 # Added to a loss before it becomes a priority, as in Dopamine: no transition is out of reach.
 PRIORITY_EPS = 1e-10
-# A support is called too narrow where most of the targets lie beyond it, over about as many updates as this.
-_CLIPPED, _CLIPPED_UPDATES = 0.5, 100
+# A support is called too narrow where most of the targets lie beyond it, over about as many calls of ``train()`` as this.
+_CLIPPED, _CLIPPED_CALLS = 0.5, 100
 
 
-class DER(CompiledTraining):
+class DER(FrameReplayTraining):
     """
     Data-Efficient Rainbow (van Hasselt et al., 2019, "When to use parametric models in reinforcement learning?"): Rainbow
     (Hessel et al., 2018) with 10-step returns and an update per agent step, for 100 000 steps of Atari; with networks that can
@@ -100,7 +93,8 @@ class DER(CompiledTraining):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy}
     known_as = KnownAlgorithm("DER", DERPolicy, RainbowValues, "der")
     networks_with_gradients = ("q_net",)
-    has_paper_rule = has_stock_update = False
+    integers: ClassVar = dict.fromkeys(("n_steps", "target_update_interval", "batch_size", "buffer_size"), 1)
+    numbers: ClassVar = dict.fromkeys(("gamma", "tau", "priority_exponent", "priority_beta", *_EXPLORATION), 1.0)
     policy: DERPolicy
     q_net: RainbowNetwork
     q_net_target: RainbowNetwork
@@ -145,11 +139,9 @@ class DER(CompiledTraining):
         replay_buffer_device: str = "auto",
         _init_setup_model: bool = True,
     ):
-        self._set_options("sb3", matmul_precision, replay_buffer_device)
-        OffPolicyAlgorithm.__init__(
-            self,
+        super().__init__(
             policy,
-            env,  # type: ignore[arg-type]
+            env,
             learning_rate,
             buffer_size,
             learning_starts,
@@ -159,15 +151,16 @@ class DER(CompiledTraining):
             train_freq,
             gradient_steps,
             n_steps=n_steps,
+            frame_stack=frame_stack,
+            matmul_precision=matmul_precision,
+            replay_buffer_device=replay_buffer_device,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
             verbose=verbose,
             seed=seed,
             device=device,
-            support_multi_env=True,
-            sde_support=False,
         )
         self.target_update_interval, self.double_q = target_update_interval, double_q
         self.prioritized, self.priority_exponent = prioritized, priority_exponent
@@ -176,29 +169,15 @@ class DER(CompiledTraining):
         self.exploration_initial_eps, self.exploration_final_eps = exploration_initial_eps, exploration_final_eps
         self.max_grad_norm = max_grad_norm
         self.exploration_rate = 0.0
-        self.frame_stack = self._given_frame_stack(frame_stack)
         # Calls of env.step(), and how much of the targets was clipped lately.
         self._n_calls = 0
         self._clipped = 0.0
         if _init_setup_model:
             self._setup_model()
+            self._ensure_buffer()
 
-    def _setup_model(self) -> None:
-        self._check_options()
-        if self.frame_stack is None:
-            self.frame_stack = self._find_frame_stack()
-        is_new = self.replay_buffer is None
-        if is_new:
-            self.replay_buffer = self._make_buffer()
-        # SB3 would warn that it leaves n-step returns to a buffer class of one's own, and change its arguments.
-        given, self.replay_buffer_class, self.replay_buffer_kwargs = self.replay_buffer_kwargs, None, {}
-        super()._setup_model()
-        self.replay_buffer_kwargs = given
-        assert self.replay_buffer is not None
-        if is_new:
-            self.replay_buffer.seed(self.seed)
-        self.replay_buffer_class = type(self.replay_buffer)
-        self._create_aliases()
+    def _build(self) -> None:
+        super()._build()
         explored = self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
         self.exploration_schedule = ConstantSchedule(0.0) if self.q_net.noisy else LinearSchedule(*explored)
         final = self.priority_beta if self.priority_beta_final is None else self.priority_beta_final
@@ -209,59 +188,24 @@ class DER(CompiledTraining):
         self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
 
-    def _given_frame_stack(self, frame_stack: int | None) -> int | None:
-        """The argument, or what was the only way to say it before there was one."""
-        among_others = self.replay_buffer_kwargs.get("frame_stack", frame_stack)
-        if frame_stack not in (None, among_others):
-            raise ValueError(f"frame_stack={frame_stack}, but replay_buffer_kwargs has frame_stack={among_others}: give one.")
-        return among_others
-
-    def _find_frame_stack(self) -> int:
-        frames = None if self.env is None else stacked_frames(self.env)
-        # 1 is always right, and takes more memory.
-        return 1 if frames is None or self.observation_space.shape[0] % frames else frames  # type: ignore[index]
-
     @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        wrapped = CompiledTraining._wrap_env(env, verbose, monitor_wrapper)
-        # Before SB3 advises a MultiInputPolicy, which there is not.
-        _check_observations(wrapped.observation_space)
-        return wrapped
-
-    def _make_buffer(self) -> FrameReplayBuffer:
-        on_gpu = self.device.type == "cuda" and self.replay_buffer_device == "auto" and self._vec_normalize_env is None
-        is_image = len(self.observation_space.shape) == 3  # type: ignore[arg-type]
-        options = {
-            "frame_stack": self.frame_stack,
-            "storage_device": self.device if on_gpu else "cpu",
-            "environment_discounts": False,
-            # Memory for a last frame of every step costs little where observations are vectors.
-            **({} if is_image else {"episode_length": 1}),
-            **self.replay_buffer_kwargs,
-            "n_steps": self.n_steps,
-            "gamma": self.gamma,
-        }
-        buffer_class = PrioritizedFrameReplayBuffer if self.prioritized else FrameReplayBuffer
-        spaces_ = self.observation_space, self.action_space
-        return buffer_class(self.buffer_size, *spaces_, device=self.device, n_envs=self.n_envs, **options)
+    def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        check_actions(action_space)
+        if not isinstance(observation_space, spaces.Box):
+            raise ValueError(f"DER takes vectors or images (a Box), got {observation_space}: flatten or select them.")
 
     def _check_options(self) -> None:
-        check_actions(self.action_space)
-        _check_observations(self.observation_space)
-        for name in ("n_steps", "gamma"):
-            if name in self.replay_buffer_kwargs and self.replay_buffer_kwargs[name] != getattr(self, name):
-                raise ValueError(f"{name} is an argument of DER, not of its buffer: take it out of replay_buffer_kwargs.")
-        if not issubclass(self.policy_class, DERPolicy):
-            given = self.policy_class.__name__
-            raise ValueError(f'DER has policies of its own, got {given}: give "CnnPolicy" or "MlpPolicy".')
-        for name in _COUNTS:
-            setattr(self, name, check_integer(name, getattr(self, name)))
-        for name in _FRACTIONS:
-            _check_fraction(name, getattr(self, name))
+        super()._check_options()
         if self.priority_beta_final is not None:
-            _check_fraction("priority_beta_final", self.priority_beta_final)
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm must be positive, or None for none; got {self.max_grad_norm!r}.")
+            check_number("priority_beta_final", self.priority_beta_final, 1.0)
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, is_positive=True, hint="or None for none")
+
+    def _buffer_class(self) -> type[FrameReplayBuffer]:
+        return PrioritizedFrameReplayBuffer if self.prioritized else FrameReplayBuffer
+
+    def _frame_options(self) -> dict[str, Any]:
+        return {**super()._frame_options(), "environment_discounts": False}
 
     def predict(
         self,
@@ -294,7 +238,7 @@ class DER(CompiledTraining):
         self._n_calls += 1
         # Each call makes a step in every environment.
         if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
-            self._average(self.q_net, self.q_net_target, self.tau)
+            self._weights.average(self.q_net, self.q_net_target, self.tau)
             copy_statistics(self.batch_norm_stats, self.batch_norm_stats_target)
         if not self.q_net.noisy:
             self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
@@ -312,6 +256,17 @@ class DER(CompiledTraining):
         if isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer):
             self.replay_buffer.set_beta(self.beta_schedule(self._current_progress_remaining))
         super().train(gradient_steps, batch_size)
+        self._warn_of_narrow_support(self.logger.name_to_value.get("train/clipped_targets", 0.0))
+
+    def _warn_of_narrow_support(self, clipped: float) -> None:
+        self._clipped += (clipped - self._clipped) / _CLIPPED_CALLS
+        if self._clipped > _CLIPPED:
+            support = f"[{float(self.q_net.support[0]):g}, {float(self.q_net.support[-1]):g}]"
+            self._warn_once(
+                f"Most of the targets lie beyond the support {support} of the value distribution, where they are clipped, so "
+                "values cannot be learned: give policy_kwargs=dict(v_min=..., v_max=...) that returns lie between, or scale "
+                "or clip the rewards."
+            )
 
     def gradient_step(self, samples: Any, full: bool) -> dict[str, th.Tensor]:
         """See :meth:`CompiledTraining.gradient_step`."""
@@ -319,22 +274,10 @@ class DER(CompiledTraining):
         errors, values = self._errors_of(samples, target, noisy=self.q_net.noisy)
         weights = samples.weights.squeeze(1) if self.prioritized else th.ones_like(errors)
         loss = (weights * errors).mean()
-        self._descend(loss)
+        self._weights.step(loss, self.policy.optimizer, max_grad_norm=self.max_grad_norm)
         if self.prioritized:
             self._renew_priorities(samples, errors.detach())
         return {"loss": loss, "q_value": values.detach().mean(), **clipped}
-
-    def _descend(self, loss: th.Tensor) -> None:
-        optimizer = self.policy.optimizer
-        if not loss.requires_grad:
-            self._warn_of_frozen([optimizer])
-            return
-        optimizer.zero_grad()
-        loss.backward()
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
-        optimizer.step()
-        self._dense_weights.expire(self.q_net.parameters())
 
     @th.no_grad()
     def _target(self, samples: Any, noisy: bool) -> tuple[th.Tensor, dict[str, th.Tensor]]:
@@ -363,14 +306,14 @@ class DER(CompiledTraining):
         # Losses that are not finite end training, after which the buffer shall be as sound as it was.
         priorities = (errors.nan_to_num(0.0, posinf=0.0) + PRIORITY_EPS) ** self.priority_exponent
         assert isinstance(self.replay_buffer, PrioritizedFrameReplayBuffer)
-        if self._uses_graphs() and not self._generators_on_device():
+        if self._uses_graphs() and not generators_on_device(self):
             self._drawn = samples.positions, priorities
         else:
             self.replay_buffer.update_priorities(samples.positions, priorities)
 
     def _step(self, batch_size: int, full: bool) -> dict[str, th.Tensor]:
         losses = super()._step(batch_size, full)
-        program = self._last_programs[full]
+        program = self._programs.last
         if self._drawn is not None:  # else the graph has run, and has written to the places that it was captured with
             self._drawn_by[program] = self._drawn
             self._drawn = None
@@ -401,46 +344,14 @@ class DER(CompiledTraining):
         """See :meth:`CompiledTraining.update_settings`."""
         return self.double_q, self.prioritized, self.priority_exponent, self.max_grad_norm, self.q_net.noisy
 
-    def _watch(self, logged: dict[str, list[float]]) -> None:
-        for clipped in logged.get("clipped_targets", []):
-            self._clipped += (clipped - self._clipped) / _CLIPPED_UPDATES
-        if self._clipped > _CLIPPED:
-            support = f"[{float(self.q_net.support[0]):g}, {float(self.q_net.support[-1]):g}]"
-            self._warn_once(
-                f"Most of the targets lie beyond the support {support} of the value distribution, where they are clipped, so "
-                "values cannot be learned: give policy_kwargs=dict(v_min=..., v_max=...) that returns lie between, or scale "
-                "or clip the rewards."
-            )
-
-    def learn(
-        self: SelfDER,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "DER",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfDER:
-        """See :class:`~stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm`."""
-        return super().learn(
-            total_timesteps=total_timesteps,
-            callback=callback,
-            log_interval=log_interval,
-            tb_log_name=tb_log_name,
-            reset_num_timesteps=reset_num_timesteps,
-            progress_bar=progress_bar,
-        )
-
     def _check_loaded_buffer(self, buffer: ReplayBuffer) -> None:
-        super()._check_loaded_buffer(buffer)
-        expected = PrioritizedFrameReplayBuffer if self.prioritized else FrameReplayBuffer
+        expected = self._buffer_class()
         if type(buffer) is not expected:
             raise ValueError(
                 f"The saved replay buffer is a {type(buffer).__name__}, but prioritized={self.prioritized} needs a "
                 f"{expected.__name__}."
             )
-        assert isinstance(buffer, FrameReplayBuffer)
-        buffer.adopt_returns(self.n_steps, self.gamma)
+        super()._check_loaded_buffer(buffer)
 
     def _excluded_save_params(self) -> list[str]:
         aliases = ["q_net", "q_net_target", "batch_norm_stats", "batch_norm_stats_target"]
@@ -451,16 +362,6 @@ class DER(CompiledTraining):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
-
-
-def _check_observations(space: spaces.Space) -> None:
-    if not isinstance(space, spaces.Box):
-        raise ValueError(f"DER takes vectors or images (a Box), got {space}: flatten or select them.")
-
-
-def _check_fraction(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}.")
 
 
 def _of_actions(output: th.Tensor, actions: th.Tensor) -> th.Tensor:

@@ -1,42 +1,32 @@
 """DrQ-v2."""
 
 import math
-import warnings
 from collections.abc import Callable, Hashable
-from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq, TrainFrequencyUnit
 
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
 from sb3_sparse.arguments import check_integer
-from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
-from sb3_sparse.buffers.frame_stacks import stacked_frames
 from sb3_sparse.drqv2.acting_network import PixelActor
 from sb3_sparse.drqv2.augmentation import random_shift
 from sb3_sparse.drqv2.exploration import StddevSchedule, noisy_actions, stddev_at
 from sb3_sparse.drqv2.policies import DrQv2Policy, check_spaces
-from sb3_sparse.training.compiled_training import CompiledTraining, frozen, smallest, total_error
-from sb3_sparse.training.static_samples import Samples
+from sb3_sparse.training.batches import Samples
+from sb3_sparse.training.frame_replay_training import FrameReplayTraining
+from sb3_sparse.training.losses import smallest, total_error
+from sb3_sparse.training.torch_settings import frozen
 
 SelfDrQv2 = TypeVar("SelfDrQv2", bound="DrQv2")
 
-# Fraction of a GPU's free memory that the replay buffer may take; networks and what an update computes need the rest.
-_SHARE_OF_GPU = 0.7
-# Frames of colour images that share their first axis are likely to be stacked.
-_COLOURS = 3
 
-
-class DrQv2(CompiledTraining):
+class DrQv2(FrameReplayTraining):
     """
     DrQ-v2 (Yarats et al., 2022, "Mastering Visual Continuous Control: Improved Data-Augmented Reinforcement Learning",
     https://arxiv.org/abs/2107.09645): DDPG from pixels with random shifts of the images, n-step returns and a schedule for the
@@ -102,7 +92,8 @@ class DrQv2(CompiledTraining):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": DrQv2Policy}
     known_as = KnownAlgorithm("DrQv2", DrQv2Policy, PixelActor, "drqv2", label="DrQ-v2")
     networks_with_gradients = ("encoder", "actor", "critic")
-    has_paper_rule = has_stock_update = False
+    integers: ClassVar = {"n_steps": 1, "batch_size": 1, "buffer_size": 1, "learning_starts": 0, "shift_pixels": 0}
+    numbers: ClassVar = {"tau": 1.0, "gamma": 1.0, "stddev_clip": math.inf}
     policy: DrQv2Policy
     encoder: Any
     critic_target: Any
@@ -137,95 +128,56 @@ class DrQv2(CompiledTraining):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ):
-        self._set_options("sb3", matmul_precision, replay_buffer_device)
-        OffPolicyAlgorithm.__init__(
-            self,
+        super().__init__(
             policy,
-            env,  # type: ignore[arg-type]
+            env,
             learning_rate,
-            buffer_size=buffer_size,
-            learning_starts=learning_starts,
-            batch_size=batch_size,
-            tau=tau,
-            gamma=gamma,
-            train_freq=train_freq,
-            gradient_steps=gradient_steps,  # type: ignore[arg-type]
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            n_steps=n_steps,
+            frame_stack=frame_stack,
+            matmul_precision=matmul_precision,
+            replay_buffer_device=replay_buffer_device,
             replay_buffer_class=replay_buffer_class,
             replay_buffer_kwargs=replay_buffer_kwargs,
-            n_steps=n_steps,
-            policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
             verbose=verbose,
-            device=device,
-            support_multi_env=True,
             seed=seed,
-            sde_support=False,
+            device=device,
         )
         self.stddev_schedule, self.stddev_clip = stddev_schedule, stddev_clip
-        self.shift_pixels, self.frame_stack, self.autocast = shift_pixels, frame_stack, autocast
+        self.shift_pixels, self.autocast = shift_pixels, autocast
         # Saved with the model, which may go on with another number of environments.
         self._keeps_ratio = gradient_steps is None
         if _init_setup_model:
             self._setup_model()
             self._ensure_buffer()
 
-    def _setup_model(self) -> None:
-        check_spaces(self.observation_space, self.action_space)
-        self._check_options()
-        self._convert_train_freq()
-        self._setup_lr_schedule()
-        self.set_random_seed(self.seed)
-        self._setup_for_env()
-        build: Any = self.policy_class
-        self.policy = build(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs).to(self.device)
-        self._create_aliases()
-        self.recapture()
-        self._warn_without_tf32()
-
     @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        wrapped = CompiledTraining._wrap_env(env, verbose, monitor_wrapper)
-        # Before SB3 advises a MultiInputPolicy, which there is not.
-        if isinstance(wrapped.observation_space, spaces.Dict):
-            check_spaces(wrapped.observation_space, wrapped.action_space)
-        return wrapped
+    def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        check_spaces(observation_space, action_space)
 
     def _create_aliases(self) -> None:
         self.encoder, self.actor = self.policy.encoder, self.policy.actor
         self.critic, self.critic_target = self.policy.critic, self.policy.critic_target
 
     def _check_options(self) -> None:
+        super()._check_options()
         stddev_at(self.stddev_schedule, 0)
-        counts = {"n_steps": 1, "batch_size": 1, "buffer_size": 1, "learning_starts": 0, "shift_pixels": 0}
-        for name, least in counts.items():
-            setattr(self, name, check_integer(name, getattr(self, name), least))
         if not self._keeps_ratio:
             self.gradient_steps = check_integer("gradient_steps", self.gradient_steps, -1)
-        if self.frame_stack is not None:
-            self.frame_stack = check_integer("frame_stack", self.frame_stack)
-            channels = self.observation_space.shape[0]  # type: ignore[index]
-            if channels % self.frame_stack:
-                raise ValueError(f"{self.frame_stack} frames cannot make up {channels} channels: give another frame_stack.")
-        for name, most in {"tau": 1.0, "gamma": 1.0, "stddev_clip": math.inf}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= most:
-                raise ValueError(f"{name} must lie in [0, {most:g}], got {value!r}.")
-        if not issubclass(self.policy_class, DrQv2Policy):
-            raise ValueError(f'DrQv2 has a policy of its own, got {self.policy_class.__name__}: give "CnnPolicy".')
 
     def _setup_for_env(self) -> None:
-        """Choose what depends on the environment; a model that is loaded to act may have none and needs none of it."""
-        if self.env is None:
-            return
-        if self._keeps_ratio:
+        super()._setup_for_env()
+        if self.env is not None and self._keeps_ratio:
             self.gradient_steps = self._one_per_environment()
-        if self.frame_stack is None:
-            self.frame_stack = self._find_frame_stack()
-
-    def _ensure_buffer(self) -> None:
-        if self.env is not None and self.replay_buffer is None:
-            self.replay_buffer = self._make_buffer()
 
     def _one_per_environment(self) -> int:
         assert isinstance(self.train_freq, TrainFreq)
@@ -233,97 +185,9 @@ class DrQv2(CompiledTraining):
             raise ValueError("With train_freq in episodes, give gradient_steps: -1 for as many updates as there were steps.")
         return self.n_envs
 
-    def _find_frame_stack(self) -> int:
-        assert self.env is not None
-        found = stacked_frames(self.env)
-        channels = self.observation_space.shape[0]  # type: ignore[index]
-        if found is None and channels > _COLOURS and channels % _COLOURS == 0:
-            warnings.warn(
-                f"Nothing tells how many frames an observation of {channels} channels consists of, so all of it is stored at "
-                f"every step: give frame_stack={channels // _COLOURS} if these are colour images, to store each frame once.",
-                stacklevel=5,
-            )
-        return found or 1
-
-    def _make_buffer(self) -> ReplayBuffer:
-        self.replay_buffer_class = self.replay_buffer_class or FrameReplayBuffer
-        kwargs = dict(self.replay_buffer_kwargs)
-        if issubclass(self.replay_buffer_class, FrameReplayBuffer):
-            kwargs = {**self._frame_options(), **kwargs}
-            kwargs.setdefault("storage_device", self._choose_storage(kwargs))
-        elif self.n_steps > 1 and "n_steps" not in kwargs:
-            raise ValueError(
-                f"{self.replay_buffer_class.__name__} must be told of n_steps={self.n_steps} itself, by replay_buffer_kwargs="
-                f"dict(n_steps={self.n_steps}, gamma={self.gamma}); give n_steps=1 if it has no such argument."
-            )
-        buffer = self.replay_buffer_class(
-            self.buffer_size, self.observation_space, self.action_space, device=self.device, n_envs=self.n_envs, **kwargs
-        )
-        if isinstance(buffer, FrameReplayBuffer):
-            buffer.seed(self.seed)
-        return buffer
-
     def _frame_options(self) -> dict[str, Any]:
         # The authors' code never begins at the last n - 1 steps of an episode.
-        shared = {"n_steps": self.n_steps, "gamma": self.gamma}
-        return {**shared, "frame_stack": self.frame_stack, "partial_returns": False}
-
-    def _choose_storage(self, kwargs: dict[str, Any]) -> th.device:
-        host = th.device("cpu")
-        if self.device.type != "cuda" or self.replay_buffer_device == "cpu" or self._vec_normalize_env is not None:
-            return host
-        spaces_ = self.observation_space, self.action_space
-        layout = {name: value for name, value in kwargs.items() if name in ("frame_stack", "episode_length")}
-        needed = FrameReplayBuffer.bytes_needed(self.buffer_size, *spaces_, self.n_envs, **layout)
-        free, _ = th.cuda.mem_get_info(self.device)
-        if needed <= _SHARE_OF_GPU * free:
-            return self.device
-        if self.verbose:
-            sizes = f"it needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free on the GPU"
-            print(f"The replay buffer lies in main memory: {sizes}.")
-        return host
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """
-        Change the environment.
-
-        :param env: Environment
-        :param force_reset: As in SB3
-        """
-        super().set_env(env, force_reset)
-        self._setup_for_env()
-
-    def learn(
-        self: SelfDrQv2,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "DrQv2",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfDrQv2:
-        """
-        Learn.
-
-        :param total_timesteps: Number of agent steps, over all environments
-        :param callback: Called at every step
-        :param log_interval: Number of episodes between two lines of the log
-        :param tb_log_name: Name of the run in the TensorBoard log
-        :param reset_num_timesteps: Whether to count steps anew, which also begins the schedule of the noise anew
-        :param progress_bar: Whether to show a progress bar
-        :return: The model
-        """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        self._ensure_buffer()  # callbacks ask for it
-        return super()._setup_learn(*args, **kwargs)
-
-    def _check_loaded_buffer(self, buffer: ReplayBuffer) -> None:
-        super()._check_loaded_buffer(buffer)
-        if isinstance(buffer, FrameReplayBuffer):
-            options = {**self._frame_options(), **self.replay_buffer_kwargs}
-            buffer.adopt_returns(options["n_steps"], options["gamma"])
+        return {**super()._frame_options(), "partial_returns": False}
 
     @property
     def stddev(self) -> float:
@@ -338,24 +202,15 @@ class DrQv2(CompiledTraining):
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """
-        Update the networks, see :meth:`CompiledTraining.train`. A run that goes on without its replay buffer is past its
-        warm-up with a new one: until that holds ``n_steps`` steps of one episode there is no update.
+        Update the networks, see :meth:`FrameReplayTraining.train`.
 
         :param gradient_steps: Number of updates
         :param batch_size: Number of transitions in each batch
         """
         stddev = self.stddev
         self.actor.stddev.fill_(stddev)
-        if not self._is_waiting_for_steps():
-            super().train(gradient_steps, batch_size)
+        super().train(gradient_steps, batch_size)
         self.logger.record("train/stddev", stddev)
-
-    def _is_waiting_for_steps(self) -> bool:
-        buffer = self.replay_buffer
-        if not isinstance(buffer, FrameReplayBuffer) or buffer.has_starts:
-            return False
-        # After more than a batch of steps it is not that they are few: episodes are too short, and sampling says so.
-        return buffer.size() < self.batch_size
 
     def gradient_step(self, samples: Samples, full: bool) -> dict[str, th.Tensor]:
         """See :meth:`CompiledTraining.gradient_step`."""
@@ -364,12 +219,12 @@ class DrQv2(CompiledTraining):
             next_features = self._encode(random_shift(samples.next_observations, self.shift_pixels))  # type: ignore[arg-type]
         target = self._target(samples, next_features)
         critic_loss = total_error(self.critic(features, samples.actions), target)
-        self._step_optimizer(self.critic.optimizer, critic_loss, self.encoder.optimizer)
+        self._weights.step(critic_loss, self.critic.optimizer, self.encoder.optimizer)
         # Of the encoder before its step, and for the critic after its own.
         features = features.detach()
         actor_loss = self._actor_losses(features).mean()
-        self._step_optimizer(self.actor.optimizer, actor_loss)
-        self._average(self.critic, self.critic_target, self.tau)
+        self._weights.step(actor_loss, self.actor.optimizer)
+        self._weights.average(self.critic, self.critic_target, self.tau)
         return {"critic_loss": critic_loss, "actor_loss": actor_loss, "target_q": target.mean()}
 
     def _encode(self, observations: th.Tensor) -> th.Tensor:

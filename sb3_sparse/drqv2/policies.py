@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import torch as th
@@ -13,7 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_sparse.arguments import check_action_bounds, check_integer
+from sb3_sparse.arguments import check_action_bounds, check_choice, check_integer, check_number
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork, mean_value
 from sb3_sparse.drqv2.exploration import noisy_actions
@@ -126,13 +125,10 @@ class DrQv2Policy(PrunedPolicy, _DenseDrQv2Policy):
         _refuse_unknown(pruning)
         feature_dim, hidden_dim = check_integer("feature_dim", feature_dim), check_integer("hidden_dim", hidden_dim)
         _check_scale(width_scale, hidden_dim)
-        if prune_modules not in PRUNE_MODULES:
-            choices = ", ".join(map(repr, PRUNE_MODULES))
-            raise ValueError(f"prune_modules must be one of {choices}, got {prune_modules!r}.")
+        self.prune_modules = check_choice("prune_modules", prune_modules, PRUNE_MODULES)
         sparsity = _sparsity_of_critic(sparsity)
         if optimizer_kwargs is None:
             optimizer_kwargs = {"fused": True} if optimizer_class is th.optim.Adam else {}
-        self.prune_modules = prune_modules
         super().__init__(
             observation_space,
             action_space,
@@ -247,7 +243,6 @@ def _sparsity_of_critic(sparsity: float | Mapping[str, float]) -> float:
 
 
 def _check_scale(width_scale: float, hidden_dim: int) -> None:
-    if isinstance(width_scale, bool) or not isinstance(width_scale, Real) or not 0 < float(width_scale) < float("inf"):
-        raise ValueError(f"width_scale must be a positive number (1.0 is the reference's size), got {width_scale!r}.")
+    check_number("width_scale", width_scale, is_positive=True, hint="1.0 is the reference's size")
     if round(width_scale * hidden_dim) < 1:
         raise ValueError(f"width_scale={width_scale} leaves the critic without units: give at least {1 / hidden_dim:g}.")

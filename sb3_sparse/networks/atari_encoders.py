@@ -1,10 +1,9 @@
 """Convolutional encoders for Atari: the residual one of IMPALA and that of the Nature DQN."""
 
-from numbers import Real
-
 import torch as th
 from torch import nn
 
+from sb3_sparse.arguments import check_number
 from sb3_sparse.networks.initializers import lecun_normal_conv, xavier_uniform_conv
 from sb3_sparse.sparsity import SparseConv2d
 
@@ -159,8 +158,7 @@ def scaled_channels(channels: tuple[int, ...], width_scale: float) -> tuple[int,
     :return: Channels at that scale
     :raises ValueError: if the scale is not positive or leaves no channel.
     """
-    if isinstance(width_scale, bool) or not isinstance(width_scale, Real) or not 0 < float(width_scale) < float("inf"):
-        raise ValueError(f"width_scale must be a positive number (1.0 is the default size), got {width_scale!r}.")
+    check_number("width_scale", width_scale, is_positive=True, hint="1.0 is the default size")
     scaled = tuple(round(width_scale * number) for number in channels)
     if min(scaled) < 1:
         raise ValueError(f"width_scale={width_scale} leaves a layer without channels: give at least {1 / min(channels)}.")

@@ -7,7 +7,7 @@ import torch as th
 import torch.nn.functional as F
 from torch import nn
 
-from sb3_sparse.arguments import check_integer
+from sb3_sparse.arguments import check_integer, check_number
 from sb3_sparse.sparsity import SparseLayer, register_sparse_layer
 from sb3_sparse.sparsity.products.choice import sparse_linear
 
@@ -32,8 +32,7 @@ class NoisyLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, sigma_0: float = 0.5):
         super().__init__()
-        if not 0.0 < sigma_0 < math.inf:
-            raise ValueError(f"sigma_0 must be a positive number, got {sigma_0!r}.")
+        check_number("sigma_0", sigma_0, is_positive=True)
         self.in_features = check_integer("in_features", in_features)
         self.out_features = check_integer("out_features", out_features)
         self.sigma_0 = sigma_0

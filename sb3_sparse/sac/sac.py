@@ -8,11 +8,15 @@ import stable_baselines3
 import torch as th
 
 from sb3_sparse.algorithms.known_algorithms import STOCK
-from sb3_sparse.training.compiled_training import CompiledTraining, copy_statistics, frozen, smallest, total_error
-from sb3_sparse.training.static_samples import Samples
+from sb3_sparse.arguments import check_choice
+from sb3_sparse.training.batches import Samples
+from sb3_sparse.training.losses import smallest, total_error
+from sb3_sparse.training.stock_training import StockTraining
+from sb3_sparse.training.torch_settings import frozen
+from sb3_sparse.training.weight_updates import copy_statistics
 
 
-class SAC(CompiledTraining, stable_baselines3.SAC):
+class SAC(StockTraining, stable_baselines3.SAC):
     """
     Stable-Baselines3's SAC with a faster update: the same arguments, checkpoints, callbacks and logged values, and the same
     numbers for the same batches and noise, up to rounding. Further arguments: :class:`CompiledTraining`.
@@ -20,21 +24,25 @@ class SAC(CompiledTraining, stable_baselines3.SAC):
     ``update_rule="paper"`` is the update of the paper's code (SimBa's): actor, temperature, then critic with the new actor and
     temperature, then target; the critic's loss is the mean squared error without the factor 1/2, the temperature's is
     ``exp(log_alpha) (entropy - target)``.
+
+    :param args: Positional arguments of SB3's SAC
+    :param update_rule: "sb3" for the order and losses of SB3, "paper" for those of the paper's code
+    :param kwargs: Keyword arguments of SB3's SAC and of :class:`CompiledTraining`
+    :raises ValueError: for an unknown rule.
     """
 
     known_as = replace(STOCK[stable_baselines3.SAC], name="SAC", mark="update_rule")
 
-    def _optimizers(self) -> list[th.optim.Optimizer]:
-        temperature = [] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer]
-        return [*super()._optimizers(), *temperature]
+    def __init__(self, *args: Any, update_rule: str = "sb3", **kwargs: Any) -> None:
+        self.update_rule = check_choice("update_rule", update_rule, ("sb3", "paper"))
+        super().__init__(*args, **kwargs)
+
+    def _needs_compiled_update(self) -> str:
+        return "update_rule='paper'" if self.update_rule == "paper" else ""
 
     def update_settings(self) -> tuple[Hashable, ...]:
         """See :meth:`CompiledTraining.update_settings`."""
         return self.update_rule, self.gamma, self.tau, self.target_entropy
-
-    def _replaceable(self) -> list[Any]:
-        temperature = self.ent_coef_tensor if self.ent_coef_optimizer is None else self.log_ent_coef
-        return [*super()._replaceable(), temperature]
 
     def is_full(self, step: int) -> bool:
         """See :meth:`CompiledTraining.is_full`: with an update of the target critic."""
@@ -44,7 +52,7 @@ class SAC(CompiledTraining, stable_baselines3.SAC):
         """See :meth:`CompiledTraining.gradient_step`."""
         losses = self._update_as_paper(samples) if self.update_rule == "paper" else self._update_as_sb3(samples)
         if full:
-            self._average(self.critic, self.critic_target, self.tau)
+            self._weights.average(self.critic, self.critic_target, self.tau)
             copy_statistics(self.batch_norm_stats, self.batch_norm_stats_target)
         return losses
 
@@ -54,20 +62,20 @@ class SAC(CompiledTraining, stable_baselines3.SAC):
         temperature_loss = self._update_temperature(log_prob)
         target = self._target(samples, temperature)
         critic_loss = 0.5 * self._critic_error(samples, target)
-        self._step_optimizer(self.critic.optimizer, critic_loss)
+        self._weights.step(critic_loss, self.critic.optimizer)
         actor_loss = self._actor_loss(samples, actions, log_prob, temperature)
-        self._step_optimizer(self.actor.optimizer, actor_loss)
+        self._weights.step(actor_loss, self.actor.optimizer)
         return {"ent_coef": temperature, "actor_loss": actor_loss, "critic_loss": critic_loss, **temperature_loss}
 
     def _update_as_paper(self, samples: Samples) -> dict[str, th.Tensor]:
         actions, log_prob = self._act(samples.observations)
         temperature = self._temperature()
         actor_loss = self._actor_loss(samples, actions, log_prob, temperature)
-        self._step_optimizer(self.actor.optimizer, actor_loss)
+        self._weights.step(actor_loss, self.actor.optimizer)
         temperature_loss = self._update_temperature(log_prob)
         target = self._target(samples, self._temperature())
         critic_loss = self._critic_error(samples, target)
-        self._step_optimizer(self.critic.optimizer, critic_loss)
+        self._weights.step(critic_loss, self.critic.optimizer)
         return {"ent_coef": temperature, "actor_loss": actor_loss, "critic_loss": critic_loss, **temperature_loss}
 
     def _act(self, observations: Any) -> tuple[th.Tensor, th.Tensor]:
@@ -84,7 +92,7 @@ class SAC(CompiledTraining, stable_baselines3.SAC):
         assert self.log_ent_coef is not None
         scale = self.log_ent_coef.exp() if self.update_rule == "paper" else self.log_ent_coef
         loss = -(scale * (log_prob.detach() + self.target_entropy)).mean()  # type: ignore[operator]
-        self._step_optimizer(self.ent_coef_optimizer, loss)
+        self._weights.step(loss, self.ent_coef_optimizer)
         return {"ent_coef_loss": loss}
 
     @th.no_grad()

@@ -9,7 +9,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.arguments import check_choice, check_number
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
 from sb3_sparse.algorithms.own_algorithm import OwnAlgorithm
 from sb3_sparse.arguments import check_action_bounds
@@ -168,20 +168,13 @@ class StreamAC(BaseAlgorithm, OwnAlgorithm):
         self._learner = None
 
     def _check_options(self) -> None:
-        unit = {"gamma": self.gamma, "trace_lambda": self.trace_lambda}
-        positive = {"kappa_actor": self.kappa_actor, "kappa_critic": self.kappa_critic}
-        for name, value in {**unit, **positive, "ent_coef": self.ent_coef}.items():
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
-                raise ValueError(f"{name} must be a number of at least 0, got {value!r}.")
-        for name, value in unit.items():
-            if value > 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {value!r}.")
-        for name, value in positive.items():
-            if value == 0:
-                raise ValueError(f"{name} must be greater than 0, got {value!r}.")
-        for name, choice, choices in (("optimizer", self.optimizer, OPTIMIZERS), ("backend", self.backend, BACKENDS)):
-            if choice not in choices:
-                raise ValueError(f"Unknown {name} {choice!r}: choose one of {', '.join(map(repr, choices))}.")
+        for name in ("gamma", "trace_lambda"):
+            check_number(name, getattr(self, name), 1.0)
+        for name in ("kappa_actor", "kappa_critic"):
+            check_number(name, getattr(self, name), is_positive=True)
+        check_number("ent_coef", self.ent_coef)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("backend", self.backend, BACKENDS)
         if not issubclass(self.policy_class, StreamACPolicy):
             raise ValueError(f'StreamAC has a policy of its own, got {self.policy_class.__name__}: give "MlpPolicy".')
         for name, place in {"optimizer": "StreamAC", "time_feature": "StreamWrapper"}.items():

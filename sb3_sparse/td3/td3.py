@@ -2,19 +2,31 @@
 
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import stable_baselines3
 import torch as th
 
 from sb3_sparse.algorithms.known_algorithms import STOCK
-from sb3_sparse.training.compiled_training import CompiledTraining, copy_statistics, frozen, smallest, total_error
-from sb3_sparse.training.static_samples import Samples
+from sb3_sparse.arguments import check_choice
+from sb3_sparse.training.batches import Samples
+from sb3_sparse.training.losses import smallest, total_error
+from sb3_sparse.training.stock_training import StockTraining
+from sb3_sparse.training.torch_settings import frozen
+from sb3_sparse.training.weight_updates import copy_statistics
 
 
-class TD3Training(CompiledTraining):
-    """Mixin for SB3's TD3 and DDPG: their gradient step."""
+class TD3Training(StockTraining):
+    """
+    Mixin for SB3's TD3 and DDPG: their gradient step.
 
+    :param args: Positional arguments of the SB3 algorithm
+    :param update_rule: "sb3" for the order and losses of SB3, "paper" for those of the paper's code (DDPG only)
+    :param kwargs: Keyword arguments of the SB3 algorithm and of :class:`CompiledTraining`
+    :raises ValueError: for an unknown rule.
+    """
+
+    has_paper_rule: ClassVar[bool] = True
     actor_target: Any
     critic_target: Any
     policy_delay: int
@@ -24,6 +36,15 @@ class TD3Training(CompiledTraining):
     actor_batch_norm_stats_target: list[th.Tensor]
     critic_batch_norm_stats: list[th.Tensor]
     critic_batch_norm_stats_target: list[th.Tensor]
+
+    def __init__(self, *args: Any, update_rule: str = "sb3", **kwargs: Any) -> None:
+        if update_rule == "paper" and not self.has_paper_rule:
+            raise ValueError(f"The paper has no {type(self).__name__}, so there is no update_rule='paper': use SAC or DDPG.")
+        self.update_rule = check_choice("update_rule", update_rule, ("sb3", "paper"))
+        super().__init__(*args, **kwargs)
+
+    def _needs_compiled_update(self) -> str:
+        return "update_rule='paper'" if self.update_rule == "paper" else ""
 
     def update_settings(self) -> tuple[Hashable, ...]:
         """See :meth:`CompiledTraining.update_settings`."""
@@ -69,18 +90,18 @@ class TD3Training(CompiledTraining):
 
     def _update_critic(self, samples: Samples, target: th.Tensor) -> th.Tensor:
         loss = total_error(self.critic(samples.observations, samples.actions), target)
-        self._step_optimizer(self.critic.optimizer, loss)
+        self._weights.step(loss, self.critic.optimizer)
         return loss
 
     def _update_actor(self, samples: Samples, actions: th.Tensor) -> th.Tensor:
         with frozen(set(self.critic.parameters()) - set(self.actor.parameters())):
             loss = -self.critic.q1_forward(samples.observations, actions).mean()
-        self._step_optimizer(self.actor.optimizer, loss)
+        self._weights.step(loss, self.actor.optimizer)
         return loss
 
     def _update_targets(self) -> None:
-        self._average(self.critic, self.critic_target, self.tau)
-        self._average(self.actor, self.actor_target, self.tau)
+        self._weights.average(self.critic, self.critic_target, self.tau)
+        self._weights.average(self.actor, self.actor_target, self.tau)
         copy_statistics(self.critic_batch_norm_stats, self.critic_batch_norm_stats_target)
         copy_statistics(self.actor_batch_norm_stats, self.actor_batch_norm_stats_target)
 

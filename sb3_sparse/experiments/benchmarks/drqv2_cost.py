@@ -18,6 +18,7 @@ from sb3_sparse.arguments import check_integer
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.experiments.benchmarks.plain_drqv2 import PlainBatch, PlainDrQv2
 from sb3_sparse.experiments.benchmarks.update_cost import milliseconds
+from sb3_sparse.training.held_objects import all_optimizers
 from sb3_sparse.training.programs import WARM_UPS
 
 PLAIN = "plain torch, dense"
@@ -160,7 +161,7 @@ def _ours(width: float, sparsity: float, batch_size: int, device: str) -> list[_
     found = []
     for way, model_class in ways.items():
         model = _model(model_class, device, policy_kwargs)
-        count = sum(p.numel() for o in model._optimizers() for group in o.param_groups for p in group["params"])
+        count = sum(p.numel() for o in all_optimizers(model) for group in o.param_groups for p in group["params"])
         work = functools.partial(model.train, batch_size=batch_size)
         found.append(_Contender(width, f"{way}, S={sparsity:g}", count, work))
     return found
