@@ -19,7 +19,7 @@ from sb3_sparse.common.constructing_algorithm import (
     normalizes_already,
     warn_of_single_critic,
 )
-from sb3_sparse.common.networks import SimBaCritic, SimBaCriticBase
+from sb3_sparse.common.networks import SimBaActorBase, SimBaCritic, SimBaCriticBase
 from sb3_sparse.common.observations import ObservationNormalizer, check_observation_space
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 
@@ -73,6 +73,7 @@ class SimBaPolicy(PrunedPolicy):
     """
 
     algorithm_class: ClassVar[type[BaseAlgorithm]]
+    actor_class: ClassVar[type[SimBaActorBase]]
     critic_class: ClassVar[type[SimBaCriticBase]] = SimBaCritic
     default_n_critics: ClassVar[int]
     # Arguments of the SB3 policy beyond those of the constructor here, passed on.
@@ -164,6 +165,14 @@ class SimBaPolicy(PrunedPolicy):
         )
         return data
 
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """
+        Build the actor, dense.
+
+        :param features_extractor: Extractor to share; a new one if None
+        """
+        return self.actor_class(**self._network_kwargs(features_extractor), **self._actor_kwargs()).to(self.device)
+
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """
         Build the critics, dense.
@@ -171,6 +180,9 @@ class SimBaPolicy(PrunedPolicy):
         :param features_extractor: Extractor to share; a new one if None
         """
         return self.critic_class(**self._network_kwargs(features_extractor), **self._critic_kwargs()).to(self.device)
+
+    def _actor_kwargs(self) -> dict[str, Any]:
+        return {"size": self.actor_size}
 
     def _critic_kwargs(self) -> dict[str, Any]:
         return {

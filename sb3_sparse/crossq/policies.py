@@ -7,7 +7,6 @@ from gymnasium import spaces
 from sb3_contrib import CrossQ
 from sb3_contrib.common.torch_layers import BatchRenorm1d
 from sb3_contrib.crossq.policies import CrossQCritic, CrossQPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
@@ -87,6 +86,7 @@ class SparseSimBaCrossQPolicy(SimBaPolicy, CrossQPolicy):
     """
 
     algorithm_class = CrossQ
+    actor_class = SimBaCrossQActor
     critic_class = SimBaCrossQCritic
     default_n_critics = 2
     own_arguments: ClassVar[tuple[str, ...]] = ("batch_norm_momentum", "batch_norm_eps", "renorm_warmup_steps")
@@ -126,14 +126,8 @@ class SparseSimBaCrossQPolicy(SimBaPolicy, CrossQPolicy):
         names = {"momentum": "batch_norm_momentum", "eps": "batch_norm_eps", "warmup_steps": "renorm_warmup_steps"}
         return {ours: self.batch_norm_params[theirs] for ours, theirs in names.items()}
 
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SimBaCrossQActor:  # type: ignore[override]
-        """
-        Build the actor, dense.
-
-        :param features_extractor: Extractor to share; a new one if None
-        """
-        kwargs = self._network_kwargs(features_extractor)
-        return SimBaCrossQActor(**kwargs, size=self.actor_size, renorm=self._renorm()).to(self.device)
+    def _actor_kwargs(self) -> dict[str, Any]:
+        return {**super()._actor_kwargs(), "renorm": self._renorm()}
 
     def _critic_kwargs(self) -> dict[str, Any]:
         return {**super()._critic_kwargs(), "renorm": self._renorm()}

@@ -1,7 +1,6 @@
 """Sparse SimBa policy for SAC."""
 
 from stable_baselines3 import SAC
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_sparse.common.gaussian_actor import SimBaActor
@@ -16,12 +15,5 @@ class SparseSimBaPolicy(SimBaPolicy, SACPolicy):
     """
 
     algorithm_class = SAC
+    actor_class = SimBaActor
     default_n_critics = 1
-
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SimBaActor:
-        """
-        Build the actor, dense.
-
-        :param features_extractor: Extractor to share; a new one if None
-        """
-        return SimBaActor(**self._network_kwargs(features_extractor), size=self.actor_size).to(self.device)

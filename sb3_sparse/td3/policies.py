@@ -3,7 +3,6 @@
 from collections import OrderedDict
 
 from stable_baselines3 import TD3
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
@@ -30,12 +29,5 @@ class SparseSimBaTD3Policy(SimBaPolicy, TD3Policy):
     """
 
     algorithm_class = TD3
+    actor_class = SimBaDeterministicActor
     default_n_critics = 2
-
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SimBaDeterministicActor:
-        """
-        Build the actor, dense.
-
-        :param features_extractor: Extractor to share; a new one if None
-        """
-        return SimBaDeterministicActor(**self._network_kwargs(features_extractor), size=self.actor_size).to(self.device)

@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 from sb3_contrib import TQC
 from sb3_contrib.tqc.policies import Critic, TQCPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.gaussian_actor import SimBaActor
@@ -35,17 +34,10 @@ class SparseSimBaTQCPolicy(SimBaPolicy, TQCPolicy):
     """
 
     algorithm_class = TQC
+    actor_class = SimBaActor
     critic_class = SimBaQuantileCritic
     default_n_critics = 2
     own_arguments: ClassVar[tuple[str, ...]] = ("n_quantiles",)
-
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SimBaActor:  # type: ignore[override]
-        """
-        Build the actor, dense.
-
-        :param features_extractor: Extractor to share; a new one if None
-        """
-        return SimBaActor(**self._network_kwargs(features_extractor), size=self.actor_size).to(self.device)
 
     def _critic_kwargs(self) -> dict[str, Any]:
         return {**super()._critic_kwargs(), "n_quantiles": self.critic_kwargs["n_quantiles"]}
