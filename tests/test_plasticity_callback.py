@@ -28,7 +28,7 @@ from sb3_sparse.callbacks.sampling import private_randomness, sample_batch
 from sb3_sparse.diagnostics import dormant_ratio, parameter_norm, record, srank
 from sb3_sparse.networks import RunningNormalizer
 from sb3_sparse.sparsity import sparse_layers
-from sb3_sparse.training.sample_losses import sample_losses
+from sb3_sparse.algorithms.own_algorithm import sample_losses
 
 SMALL = {"learning_starts": 20, "batch_size": 8, "buffer_size": 200, "seed": 0, "device": "cpu"}
 SIMBA = {"sparsity": 0.5, "width_scale": 0.0625}
@@ -292,13 +292,13 @@ def test_sample_losses_average_to_the_loss_that_is_trained_with(
     with th.random.fork_rng():
         for _ in range(draws):  # for the actor's loss, which train() draws actions for first
             model.actor.action_log_prob(batch.observations)
-        losses = sample_losses(model, network, batch)
-        assert losses is not None and losses().shape == (8,)
+        losses = sample_losses(model)[network](model, batch)
+        assert losses().shape == (8,)
     with th.random.fork_rng():
         for _ in range(draws):
             model.actor.action_log_prob(batch.observations)
         expected = th.autograd.grad(
-            sample_losses(model, network, batch)().mean(), list(module.parameters()), allow_unused=True
+            sample_losses(model)[network](model, batch)().mean(), list(module.parameters()), allow_unused=True
         )  # type: ignore[misc]
     seen: list[th.Tensor | None] = []
     optimizer = getattr(module, "optimizer", None) or model.policy.optimizer
@@ -316,8 +316,8 @@ def test_actor_losses_of_td3() -> None:
     model.learn(30)
     batch = model.replay_buffer.sample(8)
     expected = -model.critic.q1_forward(batch.observations, model.actor(batch.observations))
-    th.testing.assert_close(sample_losses(model, "actor", batch)(), expected.reshape(-1))  # type: ignore[misc]
-    assert sample_losses(model, "value", batch) is None
+    th.testing.assert_close(sample_losses(model)["actor"](model, batch)(), expected.reshape(-1))  # type: ignore[misc]
+    assert "value" not in sample_losses(model)
 
 
 @pytest.mark.filterwarnings("ignore:.*PlasticityCallback")

@@ -1,7 +1,7 @@
 """The one table of SB3's and sb3-contrib's algorithms."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sb3_contrib
@@ -26,6 +26,8 @@ from sb3_sparse.algorithms.acting_networks import (
     SquashedMean,
 )
 
+from sb3_sparse.algorithms.losses import DQN_LOSSES, SAC_LOSSES, TD3_LOSSES, TQC_LOSSES, SampleLosses
+
 
 @dataclass(frozen=True)
 class KnownAlgorithm:
@@ -41,6 +43,7 @@ class KnownAlgorithm:
     :param exploration: How it explores with the paper's hyperparameters, by "entropy" or "noise"; None where these do not
         fit
     :param label: Name in figures; the zoo's in capitals if None
+    :param losses: Network -> its losses, sample by sample, where they are known
     """
 
     name: str
@@ -51,6 +54,7 @@ class KnownAlgorithm:
     n_critics: int | None = None
     exploration: str | None = None
     label: str | None = None
+    losses: Mapping[str, SampleLosses] = field(default_factory=dict, hash=False)
 
     def has_saved(self, data: Mapping[str, Any]) -> bool:
         """
@@ -66,16 +70,18 @@ class KnownAlgorithm:
 
 # Where two share policies, the special one comes first.
 STOCK: dict[type[BaseAlgorithm], KnownAlgorithm] = {
-    stable_baselines3.SAC: KnownAlgorithm("SB3 SAC", SACPolicy, SquashedMean, "sac", exploration="entropy"),
+    stable_baselines3.SAC: KnownAlgorithm("SB3 SAC", SACPolicy, SquashedMean, "sac", exploration="entropy", losses=SAC_LOSSES),
     # TD3's constructor leaves the number of critics to the policy, DDPG's writes it down.
     stable_baselines3.DDPG: KnownAlgorithm(
-        "SB3 DDPG", TD3Policy, DeterministicActor, "ddpg", n_critics=1, exploration="noise"
+        "SB3 DDPG", TD3Policy, DeterministicActor, "ddpg", n_critics=1, exploration="noise", losses=TD3_LOSSES
     ),
-    stable_baselines3.TD3: KnownAlgorithm("SB3 TD3", TD3Policy, DeterministicActor, "td3", exploration="noise"),
-    sb3_contrib.TQC: KnownAlgorithm("TQC", TQCPolicy, SquashedMean, "tqc", exploration="entropy"),
+    stable_baselines3.TD3: KnownAlgorithm(
+        "SB3 TD3", TD3Policy, DeterministicActor, "td3", exploration="noise", losses=TD3_LOSSES
+    ),
+    sb3_contrib.TQC: KnownAlgorithm("TQC", TQCPolicy, SquashedMean, "tqc", exploration="entropy", losses=TQC_LOSSES),
     sb3_contrib.CrossQ: KnownAlgorithm("CrossQ", CrossQPolicy, SquashedMean, "crossq", exploration="entropy", label="CrossQ"),
     sb3_contrib.QRDQN: KnownAlgorithm("QRDQN", QRDQNPolicy, MeanQuantiles, "qrdqn", label="QR-DQN"),
-    stable_baselines3.DQN: KnownAlgorithm("SB3 DQN", DQNPolicy, ActionValues, "dqn"),
+    stable_baselines3.DQN: KnownAlgorithm("SB3 DQN", DQNPolicy, ActionValues, "dqn", losses=DQN_LOSSES),
     sb3_contrib.MaskablePPO: KnownAlgorithm("MaskablePPO", MaskableActorCriticPolicy, None, "ppo_mask"),
     sb3_contrib.RecurrentPPO: KnownAlgorithm("RecurrentPPO", RecurrentActorCriticPolicy, None, "ppo_lstm"),
     stable_baselines3.PPO: KnownAlgorithm("SB3 PPO", ActorCriticPolicy, ActorCriticMean, "ppo", mark="clip_range"),

@@ -1,11 +1,13 @@
 """Protocol of this package's algorithms, beyond SB3's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
+from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm, stock_algorithm
+from sb3_sparse.algorithms.losses import SampleLosses
 
 
 @runtime_checkable
@@ -82,3 +84,14 @@ class OwnAlgorithm(Checkpointed, TellsGradients, Protocol):
     def restore_checkpoint_state(self, state: Any) -> None:
         """See :class:`Checkpointed`."""
         return None
+
+
+def sample_losses(model: BaseAlgorithm) -> Mapping[str, SampleLosses]:
+    """
+    Find the losses that an algorithm trains its networks with, for every sample of a batch by itself.
+
+    :param model: Model
+    :return: Network -> its losses; networks whose loss is not known are missing
+    """
+    row = model.known_as if isinstance(model, OwnAlgorithm) else stock_algorithm(type(model))
+    return {} if row is None else row.losses

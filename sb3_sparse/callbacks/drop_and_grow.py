@@ -17,7 +17,7 @@ from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.diagnostics.recording import evaluation_mode
 from sb3_sparse.sparsity import SparseLayer, Topology, sparse_layers
 from sb3_sparse.sparsity.moving import drop_and_grow, remap
-from sb3_sparse.training.sample_losses import knows_sample_losses, sample_losses
+from sb3_sparse.algorithms.own_algorithm import sample_losses
 
 SCHEDULES = ("cosine", "constant")
 # Topology -> score of every weight, (numel,) or of the weight's shape; the highest grow. None: nothing moves there.
@@ -111,7 +111,7 @@ class RigL(DropAndGrow):
         super().prepare(part)
         replay_buffer_of(part.model, "RigL")
         for network in part.sparse_networks():
-            if not knows_sample_losses(part.model, network):
+            if network not in sample_losses(part.model):
                 raise ValueError(f'The loss of {type(part.model).__name__}\'s {network} is not known: use method="set".')
 
     def scores(self, part: Part) -> Scores:
@@ -134,8 +134,7 @@ class RigL(DropAndGrow):
         with private_randomness(model, part.seed, model.num_timesteps), evaluation_mode(model.policy):
             batch = sample_batch(model, self.batch_size)
             for name, network in part.sparse_networks().items():
-                losses = sample_losses(model, name, batch)
-                assert losses is not None
+                losses = sample_losses(model)[name](model, batch)
                 found.update(dense_gradients(network.module, losses))
         return found
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from sb3_sparse.algorithms.known_algorithms import stock_algorithm
 from sb3_sparse.diagnostics import discounted_returns, q_value_bias
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
-from sb3_sparse.training.sample_losses import temperature
+from sb3_sparse.algorithms.losses import temperature
 
 # What the rewards after a time limit, which nobody sees, may weigh in a return.
 UNSEEN_WEIGHT = 0.1

@@ -25,7 +25,7 @@ from sb3_sparse.diagnostics.metrics import METRICS, Metric
 from sb3_sparse.diagnostics.recording import evaluation_mode
 from sb3_sparse.training.compiled_training import CompiledTraining
 from sb3_sparse.training.gradient_means import GradientMeans
-from sb3_sparse.training.sample_losses import sample_losses
+from sb3_sparse.algorithms.own_algorithm import sample_losses
 
 DEFAULT_METRICS = tuple(name for name, metric in METRICS.items() if metric.is_default)
 
@@ -278,17 +278,17 @@ class PlasticityCallback(BaseCallback):
 
     def _measure_covariance(self, networks: dict[str, MeasuredNetwork], batch: Any) -> None:
         assert self._pending is not None
+        known = sample_losses(self.model)
         for name in [name for name in self.covariance_networks if name in networks]:
             if not any(parameter.requires_grad for parameter in networks[name].module.parameters()):
                 self._say(f"{name} is frozen, so there are no gradients of it: no covariance.")
                 continue
-            with evaluation_mode(self.model.policy):
-                losses = sample_losses(self.model, name, batch)
-                gram = None if losses is None else gradient_gram(networks[name].module, losses)
-            if gram is None:
+            if name not in known:
                 self._say(f"the losses of {type(self.model).__name__}'s {name} are not known sample by sample: no covariance.")
                 continue
-            matrix = gradient_covariance(gram=gram)
+            with evaluation_mode(self.model.policy):
+                losses = known[name](self.model, batch)
+                matrix = gradient_covariance(gram=gradient_gram(networks[name].module, losses))
             off_diagonal = matrix[~th.eye(len(matrix), dtype=th.bool, device=matrix.device)]
             self._pending.note(name, "", "gradient_interference", float(off_diagonal.abs().mean()))
             if self._file is not None:

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule, get_parameters_by_name
 
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
+from sb3_sparse.algorithms.losses import Losses
 from sb3_sparse.arguments import check_number
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.der.acting_network import RainbowValues
@@ -91,7 +92,13 @@ class DER(FrameReplayTraining):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy}
-    known_as = KnownAlgorithm("DER", DERPolicy, RainbowValues, "der")
+    known_as = KnownAlgorithm(
+        "DER",
+        DERPolicy,
+        RainbowValues,
+        "der",
+        losses={"q_net": lambda model, batch: model._losses_of_q_net(batch)},
+    )
     networks_with_gradients = ("q_net",)
     integers: ClassVar = dict.fromkeys(("n_steps", "target_update_interval", "batch_size", "buffer_size"), 1)
     numbers: ClassVar = dict.fromkeys(("gamma", "tau", "priority_exponent", "priority_beta", *_EXPLORATION), 1.0)
@@ -327,16 +334,8 @@ class DER(FrameReplayTraining):
         super().recapture()
         self._drawn, self._drawn_by = None, {}
 
-    def sample_losses(self, network: str, batch: Any) -> Any:
-        """
-        The loss of every sample of a batch by itself, without noise and importance-sampling weights, for diagnostics.
-
-        :param network: "q_net"
-        :param batch: Batch of the replay buffer
-        :return: Function that runs the network and returns the losses, (batch,); None for another network
-        """
-        if network != "q_net":
-            return None
+    def _losses_of_q_net(self, batch: Any) -> Losses:
+        """Without noise and importance-sampling weights."""
         target, _ = self._target(batch, noisy=False)
         return lambda: self._errors_of(batch, target, noisy=False)[0]
 

@@ -1,7 +1,7 @@
 """DrQ-v2."""
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,6 +13,15 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq, TrainFrequencyUnit
 
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm
+from sb3_sparse.algorithms.losses import (
+    Losses,
+    bellman_target,
+    frozen,
+    mean_over_samples,
+    smallest,
+    squared_errors,
+    sum_over_critics,
+)
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.drqv2.acting_network import PixelActor
 from sb3_sparse.drqv2.augmentation import random_shift
@@ -20,8 +29,6 @@ from sb3_sparse.drqv2.exploration import StddevSchedule, noisy_actions, stddev_a
 from sb3_sparse.drqv2.policies import DrQv2Policy, check_spaces
 from sb3_sparse.training.batches import Samples
 from sb3_sparse.training.frame_replay_training import FrameReplayTraining
-from sb3_sparse.training.losses import smallest, total_error
-from sb3_sparse.training.torch_settings import frozen
 
 SelfDrQv2 = TypeVar("SelfDrQv2", bound="DrQv2")
 
@@ -90,7 +97,17 @@ class DrQv2(FrameReplayTraining):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": DrQv2Policy}
-    known_as = KnownAlgorithm("DrQv2", DrQv2Policy, PixelActor, "drqv2", label="DrQ-v2")
+    known_as = KnownAlgorithm(
+        "DrQv2",
+        DrQv2Policy,
+        PixelActor,
+        "drqv2",
+        label="DrQ-v2",
+        losses={
+            "critic": lambda model, batch: model._losses_of_critic(batch),
+            "actor": lambda model, batch: model._losses_of_actor(batch),
+        },
+    )
     networks_with_gradients = ("encoder", "actor", "critic")
     integers: ClassVar = {"n_steps": 1, "batch_size": 1, "buffer_size": 1, "learning_starts": 0, "shift_pixels": 0}
     numbers: ClassVar = {"tau": 1.0, "gamma": 1.0, "stddev_clip": math.inf}
@@ -218,7 +235,7 @@ class DrQv2(FrameReplayTraining):
         with th.no_grad():
             next_features = self._encode(random_shift(samples.next_observations, self.shift_pixels))  # type: ignore[arg-type]
         target = self._target(samples, next_features)
-        critic_loss = total_error(self.critic(features, samples.actions), target)
+        critic_loss = mean_over_samples(squared_errors(self.critic(features, samples.actions), target))
         self._weights.step(critic_loss, self.critic.optimizer, self.encoder.optimizer)
         # Of the encoder before its step, and for the critic after its own.
         features = features.detach()
@@ -237,9 +254,7 @@ class DrQv2(FrameReplayTraining):
     @th.no_grad()
     def _target(self, samples: Samples, next_features: th.Tensor) -> th.Tensor:
         actions = noisy_actions(self.actor(next_features), self.actor.stddev, self.stddev_clip)
-        q_values = smallest(self.critic_target(next_features, actions))
-        discounts = self.gamma if samples.discounts is None else samples.discounts
-        return samples.rewards + (1 - samples.dones) * discounts * q_values
+        return bellman_target(self, samples, smallest(self.critic_target(next_features, actions)))
 
     def _actor_losses(self, features: th.Tensor) -> th.Tensor:
         """(batch, 1)"""
@@ -247,23 +262,19 @@ class DrQv2(FrameReplayTraining):
         with frozen(self.critic.parameters()):
             return -smallest(self.critic(features, actions))
 
-    def sample_losses(self, network: str, batch: Any) -> Callable[[], th.Tensor] | None:
-        """
-        The loss of every sample by itself, for diagnostics: that of an update, with random shifts and noise.
+    @th.no_grad()
+    def _features(self, samples: Samples) -> tuple[th.Tensor, th.Tensor]:
+        observations, next_observations = samples.observations, samples.next_observations
+        return tuple(self._encode(random_shift(images, self.shift_pixels)) for images in (observations, next_observations))
 
-        :param network: "actor" or "critic"
-        :param batch: Batch of the replay buffer
-        :return: Function that runs the network and returns the losses, (samples,); None for other networks
-        """
-        with th.no_grad():
-            features = self._encode(random_shift(batch.observations, self.shift_pixels))
-            next_features = self._encode(random_shift(batch.next_observations, self.shift_pixels))
-        if network == "critic":
-            target = self._target(batch, next_features)
-            return lambda: th.stack([q - target for q in self.critic(features, batch.actions)]).square().sum(0).reshape(-1)
-        if network == "actor":
-            return lambda: self._actor_losses(features).reshape(-1)
-        return None
+    def _losses_of_critic(self, samples: Samples) -> Losses:
+        features, next_features = self._features(samples)
+        target = self._target(samples, next_features)
+        return lambda: sum_over_critics(squared_errors(self.critic(features, samples.actions), target))
+
+    def _losses_of_actor(self, samples: Samples) -> Losses:
+        features, _ = self._features(samples)
+        return lambda: self._actor_losses(features).reshape(-1)
 
     def update_settings(self) -> tuple[Hashable, ...]:
         """See :meth:`CompiledTraining.update_settings`."""

@@ -8,11 +8,10 @@ import stable_baselines3
 import torch as th
 
 from sb3_sparse.algorithms.known_algorithms import STOCK
+from sb3_sparse.algorithms.losses import act, mean_over_samples, sac_actor_losses, sac_target, squared_errors, temperature
 from sb3_sparse.arguments import check_choice
 from sb3_sparse.training.batches import Samples
-from sb3_sparse.training.losses import smallest, total_error
 from sb3_sparse.training.stock_training import StockTraining
-from sb3_sparse.training.torch_settings import frozen
 from sb3_sparse.training.weight_updates import copy_statistics
 
 
@@ -57,34 +56,27 @@ class SAC(StockTraining, stable_baselines3.SAC):
         return losses
 
     def _update_as_sb3(self, samples: Samples) -> dict[str, th.Tensor]:
-        actions, log_prob = self._act(samples.observations)
-        temperature = self._temperature()
+        actions, log_prob = act(self, samples.observations)
+        weight = temperature(self)
         temperature_loss = self._update_temperature(log_prob)
-        target = self._target(samples, temperature)
-        critic_loss = 0.5 * self._critic_error(samples, target)
+        critic_loss = 0.5 * self._critic_loss(samples, sac_target(self, samples, weight))
         self._weights.step(critic_loss, self.critic.optimizer)
-        actor_loss = self._actor_loss(samples, actions, log_prob, temperature)
+        actor_loss = sac_actor_losses(self, samples, actions, log_prob, weight).mean()
         self._weights.step(actor_loss, self.actor.optimizer)
-        return {"ent_coef": temperature, "actor_loss": actor_loss, "critic_loss": critic_loss, **temperature_loss}
+        return {"ent_coef": weight, "actor_loss": actor_loss, "critic_loss": critic_loss, **temperature_loss}
 
     def _update_as_paper(self, samples: Samples) -> dict[str, th.Tensor]:
-        actions, log_prob = self._act(samples.observations)
-        temperature = self._temperature()
-        actor_loss = self._actor_loss(samples, actions, log_prob, temperature)
+        actions, log_prob = act(self, samples.observations)
+        weight = temperature(self)
+        actor_loss = sac_actor_losses(self, samples, actions, log_prob, weight).mean()
         self._weights.step(actor_loss, self.actor.optimizer)
         temperature_loss = self._update_temperature(log_prob)
-        target = self._target(samples, self._temperature())
-        critic_loss = self._critic_error(samples, target)
+        critic_loss = self._critic_loss(samples, sac_target(self, samples, temperature(self)))
         self._weights.step(critic_loss, self.critic.optimizer)
-        return {"ent_coef": temperature, "actor_loss": actor_loss, "critic_loss": critic_loss, **temperature_loss}
+        return {"ent_coef": weight, "actor_loss": actor_loss, "critic_loss": critic_loss, **temperature_loss}
 
-    def _act(self, observations: Any) -> tuple[th.Tensor, th.Tensor]:
-        actions, log_prob = self.actor.action_log_prob(observations)
-        return actions, log_prob.reshape(-1, 1)
-
-    def _temperature(self) -> th.Tensor:
-        # A copy: the temperature is stepped in place.
-        return self.ent_coef_tensor if self.log_ent_coef is None else th.exp(self.log_ent_coef.detach())
+    def _critic_loss(self, samples: Samples, target: th.Tensor) -> th.Tensor:
+        return mean_over_samples(squared_errors(self.critic(samples.observations, samples.actions), target))
 
     def _update_temperature(self, log_prob: th.Tensor) -> dict[str, th.Tensor]:
         if self.ent_coef_optimizer is None:
@@ -94,18 +86,3 @@ class SAC(StockTraining, stable_baselines3.SAC):
         loss = -(scale * (log_prob.detach() + self.target_entropy)).mean()  # type: ignore[operator]
         self._weights.step(loss, self.ent_coef_optimizer)
         return {"ent_coef_loss": loss}
-
-    @th.no_grad()
-    def _target(self, samples: Samples, temperature: th.Tensor) -> th.Tensor:
-        actions, log_prob = self._act(samples.next_observations)
-        q_values = smallest(self.critic_target(samples.next_observations, actions))
-        discounts = self.gamma if samples.discounts is None else samples.discounts
-        return samples.rewards + (1 - samples.dones) * discounts * (q_values - temperature * log_prob)
-
-    def _critic_error(self, samples: Samples, target: th.Tensor) -> th.Tensor:
-        return total_error(self.critic(samples.observations, samples.actions), target)
-
-    def _actor_loss(self, samples: Samples, actions: th.Tensor, log_prob: th.Tensor, temperature: th.Tensor) -> th.Tensor:
-        with frozen(set(self.critic.parameters()) - set(self.actor.parameters())):
-            q_values = smallest(self.critic(samples.observations, actions))
-        return (temperature * log_prob - q_values).mean()

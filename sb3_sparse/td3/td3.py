@@ -8,11 +8,10 @@ import stable_baselines3
 import torch as th
 
 from sb3_sparse.algorithms.known_algorithms import STOCK
+from sb3_sparse.algorithms.losses import mean_over_samples, squared_errors, td3_actor_losses, td3_next_actions, td3_target
 from sb3_sparse.arguments import check_choice
 from sb3_sparse.training.batches import Samples
-from sb3_sparse.training.losses import smallest, total_error
 from sb3_sparse.training.stock_training import StockTraining
-from sb3_sparse.training.torch_settings import frozen
 from sb3_sparse.training.weight_updates import copy_statistics
 
 
@@ -58,7 +57,7 @@ class TD3Training(StockTraining):
         """See :meth:`CompiledTraining.gradient_step`."""
         if self.update_rule == "paper":
             return self._update_as_paper(samples)
-        critic_loss = self._update_critic(samples, self._target(samples, self._next_actions(samples)))
+        critic_loss = self._update_critic(samples, td3_target(self, samples, td3_next_actions(self, samples)))
         if not full:
             return {"critic_loss": critic_loss}
         actor_loss = self._update_actor(samples, self.actor(samples.observations))
@@ -69,33 +68,20 @@ class TD3Training(StockTraining):
         actor_loss = self._update_actor(samples, self._noisy(self.actor(samples.observations)))
         with th.no_grad():
             next_actions = self._noisy(self.actor(samples.next_observations))
-        critic_loss = self._update_critic(samples, self._target(samples, next_actions))
+        critic_loss = self._update_critic(samples, td3_target(self, samples, next_actions))
         self._update_targets()
         return {"critic_loss": critic_loss, "actor_loss": actor_loss}
 
     def _noisy(self, actions: th.Tensor) -> th.Tensor:
         return (actions + self.target_policy_noise * th.randn_like(actions)).clamp(-1, 1)
 
-    @th.no_grad()
-    def _next_actions(self, samples: Samples) -> th.Tensor:
-        noise = th.empty_like(samples.actions).normal_(0, self.target_policy_noise)
-        noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
-        return (self.actor_target(samples.next_observations) + noise).clamp(-1, 1)
-
-    @th.no_grad()
-    def _target(self, samples: Samples, next_actions: th.Tensor) -> th.Tensor:
-        q_values = smallest(self.critic_target(samples.next_observations, next_actions))
-        discounts = self.gamma if samples.discounts is None else samples.discounts
-        return samples.rewards + (1 - samples.dones) * discounts * q_values
-
     def _update_critic(self, samples: Samples, target: th.Tensor) -> th.Tensor:
-        loss = total_error(self.critic(samples.observations, samples.actions), target)
+        loss = mean_over_samples(squared_errors(self.critic(samples.observations, samples.actions), target))
         self._weights.step(loss, self.critic.optimizer)
         return loss
 
     def _update_actor(self, samples: Samples, actions: th.Tensor) -> th.Tensor:
-        with frozen(set(self.critic.parameters()) - set(self.actor.parameters())):
-            loss = -self.critic.q1_forward(samples.observations, actions).mean()
+        loss = td3_actor_losses(self, samples, actions).mean()
         self._weights.step(loss, self.actor.optimizer)
         return loss
 

@@ -1,10 +1,9 @@
 """Settings of torch that hold while a model is updated."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch as th
-from torch import nn
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
@@ -36,20 +35,3 @@ def without_validation() -> Iterator[None]:
         yield
     finally:
         th.distributions.Distribution.set_default_validate_args(before)
-
-
-@contextmanager
-def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """
-    Compute no gradients of these parameters while this is open.
-
-    :param parameters: Parameters that a loss is not for
-    """
-    moving = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in moving:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in moving:
-            parameter.requires_grad_(True)
