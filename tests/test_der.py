@@ -587,8 +587,8 @@ def test_loading_with_another_discount(tmp_path: Path) -> None:
     assert options == {"episode_length": 5}
     model.save(tmp_path / "model.zip")
     loaded = DER.load(tmp_path / "model.zip", env=model.get_env(), device="cpu", gamma=0.9, n_steps=5)
-    assert (loaded.replay_buffer.gamma, loaded.replay_buffer.n_steps) == (0.9, 5)
     loaded.learn(30)
+    assert (loaded.replay_buffer.gamma, loaded.replay_buffer.n_steps) == (0.9, 5)
     assert loaded.replay_buffer_kwargs == {"episode_length": 5}
 
 
