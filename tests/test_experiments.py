@@ -22,7 +22,8 @@ from sb3_sparse.experiments.figures.panels import Panels
 from sb3_sparse.experiments.figures.table_figure import _group, plot_table
 from sb3_sparse.experiments.quickstart import _expected, random_return
 from sb3_sparse.experiments.quickstart_settings import Quickstart
-from sb3_sparse.experiments.sweep.grid import load_grid, shipped_grids
+from sb3_sparse.experiments.sweep.shipped_grids import shipped_grids
+from sb3_sparse.experiments.sweep.grid import load_grid
 from sb3_sparse.experiments.sweep.grid_table import read_table
 from sb3_sparse.zoo import provenance
 from sb3_sparse.zoo.run_folders import action_repeat

@@ -21,8 +21,9 @@ from sb3_sparse.experiments.figures.grid_figures import FIGURES, draw_figure
 from sb3_sparse.experiments.figures.panels import Panels, styles
 from sb3_sparse.experiments.figures.references import atari_scores
 from sb3_sparse.experiments.figures.report import write_report
-from sb3_sparse.experiments.sweep.grid import Grid, figure_grid, figures
+from sb3_sparse.experiments.sweep.grid import Grid, figure_grid
 from sb3_sparse.experiments.sweep.grid_results import GridResults
+from sb3_sparse.experiments.sweep.shipped_grids import figures
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.grid_table import MEASURED, PROVENANCE
 from sb3_sparse.experiments.sweep.results_folder import ResultsFolder

@@ -10,7 +10,8 @@ import pytest
 import sb3_sparse
 from sb3_sparse.experiments.figures.grid_figures import FIGURES
 from sb3_sparse.experiments.sweep.equal_parameters import equal_sparsity, learnable_parameters
-from sb3_sparse.experiments.sweep.grid import BUDGETS, Grid, GridError, figure_grid, figures, load_grid, parse_grid
+from sb3_sparse.experiments.sweep.grid import Grid, GridError, figure_grid, load_grid, parse_grid
+from sb3_sparse.experiments.sweep.shipped_grids import BUDGETS, figures
 from sb3_sparse.experiments.sweep.grid_run import POLICY_AXES, GridRun, short_task
 from sb3_sparse.experiments.sweep.run_defaults import POLICIES, _defaults
 from sb3_sparse.zoo.hyperparameter_files import our_policy
@@ -236,7 +237,7 @@ def test_arms_that_differ_in_hyperparameters_are_told_apart(tmp_path: Path) -> N
     assert len({run.arm for run in grid.runs}) == 3 and {run.hyperparameters["gamma"] for run in grid.runs} == {0.9}
     # What a run is called in legends does not decide what it is.
     renamed = load_grid(write(tmp_path, text.replace("slow", "slower")))
-    assert [run.id for run in renamed.runs] == [run.id for run in grid.runs] and renamed.runs[1].label == "slower"
+    assert [run.key for run in renamed.runs] == [run.key for run in grid.runs] and renamed.runs[1].label == "slower"
 
 
 def test_keys_are_replaced_and_the_text_with_them(tmp_path: Path) -> None:
