@@ -3,6 +3,7 @@
 import itertools
 import math
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -20,13 +21,13 @@ from sb3_sparse.experiments.figures.aggregation import aggregate
 from sb3_sparse.experiments.figures.grid_figures import FIGURES, draw_figure
 from sb3_sparse.experiments.figures.panels import Panels, styles
 from sb3_sparse.experiments.figures.references import atari_scores
-from sb3_sparse.experiments.figures.report import write_report
+from sb3_sparse.experiments.figures.report import _published, write_report
 from sb3_sparse.experiments.sweep.grid import Grid, figure_grid
 from sb3_sparse.experiments.sweep.grid_results import GridResults
-from sb3_sparse.experiments.sweep.shipped_grids import figures
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.grid_table import MEASURED, PROVENANCE
 from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
+from sb3_sparse.experiments.sweep.shipped_grids import figures
 
 pytest.importorskip("dm_control")
 pytest.importorskip("yaml")
@@ -291,7 +292,13 @@ def write_results(folder: Path, number: int) -> ResultsFolder:
     command = ["/home/me/.venv/bin/python", "-m", "sb3_sparse", "figure", str(number), "--budget", "smoke"]
     results.note_grid(grid.name, {"stem": grid.stem, "budget": grid.budget, "command": command, "source": grid.source})
     for run in grid.runs:
-        made = {"seconds": 60.0, "versions": {"torch": "2.13.0"}, "host": "", **dict.fromkeys(PROVENANCE[:4], "<b>1</b>")}
+        made = {
+            "seconds": 60.0,
+            "cpu_seconds": 30.0,
+            "versions": {"torch": "2.13.0"},
+            "host": "",
+            **dict.fromkeys(PROVENANCE[:4], "<b>1</b>"),
+        }
         results.write_record(run, {"settings": run.settings(), **made}, lines_of(run, height))
     return results
 
@@ -300,9 +307,15 @@ def test_the_report_holds_figures_tables_commands_and_provenance(tmp_path: Path)
     for number in (3, 13):
         write_results(tmp_path / "results", number)
     page = write_report(tmp_path / "results", tmp_path / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/svg+xml;base64,") == 2
     assert "python -m sb3_sparse figure 13 --budget smoke" in page and "/home/me" not in page
-    assert "4 of 4 runs are finished, in 4 min of computing." in page
+    assert "4 of 4 runs are finished, in 4 min of wall time and 2 min of CPU time, summed over runs." in page
+    for target in re.findall(r'href="#([^"]+)"', page):
+        assert f'id="{target}"' in page
+    assert page.count('href="#') == 3 and 'href="results/table.csv"' in page
+    (claim,) = re.findall(r'<td class="number">13</td>.*', page)
+    assert "Streaming: static sparsity ends above dense networks" in claim and "nothing yet" in claim
+    assert "reproduced at a smaller scale: Ant, final return: width = 128, S = 0.9: 837.4" in claim
     assert "&lt;b&gt;1&lt;/b&gt;" in page and "<b>1</b>" not in page  # what comes from elsewhere is no markup
     assert "http" not in page.replace("https://arxiv.org", "")  # nothing is fetched
     assert "2.13.0" in page and "P(better than dense)" in page
@@ -316,6 +329,15 @@ def test_scores_of_every_task_stand_beside_published_ones(tmp_path: Path) -> Non
     cells = ["Breakout", "w = 0.125, dense", "1", "100", f"{normalized:.3f}", f"{atari_scores()['Breakout']['der']:g}"]
     assert "".join(f'<td class="number">{cell}</td>' for cell in cells) in page
     assert "optimality gap" in page and "published DER" in page
+
+
+def test_returns_stand_beside_published_curves_that_go_as_far(tmp_path: Path) -> None:
+    grid = Grid("own", None, "Own", (GridRun("stream_ac", "Walker2d-v4", agent_steps=250_000),))
+    results = made_up(grid, height)
+    assert _published(results, "stream_ac", "Walker2d-v4") == "364.1 (the authors' code, width 128, 2 seeds)"
+    for line in results.lines[grid.runs[0].id]:
+        line["total_env_steps"] = str(10**9)
+    assert _published(results, "stream_ac", "Walker2d-v4") == ""
 
 
 def test_own_grids_show_what_was_measured(tmp_path: Path, drawn: list[Panels]) -> None:

@@ -38,7 +38,7 @@ def test_the_shipped_table_is_that_of_the_grid() -> None:
 def test_streaming_figures_from_the_shipped_table(number: int, tmp_path: Path) -> None:
     image = pytest.importorskip("matplotlib.image")
     files = draw_figure(shipped(number), tmp_path, tmp_path / "figure")
-    assert [file.suffix for file in files] == [".png", ".pdf"]
+    assert [file.suffix for file in files] == [".png", ".pdf", ".svg"]
     assert image.imread(files[0])[..., :3].std() > 0.05
 
 

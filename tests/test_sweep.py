@@ -486,7 +486,7 @@ def test_sweep_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "2 are done" in capsys.readouterr().out
     assert main(["report", str(output), "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
-    assert "data:image/png;base64," in page and "w = 0.0625, S = 0.5" in page and "2 of 2 runs are finished" in page
+    assert "data:image/svg+xml;base64," in page and "w = 0.0625, S = 0.5" in page and "2 of 2 runs are finished" in page
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ import numpy as np
 from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.figures.aggregation import Estimate
 
-FORMATS = ("png", "pdf")
+FORMATS = ("png", "pdf", "svg")
+# Without a date, and with names that are drawn from this, the same table gives the same file.
+_METADATA = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+_NAMES = {"svg.hashsalt": "sb3-sparse"}
 SPREAD = "mean ± standard deviation"
 # After Okabe and Ito's colour-blind safe palette: dense networks are warm and dashed, sparse ones cool and solid.
 DENSE_COLOURS = ("#D55E00", "#CC79A7", "#E69F00", "#7B2D26")
@@ -96,9 +99,9 @@ class Panels:
             self.figure.suptitle(textwrap.fill(title, int(11 * width)), fontsize="large")
         path.parent.mkdir(parents=True, exist_ok=True)
         files = [path.with_name(f"{path.name}.{suffix}") for suffix in formats or FORMATS]
-        for file in files:
-            # Without a date, the same table gives the same file.
-            self.figure.savefig(file, dpi=150, metadata={"CreationDate": None} if file.suffix == ".pdf" else None)
+        with import_extra("matplotlib", "plots").rc_context(_NAMES):
+            for file in files:
+                self.figure.savefig(file, dpi=150, metadata=_METADATA.get(file.suffix))
         return files
 
     def _legend(self) -> None:

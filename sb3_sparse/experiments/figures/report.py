@@ -4,6 +4,7 @@ import base64
 import html
 import itertools
 import math
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +20,9 @@ from sb3_sparse.experiments.figures.grid_figures import draw_figure
 from sb3_sparse.experiments.figures.grid_panels import arm_label, arm_styles, of, pairs_of, panel_name
 from sb3_sparse.experiments.figures.normalized_scores import UNITS, normalize
 from sb3_sparse.experiments.figures.panels import Panels, name_panel
-from sb3_sparse.experiments.figures.references import atari_scores
-from sb3_sparse.experiments.sweep.grid import parse_grid
+from sb3_sparse.experiments.figures.references import atari_scores, reference_curve
+from sb3_sparse.experiments.figures.verdicts import claim_of, verdicts_on
+from sb3_sparse.experiments.sweep.grid import Grid, parse_grid
 from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION, GridResults
 from sb3_sparse.experiments.sweep.grid_run import GridRun, key_of, short_task
 from sb3_sparse.experiments.sweep.grid_table import Lines
@@ -30,6 +32,7 @@ from sb3_sparse.experiments.sweep.writing import write_text
 
 Rows = list[list[str]]
 _MADE_WITH = ("hardware", "version", "commit", "date")
+_ORIGIN = "Where the runs come from"
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
@@ -59,9 +62,12 @@ def write_report(results: Path, path: Path) -> Path:
     import_extra("matplotlib", "plots")
     import_extra("rliable", "plots")
     table, records = folder.collect(), {key_of(name): record for name, record in folder.records().items()}
-    sections = [_section(facts, table, records, folder) for facts in noted]
+    grids = [parse_grid(facts["source"], facts["stem"], facts["budget"]) for facts in noted]
+    sections = [_section(grid, facts["command"], table, records, folder) for grid, facts in zip(grids, noted, strict=True)]
     title = f"sb3-sparse: {len(noted)} grid{'s' if len(noted) > 1 else ''}, {len(records)} runs"
-    write_text(path, _page(title, [_introduction(), *sections, _provenance(records)]))
+    link = os.path.relpath(folder.table, path.parent)
+    beginning = [_abstract(grids, table, records), _contents(grids), _introduction(link)]
+    write_text(path, _page(title, [*beginning, *sections, _provenance(records)]))
     return path
 
 
@@ -71,8 +77,27 @@ def _page(title: str, parts: Iterable[str]) -> str:
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
 
 
-def _introduction() -> str:
+def _abstract(grids: Sequence[Grid], table: Lines, records: Mapping[str, Any]) -> str:
+    """How much was run on what, and the verdicts on figures of the paper."""
+    hardware = sorted({str(record["hardware"]) for record in records.values()})
+    text = f"<p>{len(records)} runs are finished, in {_spent(records.values())}, on {html.escape('; '.join(hardware))}.</p>"
+    rows = []
+    for number in dict.fromkeys(grid.figure for grid in grids if grid.figure is not None):
+        ours, stored = (verdicts_on(number, lines) for lines in (table, None))
+        says = ["; ".join(found) or "nothing yet" for found in (ours, stored)]
+        rows.append([str(number), claim_of(number).text, *says])
+    return text + _table(["figure", "what the paper shows", "these runs", "tables that come with sb3-sparse"], rows)
+
+
+def _contents(grids: Sequence[Grid]) -> str:
+    names = {grid.name: f"{grid.name}: {grid.title}" for grid in grids} | {"origin": _ORIGIN}
+    items = "".join(f"<li><a href={_attribute('#' + name)}>{html.escape(title)}</a></li>" for name, title in names.items())
+    return f"<nav><ul>{items}</ul></nav>"
+
+
+def _introduction(table: str) -> str:
     return (
+        f"<p>All results: <a href={_attribute(table)}>{html.escape(table)}</a>, a line for each point of a run's curve.</p>"
         f"<p>Written by sb3-sparse {html.escape(version('sb3-sparse'))}. Steps are environment steps. Final returns are means "
         f"over the last {FINAL_FRACTION:.0%} of a run, or over the episodes at its end where the grid's evaluation has "
         "final_episodes. Learning curves and returns of single tasks are drawn with the "
@@ -81,23 +106,23 @@ def _introduction() -> str:
     )
 
 
-def _section(facts: Mapping[str, Any], table: Lines, records: Mapping[str, Any], folder: ResultsFolder) -> str:
-    grid = parse_grid(facts["source"], facts["stem"], facts["budget"])
+def _section(grid: Grid, command: Sequence[str], table: Lines, records: Mapping[str, Any], folder: ResultsFolder) -> str:
     results = GridResults.select(grid, table)
     finished = sum(run.id in results.lines for run in grid.runs)
     parts = [
         f"<h2 id={_attribute(grid.name)}>{html.escape(f'{grid.name}: {grid.title}')}</h2>",
         *(f'<p class="problem">{html.escape(problem)}</p>' for problem in results.problems()),
-        f"<pre>{html.escape(_shown(facts['command']))}</pre>",
-        f"<p>{finished} of {len(grid.runs)} runs are finished, in {_spent(grid.runs, records)} of computing.</p>",
+        f"<pre>{html.escape(_shown(command))}</pre>",
+        f"<p>{finished} of {len(grid.runs)} runs are finished, in "
+        f"{_spent(records[run.key] for run in grid.runs if run.key in records)}.</p>",
     ]
     if finished:
-        parts.append(_image(draw_figure(results, folder.path / "runs", folder.figures / grid.name)[0], grid.title))
+        parts.append(_image(draw_figure(results, folder.path / "runs", folder.figures / grid.name), grid.title))
         parts.append(_aggregates(results))
         parts.append(_profiles(results, folder))
         parts.append(_details("Every task", _task_table(results)))
         parts.append(_details("Every run", _run_table(results, records)))
-    parts.append(_details("The grid's file", f"<pre>{html.escape(facts['source'])}</pre>"))
+    parts.append(_details("The grid's file", f"<pre>{html.escape(grid.source)}</pre>"))
     return "\n".join(filter(None, parts))
 
 
@@ -108,8 +133,13 @@ def _shown(command: Sequence[str]) -> str:
     return shlex.join(words)
 
 
-def _spent(runs: Sequence[GridRun], records: Mapping[str, Any]) -> str:
-    return duration(sum(records[run.key]["seconds"] for run in runs if run.key in records))
+def _spent(records: Iterable[Mapping[str, Any]]) -> str:
+    seconds, cpu_seconds = (sum(column) for column in zip((0.0, 0.0), *map(_times, records), strict=True))
+    return f"{duration(seconds)} of wall time and {duration(cpu_seconds)} of CPU time, summed over runs"
+
+
+def _times(record: Mapping[str, Any]) -> tuple[float, float]:
+    return float(record["seconds"]), float(record["cpu_seconds"])
 
 
 def _aggregates(results: GridResults) -> str:
@@ -184,7 +214,7 @@ def _profiles(results: GridResults, folder: ResultsFolder) -> str:
         axis.set_xlabel("score")
         name_panel(axis, [panel_name(algorithm, "")[0]], "fraction of runs above")
     files = panels.save(folder.figures / f"{results.grid.name}-profiles", "Performance profiles")
-    return _details("Performance profiles", _image(files[0], "Performance profiles"))
+    return _details("Performance profiles", _image(files, "Performance profiles"))
 
 
 def _task_table(results: GridResults) -> str:
@@ -192,27 +222,40 @@ def _task_table(results: GridResults) -> str:
     unit, games = results.grid.score, atari_scores()
     head = ["algorithm", "task", "network", "seeds", "final return"]
     head += [UNITS[unit]] if unit != "return" else []
-    head += ["published DER"] if unit == "atari" else []
+    head += ["published DER"] if unit == "atari" else ["published"]
     rows = []
     for (algorithm, task), runs in itertools.product(pairs_of(results), results.arms().values()):
         finals = [final for run in runs if of(algorithm, task)(run) and (final := results.final(run)) is not None]
         if finals:
             mean = float(np.mean(finals))
             shown = [f"{mean:.5g}", *([f"{normalize(unit, task, mean):.3f}"] if unit != "return" else [])]
-            shown += [f"{games[short_task(task)]['der']:g}"] if unit == "atari" else []
+            published = f"{games[short_task(task)]['der']:g}" if unit == "atari" else _published(results, algorithm, task)
+            shown.append(published)
             rows.append([panel_name(algorithm, "")[0], short_task(task), runs[0].label, str(len(finals)), *shown])
     return _table(head, rows)
 
 
+def _published(results: GridResults, algorithm: str, task: str) -> str:
+    """Mean of a published curve over the last part of as many environment steps, if it goes as far."""
+    curve = reference_curve(algorithm, task)
+    if curve is None:
+        return ""
+    runs = filter(of(algorithm, task), results.grid.runs)
+    end = min(length for run in runs if (length := results.number(run, "total_env_steps")) is not None)
+    points = zip(curve.env_steps, curve.means, strict=True)
+    last = [mean for step, mean in points if (1 - FINAL_FRACTION) * end < step <= end]
+    return f"{np.mean(last):.5g} ({curve.label}, {curve.seeds} seeds)" if last else ""
+
+
 def _run_table(results: GridResults, records: Mapping[str, Any]) -> str:
-    head = ["algorithm", "task", "network", "seed", "final return", "duration", *_MADE_WITH]
+    head = ["algorithm", "task", "network", "seed", "final return", "wall time", "CPU time", *_MADE_WITH]
     rows = []
     for run in results.grid.runs:
         record, final = records.get(run.key), results.final(run)
-        made = ["missing", *[""] * 5]
+        made = ["missing", *[""] * 6]
         if record is not None:
             shown = "no value" if final is None else f"{final:.5g}"
-            made = [shown, duration(record["seconds"]), *(str(record[key]) for key in _MADE_WITH)]
+            made = [shown, *map(duration, _times(record)), *(str(record[key]) for key in _MADE_WITH)]
         rows.append([panel_name(run.algorithm, "")[0], short_task(run.task), run.label, str(run.seed), *made])
     return _table(head, rows)
 
@@ -224,7 +267,7 @@ def _provenance(records: Mapping[str, Any]) -> str:
         for r in records.values()
     )
     rows = [[*map(str, kind), str(count)] for kind, count in kinds.most_common()]
-    return "<h2>Where the runs come from</h2>\n" + _table(head, rows)
+    return f'<h2 id="origin">{_ORIGIN}</h2>\n' + _table(head, rows)
 
 
 def _table(head: Sequence[str], rows: Rows) -> str:
@@ -240,9 +283,9 @@ def _details(title: str, content: str) -> str:
     return f"<details><summary>{html.escape(title)}</summary>{content}</details>" if content else ""
 
 
-def _image(file: Path, text: str) -> str:
-    data = base64.b64encode(file.read_bytes()).decode()
-    return f'<p><img alt={_attribute(text)} src="data:image/png;base64,{data}"></p>'
+def _image(files: Iterable[Path], text: str) -> str:
+    data = base64.b64encode(next(file for file in files if file.suffix == ".svg").read_bytes()).decode()
+    return f'<p><img alt={_attribute(text)} src="data:image/svg+xml;base64,{data}"></p>'
 
 
 def _attribute(text: str) -> str:

@@ -177,16 +177,35 @@ def verdict_table(tables: Mapping[str, Lines]) -> str:
     :param tables: Stored tables
     :return: Markdown
     """
-    rows = [
-        _row(claim, evidence, tables[evidence.table])
-        for claim in CLAIMS
-        for evidence in claim.evidence
-        if _is_there(evidence, tables)
-    ]
-    told = {row[0] for row in rows}
-    rows += [_not_run(claim) for claim in CLAIMS if str(claim.figure) not in told]
-    rows.sort(key=lambda row: int(row[0]))
+    rows = [row for claim in CLAIMS for row in _rows(claim, tables) or [_not_run(claim)]]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (_HEAD, ["---"] * len(_HEAD), *rows))
+
+
+def verdicts_on(figure: int, lines: Lines | None = None) -> list[str]:
+    """
+    What runs say about a figure of the paper.
+
+    :param figure: Its number
+    :param lines: Lines of their table; the tables that the package has if None
+    :return: Verdict and evidence, for each pair of arms that is there
+    """
+    claim = claim_of(figure)
+    tables = stored_tables() if lines is None else {evidence.table: lines for evidence in claim.evidence}
+    return list(dict.fromkeys(f"{row[2]}: {row[3]}" for row in _rows(claim, tables)))
+
+
+def claim_of(figure: int) -> Claim:
+    """
+    What a figure of the paper shows.
+
+    :param figure: Its number
+    """
+    return next(claim for claim in CLAIMS if claim.figure == figure)
+
+
+def _rows(claim: Claim, tables: Mapping[str, Lines]) -> list[list[str]]:
+    there = (evidence for evidence in claim.evidence if _is_there(evidence, tables))
+    return [_row(claim, evidence, tables[evidence.table]) for evidence in there]
 
 
 def _is_there(evidence: Evidence, tables: Mapping[str, Lines]) -> bool:
