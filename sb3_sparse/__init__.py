@@ -66,7 +66,7 @@ sys.meta_path.append(MovedModules())
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in __all__ and name not in _OFFERED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = importlib.import_module(f"{__name__}.{_FOLDERS.get(name, name)}")
     globals()[name] = getattr(found, name) if name in _FOLDERS else found

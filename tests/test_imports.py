@@ -33,13 +33,13 @@ def run(code: str) -> str:
 
 def test_importing_the_package_registers_no_environments() -> None:
     # A user of Shimmy's own environments must not get others by importing a policy.
-    listing = run("import gymnasium, sb3_sparse; print([i for i in gymnasium.registry if i.startswith('dm_control/')])")
-    assert listing.strip() == "[]"
+    code = "import gymnasium; from sb3_sparse import *; print([i for i in gymnasium.registry if i.startswith('dm_control/')])"
+    assert run(code).strip() == "[]"
 
 
 def test_importing_the_package_needs_no_extra() -> None:
     extras = {"dm_control", "shimmy", "rl_zoo3", "matplotlib", "rliable", "rich", "ray", "onnx", "numba", "ale_py"}
-    loaded = run("import sys, sb3_sparse; print(*{name.split('.')[0] for name in sys.modules})").split()
+    loaded = run("import sys; from sb3_sparse import *; print(*{name.split('.')[0] for name in sys.modules})").split()
     # SB3 itself imports these two where they are installed.
     assert not extras.intersection(loaded) - {"matplotlib", "rich"}
 
@@ -64,6 +64,11 @@ def test_names_of_the_package_are_known_before_they_are_imported() -> None:
     assert all(set(sb3_sparse.__all__) <= set(line.split()) for line in done.stdout.splitlines())
     assert len(done.stdout.splitlines()) == 2
     assert "AttributeError: module 'sb3_sparse' has no attribute 'no_such_name'" in done.stderr
+
+
+def test_folders_of_offered_names_need_no_import_of_their_own() -> None:
+    code = "import sb3_sparse; print(sb3_sparse.callbacks.PlasticityCallback, sb3_sparse.stream_ac.StreamWrapper)"
+    assert len(run(code).splitlines()) == 1
 
 
 def test_former_names_of_modules_are_known_to_a_script_that_imported_nothing_else() -> None:
