@@ -12,7 +12,7 @@ copyright = "the sb3-sparse authors, MIT licence"
 release = version = installed_version("sb3-sparse")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
@@ -25,6 +25,8 @@ html_title = f"sb3-sparse {release}"
 html_show_sourcelink = False
 html_theme_options = {"source_directory": "docs/", "navigation_with_keys": True}
 
+# The slow tests run the notebooks; their outputs are stored.
+nb_execution_mode = "off"
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist"]
 

@@ -1,6 +1,7 @@
 """README and the manual: their Python runs as it stands (with shorter training), commands are parsed, links lead somewhere."""
 
 import argparse
+import json
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from sb3_sparse.cli.command_line import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]}
+NOTEBOOKS = sorted(ROOT.glob("docs/tutorials/*.ipynb"))
 ZOO_NAMES = {"record_video": "record", "push_to_hub": "push", "load_from_hub": "pull"}
 
 
@@ -105,8 +107,47 @@ def test_no_placeholder_is_left() -> None:
         assert not re.findall(r"@[A-Z0-9]+@|TODO|TBD", text), page
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(notebook: Path, tmp_path: Path) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    content = nbformat.read(notebook, as_version=4)
+    nbclient.NotebookClient(content, timeout=3_000, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_hold_what_they_print(notebook: Path) -> None:
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    shown = [output for cell in cells for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in shown)
+    assert {output.get("name", "stdout") for output in shown} == {"stdout"}  # no warning, no error
+
+
+def test_the_script_for_slurm_starts_ray_on_all_nodes_and_the_grid_on_one(tmp_path: Path) -> None:
+    (script,) = (block for _, block in blocks("bash") if "#SBATCH --nodes" in block)
+    stand_ins = {
+        "scontrol": "printf 'node1\\nnode2\\nnode3\\n'",
+        "srun": f'echo "$*" >>{tmp_path / "calls"}',
+        "sleep": "/bin/sleep 0.5",
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "node[1-3]", "SLURM_JOB_NUM_NODES": "3"}
+    subprocess.run(["bash", "-euo", "pipefail", "-c", script], env=variables, check=True)
+    head, others, grid = (tmp_path / "calls").read_text().splitlines()
+    assert head == "--nodes=1 --ntasks=1 -w node1 ray start --head --port=6379 --block"
+    assert others == "--nodes=2 --ntasks=2 --exclude=node1 ray start --address=node1:6379 --block"
+    assert grid.startswith("--overlap --nodes=1 --ntasks=1 -w node1 python -m sb3_sparse sweep my.yml ")
+    assert grid.endswith("--address node1:6379")
+
+
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx")
+    pytest.importorskip("myst_nb")
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "-q", "-b", "html", "docs", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True)
     assert "SparseSimBaPolicy" in (tmp_path / "api" / "policies.html").read_text()
