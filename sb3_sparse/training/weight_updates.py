@@ -7,6 +7,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
 from sb3_sparse.sparsity.products.dense_weights import DenseWeights
+from sb3_sparse.training.parameter_updates import ParameterUpdates, forget_gradients
 from sb3_sparse.training.warn_once import WarnOnce
 
 
@@ -21,7 +22,7 @@ class WeightUpdates:
 
     def __init__(self, model: OffPolicyAlgorithm, warn: WarnOnce):
         self.model, self.warn = model, warn
-        self.dense = DenseWeights()
+        self.dense, self._updates = DenseWeights(), ParameterUpdates()
 
     def step(self, loss: th.Tensor, *optimizers: th.optim.Optimizer, max_grad_norm: float | None = None) -> None:
         """
@@ -36,16 +37,15 @@ class WeightUpdates:
             self._warn_of_frozen(optimizers)
             return
         for optimizer in optimizers:
-            optimizer.zero_grad()
+            forget_gradients(optimizer)
         loss.backward()
         for optimizer in optimizers:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             if max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-            optimizer.step()
+            self._updates.step(optimizer)
             self.dense.expire(parameters)
 
-    @th.no_grad()
     def average(self, network: nn.Module, target: nn.Module, tau: float) -> None:
         """
         Move a target network towards its online network.
@@ -54,8 +54,7 @@ class WeightUpdates:
         :param target: Target network
         :param tau: Weight of the online network
         """
-        th._foreach_lerp_(list(target.parameters()), list(network.parameters()), tau)
-        self.dense.expire(target.parameters())
+        self.dense.expire(self._updates.average(network, target, tau))
 
     def _warn_of_frozen(self, optimizers: Sequence[th.optim.Optimizer]) -> None:
         owners = [(name, getattr(part, "optimizer", None)) for name, part in self.model.policy.named_modules()]

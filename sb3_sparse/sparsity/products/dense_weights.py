@@ -26,24 +26,28 @@ class DenseWeights:
         self._matrices: dict[Topology, th.Tensor] = {}
         self._shown: dict[Topology, th.Tensor] = {}
         self._writes: Counter[th.Tensor] = Counter()
+        self._layers: dict[nn.Module, list[nn.Module]] = {}
 
     @contextmanager
     def serving(self, module: nn.Module) -> Iterator[None]:
         """
         Let the layers of a module multiply with the kept matrices while this is open.
 
-        :param module: Any module; layers without such a use are left alone
+        :param module: Any module, which has the same layers every time; those without such a use are left alone
         """
-        layers = [layer for layer in module.modules() if hasattr(layer, "dense_weights")]
+        if module not in self._layers:
+            self._layers[module] = [layer for layer in module.modules() if hasattr(layer, "dense_weights")]
+        layers = self._layers[module]
         self._shown.clear()
         self._writes.clear()
+        # Past torch's __setattr__ and __delattr__, which take longer than a small product.
         for layer in layers:
-            layer.dense_weights = self  # type: ignore[assignment]
+            vars(layer)["dense_weights"] = self
         try:
             yield
         finally:
             for layer in layers:
-                del layer.dense_weights
+                del vars(layer)["dense_weights"]
 
     def expire(self, written: Iterable[th.Tensor]) -> None:
         """
