@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_policies import RandomEnv
 
+from sb3_sparse.buffers.batch_gatherer import BatchGatherer
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -223,3 +224,30 @@ def test_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(th, "zeros", refuse)
     with pytest.raises(th.OutOfMemoryError, match=r"400,000,000 transitions needs 8\.9 GiB.*replay_buffer_device='cpu'"):
         DeviceReplayBuffer(400_000_000, spaces.Box(-1, 1, (1,)), spaces.Box(-1, 1, (1,)), "cpu")
+
+
+@pytest.mark.parametrize("space", [VECTOR, spaces.Box(-1, 1, (2, 2), np.float64), spaces.Discrete(3)])
+@pytest.mark.parametrize(("count", "n_envs"), [(5, 1), (25, 1), (25, 3)])
+def test_gathered_batches_are_those_of_sb3(space: spaces.Space, count: int, n_envs: int) -> None:
+    buffer = ReplayBuffer(20 * n_envs, space, ACTIONS, "cpu", n_envs=n_envs)
+    fill([buffer], count, n_envs, space)
+    assert BatchGatherer.takes(buffer, None)
+    gatherer = BatchGatherer(buffer, 64)
+    for _ in range(3):
+        state = np.random.get_state()
+        expected, following = buffer.sample(64), np.random.rand()
+        np.random.set_state(state)
+        found = gatherer.sample()
+        assert np.random.rand() == following
+        for ours, theirs in zip(found[:5], expected[:5], strict=True):
+            assert th.equal(ours, theirs) and ours.dtype == theirs.dtype
+        buffer.dones = 1.0 - buffer.dones  # other arrays are read, too
+
+
+def test_other_buffers_draw_for_themselves() -> None:
+    others = [
+        NStepReplayBuffer(8, VECTOR, ACTIONS, n_steps=3),
+        ReplayBuffer(8, VECTOR, ACTIONS, optimize_memory_usage=True, handle_timeout_termination=False),
+        DeviceReplayBuffer(8, VECTOR, ACTIONS, device="cpu"),
+    ]
+    assert not any(BatchGatherer.takes(buffer, None) for buffer in others)

@@ -1,16 +1,33 @@
 """The batches of an update: drawn within a graph, or on the host and copied to where a graph reads them."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 
+from sb3_sparse.buffers.batch_gatherer import BatchGatherer
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 
 Samples = ReplayBufferSamples | DictReplayBufferSamples
+
+
+def sampling(model: OffPolicyAlgorithm, batch_size: int) -> Callable[[], Samples]:
+    """
+    Find what draws batches.
+
+    :param model: Model with a replay buffer
+    :param batch_size: Number of transitions
+    :return: Function that draws a batch, which is good until the next one
+    """
+    buffer, env = model.replay_buffer, model._vec_normalize_env
+    assert buffer is not None
+    if BatchGatherer.takes(buffer, env):
+        return BatchGatherer(buffer, batch_size).sample
+    return functools.partial(buffer.sample, batch_size, env=env)
 
 
 def generators_on_device(model: OffPolicyAlgorithm) -> list[th.Generator]:

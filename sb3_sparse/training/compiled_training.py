@@ -19,7 +19,7 @@ from sb3_sparse.common.initial_statistics import start_statistics
 from sb3_sparse.buffers.loaded_buffer import check_loaded_buffer
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.sparsity import SparseLayer
-from sb3_sparse.training.batches import Samples, StaticSamples, generators_on_device
+from sb3_sparse.training.batches import Samples, StaticSamples, generators_on_device, sampling
 from sb3_sparse.training.divergence import broken_losses, divergence
 from sb3_sparse.training.gradient_means import GradientMeans
 from sb3_sparse.training.held_objects import all_optimizers
@@ -179,11 +179,11 @@ class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
 
     def _update(self, gradient_steps: int, batch_size: int) -> None:
         self.policy.set_training_mode(True)
-        self._update_learning_rate(all_optimizers(self))
         if not self._programs.is_valid():
             captures = self._captures
             self.recapture()
             self._captures = captures
+        self._update_learning_rate(self._programs.optimizers)
         losses: list[dict[str, th.Tensor]] = []
         try:
             with matmul_precision(self.matmul_precision), without_validation():
@@ -203,13 +203,9 @@ class CompiledTraining(OffPolicyAlgorithm, OwnAlgorithm):
         return losses
 
     def _make_program(self, batch_size: int, full: bool) -> EagerProgram:
-        buffer, normalizing_env, weights = self.replay_buffer, self._vec_normalize_env, self._weights
-        assert buffer is not None
+        sample, weights = sampling(self, batch_size), self._weights
         groups = [group for optimizer in all_optimizers(self) for group in optimizer.param_groups]
         parameters = [parameter for group in groups for parameter in group["params"]]
-
-        def sample() -> Samples:
-            return buffer.sample(batch_size, env=normalizing_env)
 
         def update(samples: Samples) -> dict[str, th.Tensor]:
             with weights.dense.serving(self.policy):

@@ -2,13 +2,18 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from operator import is_
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch import nn
 
 from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.sparsity import SparseLayer, Topology
+
+
+_OF_TORCH = vars(nn.Module()).keys()
 
 
 def all_optimizers(model: OffPolicyAlgorithm) -> list[th.optim.Optimizer]:
@@ -33,11 +38,14 @@ class HeldObjects:
         self._contents = [
             contents for module in modules for contents in (module._modules, module._parameters, module._buffers) if contents
         ]
+        # Where optimizers may be: what torch itself has in every module takes long to look through.
+        self._attributes = [vars(module) for module in modules]
+        self._names = [[name for name in attributes if name not in _OF_TORCH] for attributes in self._attributes]
         self._parameters = list(model.policy.parameters())
         self._topologies = [module for module in modules if isinstance(module, Topology)]
         self._layers = [module for module in modules if isinstance(module, SparseLayer)]
-        self._objects = self._present(model)
-        self._states = self._state(model)
+        self.optimizers = self._optimizers(model)
+        self._objects, self._states = self._present(model, self.optimizers), self._state(self.optimizers)
 
     def are_valid(self, model: OffPolicyAlgorithm) -> bool:
         """
@@ -45,24 +53,32 @@ class HeldObjects:
 
         :param model: The same model
         """
-        present = self._present(model)
-        if len(present) != len(self._objects) or self._state(model) != self._states:
+        optimizers = self._optimizers(model)
+        present = self._present(model, optimizers)
+        if len(present) != len(self._objects) or self._state(optimizers) != self._states:
             return False
-        return all(a is b for a, b in zip(present, self._objects, strict=True))
+        return all(map(is_, present, self._objects))
 
-    def _present(self, model: OffPolicyAlgorithm) -> list[Any]:
+    def _optimizers(self, model: OffPolicyAlgorithm) -> list[th.optim.Optimizer]:
+        """What :func:`all_optimizers` finds, while modules have the attributes that they had."""
+        found = [attributes.get(n) for attributes, names in zip(self._attributes, self._names, strict=True) for n in names]
+        own = [value for value in found if isinstance(value, th.optim.Optimizer)]
+        return [*own, *_attributes(model, th.optim.Optimizer)]
+
+    def _present(self, model: OffPolicyAlgorithm, optimizers: Iterable[th.optim.Optimizer]) -> list[Any]:
         contents = itertools.chain.from_iterable(contents.values() for contents in self._contents)
-        parts = itertools.chain.from_iterable(map(_parts, all_optimizers(model)))
+        parts = itertools.chain.from_iterable(map(_parts, optimizers))
         own = _attributes(model, th.Tensor)
         return [model.policy, model.replay_buffer, model._vec_normalize_env, *parts, *own, *contents]
 
-    def _state(self, model: OffPolicyAlgorithm) -> list[Any]:
+    def _state(self, optimizers: Iterable[th.optim.Optimizer]) -> list[Any]:
         versions = [-1 if topology.indices.is_inference() else topology.indices._version for topology in self._topologies]
         # Moving a module to another device gives its parameters other memory, but not other objects.
         addresses = [parameter.data_ptr() for parameter in self._parameters]
         records = [layer.records_dense_gradient for layer in self._layers]
         trained = [parameter.requires_grad for parameter in self._parameters]
-        return [*versions, *addresses, *records, *trained, *_hyperparameters(all_optimizers(model))]
+        numbers = map(len, self._attributes)  # there is no other optimizer without another attribute
+        return [*versions, *addresses, *records, *trained, *numbers, *_hyperparameters(optimizers)]
 
 
 def _attributes(model: OffPolicyAlgorithm, kind: type) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_sparse.training.held_objects import HeldObjects, all_optimizers
+from sb3_sparse.training.held_objects import HeldObjects
 from sb3_sparse.training.live_optimizers import LiveOptimizers
 from sb3_sparse.training.programs import EagerProgram
 
@@ -31,10 +31,15 @@ class ProgramCache:
         """Whether the model still has what the programs hold on to."""
         return self._held.are_valid(self._model)
 
+    @property
+    def optimizers(self) -> list[th.optim.Optimizer]:
+        """The model's optimizers."""
+        return self._held.optimizers
+
     @functools.cached_property
     def live_optimizers(self) -> LiveOptimizers:
         """The model's optimizers, for graphs."""
-        return LiveOptimizers(all_optimizers(self._model), self._model.device)
+        return LiveOptimizers(self.optimizers, self._model.device)
 
     def run(self, key: Hashable, full: bool, make: Callable[[], EagerProgram]) -> dict[str, th.Tensor]:
         """
