@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import python
 
 import sb3_sparse
 
@@ -28,20 +29,26 @@ FLOORS = [
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_importing_the_package_registers_no_environments() -> None:
+def test_importing_needs_no_extra_and_registers_no_environments() -> None:
     # A user of Shimmy's own environments must not get others by importing a policy.
-    code = "import gymnasium; from sb3_sparse import *; print([i for i in gymnasium.registry if i.startswith('dm_control/')])"
-    assert run(code).strip() == "[]"
-
-
-def test_importing_the_package_needs_no_extra() -> None:
+    code = """
+import sys, gymnasium, sb3_sparse.cli.command_line
+from sb3_sparse import *
+print(*{name.split('.')[0] for name in sys.modules})
+print([id for id in gymnasium.registry if id.startswith('dm_control/')])
+import sb3_sparse.envs
+print({'dm_control', 'mujoco', 'shimmy'} & set(sys.modules))
+"""
+    loaded, registered, by_environments = run(code).splitlines()
     extras = {"dm_control", "shimmy", "rl_zoo3", "matplotlib", "rliable", "rich", "ray", "onnx", "numba", "ale_py"}
-    loaded = run("import sys; from sb3_sparse import *; print(*{name.split('.')[0] for name in sys.modules})").split()
     # SB3 itself imports these two where they are installed.
-    assert not extras.intersection(loaded) - {"matplotlib", "rich"}
+    assert not extras.intersection(loaded.split()) - {"matplotlib", "rich"}
+    assert registered == "[]" and by_environments == "set()"
 
 
 def test_help_takes_no_time() -> None:
@@ -55,12 +62,13 @@ for words in [[], ["bench", "updates"], *([name] for name in commands.choices if
     assert "usage: sb3-sparse " + " ".join(words) in help.getvalue()
 print(*{name.split(".")[0] for name in sys.modules})
 """
-    assert not {"torch", "stable_baselines3", "gymnasium", "numpy", "matplotlib"}.intersection(run(code).split())
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"torch", "stable_baselines3", "gymnasium", "numpy", "matplotlib"}.intersection(loaded)
 
 
 def test_names_of_the_package_are_known_before_they_are_imported() -> None:
     code = "import sb3_sparse; print(*dir(sb3_sparse)); from sb3_sparse import *; print(*globals()); sb3_sparse.no_such_name"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = python("-c", code)
     assert all(set(sb3_sparse.__all__) <= set(line.split()) for line in done.stdout.splitlines())
     assert len(done.stdout.splitlines()) == 2
     assert "AttributeError: module 'sb3_sparse' has no attribute 'no_such_name'" in done.stderr
