@@ -1,7 +1,5 @@
 import copy
 import pickle
-import subprocess
-import sys
 import textwrap
 import warnings
 from typing import Any, ClassVar
@@ -9,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch as th
+from commands import python
 from sb3_contrib import QRDQN, TQC, CrossQ, MaskablePPO, RecurrentPPO
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
@@ -23,9 +22,12 @@ from sb3_sparse.crossq.batch_renorm import SafeBatchRenorm1d
 from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.sparsity import SparseLayer, prune, register_sparse_layer, sparse_layers, summary, to_dense
 
-ALGORITHMS = [SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO, A2C]
+ALGORITHMS = [SAC, TD3, DQN, PPO]
+LIKE_THEM = [DDPG, TQC, QRDQN, A2C]  # what is done to these is done to those
 TARGETS = {"actor": "actor_target", "critic": "critic_target", "q_net": "q_net_target", "quantile_net": "quantile_net_target"}
-each_algorithm = pytest.mark.parametrize("model_class", ALGORITHMS)
+each_algorithm = pytest.mark.parametrize(
+    "model_class", [*ALGORITHMS, *(pytest.param(algorithm, marks=pytest.mark.slow) for algorithm in LIKE_THEM)]
+)
 
 
 class TwoWeights(nn.Module):
@@ -97,24 +99,26 @@ def test_train_save_load(model_class, tmp_path) -> None:
     loaded.learn(40)
 
 
-@pytest.mark.parametrize("model_class", [SAC, PPO])
-def test_load_in_a_new_process(model_class, tmp_path) -> None:
-    model = sparsify(make(model_class, env="Pendulum-v1"), 0.6).learn(20)
-    model.save(tmp_path / "model")
+def test_load_in_a_new_process(tmp_path) -> None:
+    expected = []
+    for algorithm in (SAC, PPO):
+        model = sparsify(make(algorithm, env="Pendulum-v1"), 0.6).learn(20)
+        model.save(tmp_path / algorithm.__name__)
+        expected.append(model.predict(np.ones(3, np.float32), deterministic=True)[0].item())
     th.save(model.policy, tmp_path / "policy.pth")
     script = f"""
         import gymnasium as gym, numpy as np, torch as th
-        from stable_baselines3 import {model_class.__name__}
-        model = {model_class.__name__}.load({str(tmp_path / "model")!r}, env=gym.make("Pendulum-v1"), device="cpu")
-        print(model.predict(np.ones(3, np.float32), deterministic=True)[0].item())
+        from stable_baselines3 import PPO, SAC
+        models = [c.load({str(tmp_path)!r} + "/" + c.__name__, env=gym.make("Pendulum-v1"), device="cpu") for c in (SAC, PPO)]
         policy = th.load({str(tmp_path / "policy.pth")!r}, weights_only=False)
-        print(policy.predict(np.ones(3, np.float32), deterministic=True)[0].item())
-        model.learn(20)
+        for loaded in (*models, policy):
+            print(loaded.predict(np.ones(3, np.float32), deterministic=True)[0].item())
+        for model in models:
+            model.learn(20)
     """
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    run = python("-c", textwrap.dedent(script))
     assert run.returncode == 0, run.stderr
-    expected = model.predict(np.ones(3, np.float32), deterministic=True)[0].item()
-    assert [float(line) for line in run.stdout.splitlines()] == pytest.approx([expected] * 2, abs=1e-6)
+    assert [float(line) for line in run.stdout.splitlines()] == pytest.approx([*expected, expected[-1]], abs=1e-6)
 
 
 @each_algorithm
