@@ -21,7 +21,6 @@ from test_compiled_updates import (
     VARIANTS,
     assert_same,
     build,
-    each_algorithm,
     learn,
     move_topology,
     parameters,
@@ -43,9 +42,14 @@ from sb3_sparse.training.torch_settings import without_validation
 ON_DEVICE = {"replay_buffer_class": DeviceReplayBuffer}
 CASES = [(name, rule) for name in NAMES for rule in ("sb3", "paper") if (name, rule) != ("TD3", "paper")]
 CPU = th.device("cpu")
+# DDPG's update is that of TD3 with a delay of one.
+each_algorithm = pytest.mark.parametrize("name", ["SAC", "TD3", pytest.param("DDPG", marks=pytest.mark.slow)])
 
 
-@pytest.mark.parametrize(("name", "rule"), CASES)
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [case if case[0] != "DDPG" or case[1] == "paper" else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_nothing_waits_for_the_device(name: str, rule: str, variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     allow_capturable_on_cpu(monkeypatch)

@@ -180,17 +180,27 @@ CUT_OFF = {
 }
 
 
-@pytest.mark.parametrize("name", CUT_OFF)
-def test_a_file_that_is_being_written_is_named_and_the_rest_drawn(
-    name: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def drawn(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """Two seeds of a run, and the names of their figures."""
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(panels, "FORMATS", ("png",))
+    root = tmp_path_factory.mktemp("drawn")
     for seed in range(2):
-        folder = shutil.copytree(runs / "mlp-S0.6-reset-seed0", tmp_path / "runs" / f"mlp-S0.6-seed{seed}")
+        folder = shutil.copytree(runs / "mlp-S0.6-reset-seed0", root / "runs" / f"mlp-S0.6-seed{seed}")
         for steps in (30, 60):  # longer than a test can train
             np.savez(folder / f"plasticity-covariance-critic-{steps}.npz", matrix=np.eye(8))
-    before = {file.name for file in plot_runs(find_runs([tmp_path / "runs"]), tmp_path / "before")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(panels, "FORMATS", ("png",))
+        return root / "runs", {file.name for file in plot_runs(find_runs([root / "runs"]), root / "figures")}
+
+
+@pytest.mark.parametrize("name", CUT_OFF)
+def test_a_file_that_is_being_written_is_named_and_the_rest_drawn(
+    name: str, drawn: tuple[Path, set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panels, "FORMATS", ("png",))
+    whole, before = drawn
+    shutil.copytree(whole, tmp_path / "runs")
     damaged = tmp_path / "runs" / "mlp-S0.6-seed1" / name
     CUT_OFF[name](damaged)
     with pytest.warns(UserWarning, match=rf"mlp-S0\.6-seed1.{re.escape(name)} is left out, it cannot be read"):
