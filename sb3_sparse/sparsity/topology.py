@@ -165,10 +165,12 @@ class Topology(nn.Module):
                 self._derived[build] = build(self)
         return self._derived[build]  # type: ignore[no-any-return]
 
-    @th.compiler.assume_constant_result
     def _verify_while_compiling(self) -> None:
         """Which runs once, on the tensors themselves."""
         self._verify()
+
+    # As by th.compiler.assume_constant_result, which imports torch._dynamo first: seconds, for all who import this module.
+    _verify_while_compiling._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _are_verified(self, indices: th.Tensor) -> bool:
         if indices.is_inference():  # made under th.inference_mode(), and without a version
