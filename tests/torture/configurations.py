@@ -18,6 +18,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from compatibility.environments import AnyEnv
 from sb3_sparse.common import SparseSimBaExtractor
 from sb3_sparse.der import DER
 from sb3_sparse.drqv2 import DrQv2
@@ -71,43 +72,6 @@ class Configuration:
         """All that is needed to make it again."""
         name = f"{self.algorithm.__module__}.{self.algorithm.__name__}"
         return f"{name}, {self.env}, n_envs={self.n_envs}, {self.arguments}"
-
-
-class RandomEnv(gym.Env[Any, np.ndarray]):
-    """
-    Observations drawn at random, rewards that favour small actions.
-
-    :param observation_space: A Box or a Dict
-    :param action_space: A Box or Discrete
-    :param length: Steps of an episode, at most
-    :param terminates: Whether episodes can end before
-    """
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, length: int, terminates: bool):
-        self.observation_space, self.length, self.terminates = observation_space, length, terminates
-        self.action_space = action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """
-        Start an episode.
-
-        :param seed: As in gymnasium
-        :param options: Not used
-        """
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """
-        Take a step.
-
-        :param action: Its square is the cost
-        """
-        self.steps += 1
-        ends = self.terminates and self.np_random.random() < 0.1
-        reward = -float(np.square(action).sum())
-        return self.observation_space.sample(), reward, bool(ends), self.steps >= self.length, {}
 
 
 def random_configuration(generator: random.Random) -> Configuration:
@@ -228,7 +192,7 @@ def _environment(
     space = space or _space(generator)
     length, terminates = generator.randint(5, 30), _coin(generator)
     description = f"{space}, {action_space}, length={length}, terminates={terminates}"
-    return lambda: RandomEnv(space, action_space, length, terminates), space, description
+    return lambda: AnyEnv(space, action_space, length, terminates), space, description
 
 
 def _pruning(generator: random.Random) -> dict[str, Any]:

@@ -3,40 +3,26 @@
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torture.models import TortureRun
 from torture.runs import CHECKPOINTS, differences, outcome, train
+from torture.trial import Trial
 
 RUN = TortureRun("SAC", steps=150, save_freq=40)
 # Of each file of a folder.
 Contents = dict[Path, bytes]
 
 
-@dataclass(frozen=True)
-class Damage:
+# The run went on from another checkpoint and ended as it should, there was a clear error, the file was not needed.
+_GOOD = ("skipped", "refused", "harmless")
+
+
+def damaged_checkpoints(number: int, folder: Path, seed: int = 0) -> Iterator[Trial]:
     """
-    What became of a damaged checkpoint.
-
-    :param what: What was done, to which file
-    :param verdict: "skipped": the run went on from another checkpoint and ended as it should; "refused": a clear error;
-        "harmless": the file is no part of what was needed; anything else is a fault
-    """
-
-    what: str
-    verdict: str
-
-    @property
-    def is_fault(self) -> bool:
-        """Whether it was loaded, or crashed."""
-        return self.verdict not in ("skipped", "refused", "harmless")
-
-
-def damaged_checkpoints(number: int, folder: Path, seed: int = 0) -> Iterator[Damage]:
-    """
-    Damage files of a run's checkpoints in random ways, one or several at a time, and start the run again.
+    Damage files of a run's checkpoints in random ways, one or several at a time, and start the run again. What is told of a
+    trial begins with "skipped", "refused" or "harmless" if all was well.
 
     :param number: How often
     :param folder: Folder to work in
@@ -48,21 +34,9 @@ def damaged_checkpoints(number: int, folder: Path, seed: int = 0) -> Iterator[Da
     for _ in range(number):
         damaged = folder / "damaged"
         shutil.copytree(folder / "whole", damaged)
-        what = _damage(damaged / CHECKPOINTS, generator)
-        yield Damage("; ".join(what), _verdict(damaged, expected))
+        what, verdict = _damage(damaged / CHECKPOINTS, generator), _verdict(damaged, expected)
+        yield Trial(f"{verdict}: {'; '.join(what)}", None if verdict in _GOOD else verdict)
         shutil.rmtree(damaged)
-
-
-def format_damages(results: Sequence[Damage]) -> str:
-    """
-    Count verdicts, and name faults.
-
-    :param results: Results
-    """
-    verdicts = sorted({result.verdict for result in results})
-    counts = [f"{sum(r.verdict == verdict for r in results)} {verdict}" for verdict in verdicts]
-    faults = [f"FAULT: {result.what}: {result.verdict}" for result in results if result.is_fault]
-    return "\n".join([f"{len(results)} damaged checkpoints: {', '.join(counts)}", *faults])
 
 
 def _verdict(folder: Path, expected: object) -> str:

@@ -12,35 +12,34 @@ from pathlib import Path
 from torture.kills import REFUSED, finish, start
 from torture.models import TortureRun
 from torture.runs import CHECKPOINTS, differences, outcome
+from torture.trial import Trial
 
 RUN = TortureRun("SAC", steps=200, save_freq=20)
 # Bytes: from what holds no checkpoint of this run to what holds two.
 _SIZES = (50_000, 1_000_000)
 
 
-def limited_files(number: int, folder: Path, seed: int = 0) -> Iterator[str | None]:
+def limited_files(number: int, folder: Path, seed: int = 0) -> Iterator[Trial]:
     """
     Let files of a run grow to a random size only, so that writing checkpoints fails; then run it again without that.
 
     :param number: How many runs
     :param folder: Folder to work in
     :param seed: Seed of the sizes
-    :return: What was at fault, None if nothing was
     """
     generator = random.Random(seed)
     for index in range(number):
         full, limit = folder / str(index), generator.randrange(10_000, 1_000_000)
-        yield _compare(f"files of at most {limit} bytes", _whole(folder), full, limit, lambda: None)
+        yield Trial(f"files of at most {limit} bytes", _fault(_whole(folder), full, limit, lambda: None))
 
 
-def full_disks(number: int, folder: Path, seed: int = 0) -> Iterator[str | None]:
+def full_disks(number: int, folder: Path, seed: int = 0) -> Iterator[Trial]:
     """
     Have a run write its checkpoints to a disk of a random size, which they soon fill; then make it larger, and run again.
 
     :param number: How many runs
     :param folder: Folder to work in
     :param seed: Seed of the sizes
-    :return: What was at fault, None if nothing was
     """
     generator = random.Random(seed)
     for index in range(number):
@@ -48,16 +47,15 @@ def full_disks(number: int, folder: Path, seed: int = 0) -> Iterator[str | None]
         whole, checkpoints = _whole(folder), full / CHECKPOINTS
         with disk(checkpoints, f"size={size}"):
             make_room = partial(change_disk, checkpoints, "size=100m")
-            yield _compare(f"a disk of {size} bytes", whole, full, None, make_room)
+            yield Trial(f"a disk of {size} bytes", _fault(whole, full, None, make_room))
 
 
-def read_only_disks(number: int, folder: Path) -> Iterator[str | None]:
+def read_only_disks(number: int, folder: Path) -> Iterator[Trial]:
     """
     Have a run write its checkpoints to a disk that is read-only: it must be refused before it trains.
 
     :param number: How often
     :param folder: Folder to work in
-    :return: What was at fault, None if nothing was
     """
     for index in range(number):
         refused = folder / str(index)
@@ -65,7 +63,9 @@ def read_only_disks(number: int, folder: Path) -> Iterator[str | None]:
             process = start(RUN, refused)
             process.join()
         is_refused = process.exitcode == REFUSED
-        yield None if is_refused else f"a read-only disk: the run ended with status {process.exitcode} instead of an error"
+        yield Trial(
+            "a read-only disk", None if is_refused else f"the run ended with status {process.exitcode}, without an error"
+        )
 
 
 def can_have_disks(folder: Path) -> bool:
@@ -117,15 +117,14 @@ def _whole(folder: Path) -> Path:
     return whole
 
 
-def _compare(what: str, whole: Path, full: Path, limit: int | None, make_room: Callable[[], None]) -> str | None:
+def _fault(whole: Path, full: Path, limit: int | None, make_room: Callable[[], None]) -> str | None:
     """Train with too little room, then with enough; both must end as a run that always had enough."""
     process = start(RUN, full, limit)
     process.join()
     if process.exitcode != 0:
-        return f"{what}: the run ended with status {process.exitcode}"
+        return f"the run ended with status {process.exitcode}"
     if (full / "result.json").read_text() != (whole / "result.json").read_text():
-        return f"{what}: the run was another one"
+        return "the run was another one"
     make_room()
     finish(start(RUN, full))
-    found = differences(outcome(whole), outcome(full))
-    return f"{what}: {found[:3]}" if found else None
+    return "; ".join(differences(outcome(whole), outcome(full))[:3]) or None

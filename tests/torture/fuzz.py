@@ -2,8 +2,8 @@
 
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,11 @@ from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
 from torture.configurations import OFF_POLICY, random_configuration
 from torture.envs import DISCRETE, IMAGES, make
+from torture.trial import Trial
 
 STEPS = 50
-
-
-@dataclass(frozen=True)
-class Trial:
-    """
-    What became of a configuration.
-
-    :param what: The configuration
-    :param fault: What went wrong, None if nothing did
-    """
-
-    what: str
-    fault: str | None
+# Builds something with arguments of it.
+Build = Callable[[random.Random, dict[str, Any]], Any]
 
 
 def valid_trials(number: int, seed: int = 0) -> Iterator[Trial]:
@@ -70,19 +60,8 @@ def invalid_trials(number: int, seed: int = 0) -> Iterator[Trial]:
     """
     for trial in range(number):
         generator = random.Random(f"{seed}/{trial}")
-        name, value, spoil = generator.choice(_SPOILS)
-        yield Trial(f"trial {trial}: {name}={value!r}", _unclear_error(spoil, name, value, generator))
-
-
-def format_trials(title: str, results: Sequence[Trial]) -> str:
-    """
-    Count, and name faults.
-
-    :param title: Of the kind of trials
-    :param results: Results
-    """
-    faults = [f"FAULT: {result.what}: {result.fault}" for result in results if result.fault is not None]
-    return "\n".join([f"{title}: {len(results)} configurations, {len(faults)} faults", *faults])
+        build, name, value = generator.choice(_SPOILED)
+        yield Trial(f"trial {trial}: {name}={value!r}", _unclear_error(build, name, value, generator))
 
 
 def _broken_promise(model: BaseAlgorithm) -> str | None:
@@ -145,11 +124,11 @@ def _constructor_kwargs(model: BaseAlgorithm) -> dict[str, Any]:
     return dict(model.policy_kwargs)
 
 
-def _unclear_error(spoil: Callable[[random.Random], Any], name: str, value: Any, generator: random.Random) -> str | None:
+def _unclear_error(build: Build, name: str, value: Any, generator: random.Random) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            spoil(generator)
+            build(generator, {name: value})
         except (ValueError, TypeError) as error:
             says = str(error)
             return (
@@ -167,86 +146,74 @@ def _pendulum(algorithm: type[BaseAlgorithm], policy: Any, policy_kwargs: dict[s
     return algorithm(policy, "Pendulum-v1", policy_kwargs={**small, **policy_kwargs}, device="cpu", **kwargs)  # type: ignore[call-arg]
 
 
-def _of_the_policy(name: str, value: Any) -> tuple[str, Any, Callable[[random.Random], Any]]:
-    def spoil(generator: random.Random) -> None:
-        algorithm, policy = generator.choice(OFF_POLICY)
-        _pendulum(algorithm, policy, {name: value})
-
-    return name, value, spoil
+def _simba(generator: random.Random, given: dict[str, Any]) -> Any:
+    return _pendulum(*generator.choice(OFF_POLICY), given)
 
 
-def _of_the_algorithm(algorithm: Any, policy: Any, name: str, value: Any) -> tuple[str, Any, Callable[[random.Random], Any]]:
-    return name, value, lambda generator: _pendulum(algorithm, policy, {}, **{name: value})
+def _extractor(generator: random.Random, given: dict[str, Any]) -> Any:
+    encoder = {"features_extractor_class": SparseSimBaExtractor, "features_extractor_kwargs": given}
+    return generator.choice([PPO, A2C, DQN])("MlpPolicy", DISCRETE, policy_kwargs=encoder, device="cpu")
 
 
-def _of_the_stream_policy(name: str, value: Any) -> tuple[str, Any, Callable[[random.Random], Any]]:
-    return name, value, lambda generator: _pendulum(StreamAC, "MlpPolicy", {name: value})
+def _of(algorithm: Any, policy: Any) -> Build:
+    return lambda _, given: _pendulum(algorithm, policy, {}, **given)
 
 
-def _of_der(name: str, value: Any, is_policys: bool = False) -> tuple[str, Any, Callable[[random.Random], Any]]:
-    arguments = {"policy_kwargs": {name: value}} if is_policys else {name: value}
-    return name, value, lambda generator: DER("MlpPolicy", DISCRETE, buffer_size=100, device="cpu", **arguments)
+def _der(_: random.Random, given: dict[str, Any]) -> Any:
+    return DER("MlpPolicy", DISCRETE, buffer_size=100, device="cpu", **given)
 
 
-def _of_drqv2(name: str, value: Any, is_policys: bool = False) -> tuple[str, Any, Callable[[random.Random], Any]]:
-    arguments = {"policy_kwargs": {name: value}} if is_policys else {name: value}
-    return name, value, lambda generator: DrQv2("CnnPolicy", make(IMAGES), buffer_size=100, device="cpu", **arguments)
+def _drqv2(_: random.Random, given: dict[str, Any]) -> Any:
+    return DrQv2("CnnPolicy", make(IMAGES), buffer_size=100, device="cpu", **given)
 
 
-def _of_the_extractor(name: str, value: Any) -> tuple[str, Any, Callable[[random.Random], Any]]:
-    encoder = {"features_extractor_class": SparseSimBaExtractor, "features_extractor_kwargs": {name: value}}
-
-    def spoil(generator: random.Random) -> None:
-        generator.choice([PPO, A2C, DQN])("MlpPolicy", DISCRETE, policy_kwargs=encoder, device="cpu")
-
-    return name, value, spoil
+def _with_policy_kwargs(build: Build) -> Build:
+    return lambda generator, given: build(generator, {"policy_kwargs": given})
 
 
-def _of_the_callback(kind: Callable[..., BaseCallback], name: str, value: Any) -> tuple[str, Any, Callable]:
-    return name, value, lambda generator: kind(**{name: value})
+def _callback(kind: Callable[..., BaseCallback]) -> Build:
+    return lambda _, given: kind(**given)
 
 
-def _checkpoint(**kwargs: Any) -> BaseCallback:
-    return ExactCheckpointCallback("never-made", **kwargs)
-
-
-_SPOILS: list[tuple[str, Any, Callable[[random.Random], Any]]] = [
-    *(
-        _of_the_policy("sparsity", value)
-        for value in (1.0, -0.1, 1.5, float("nan"), "much", {"actor": 0.5}, {"critics": 0.5}, 0.9999)
+# What is built, and for each of its arguments what it cannot be.
+_SPOILS: list[tuple[Build, dict[str, tuple[Any, ...]]]] = [
+    (
+        _simba,
+        {
+            "sparsity": (1.0, -0.1, 1.5, float("nan"), "much", {"actor": 0.5}, {"critics": 0.5}, 0.9999),
+            "distribution": ("erk", "", 3),
+            "budget": ("some", None),
+            "width_scale": (0, -1.0, float("nan"), 1e-4, "wide"),
+            "depth_scale": (-1.0, float("inf"), "deep"),
+            "mask_seed": (-1, 0.5, "seed"),
+            "skip": (["nothing"], ["actor.nothing"]),
+            "net_width": (256,),
+        },
     ),
-    *(_of_the_policy("distribution", value) for value in ("erk", "", 3)),
-    *(_of_the_policy("budget", value) for value in ("some", None)),
-    *(_of_the_policy("width_scale", value) for value in (0, -1.0, float("nan"), 1e-4, "wide")),
-    *(_of_the_policy("depth_scale", value) for value in (-1.0, float("inf"), "deep")),
-    *(_of_the_policy("mask_seed", value) for value in (-1, 0.5, "seed")),
-    *(_of_the_policy("skip", value) for value in (["nothing"], ["actor.nothing"])),
-    *(_of_the_policy("net_width", value) for value in (256,)),
-    *(_of_the_algorithm(a, SparseSimBaPolicy, "update_rule", v) for a in (SAC,) for v in ("jax", None)),
-    _of_the_algorithm(TD3, SparseSimBaTD3Policy, "update_rule", "paper"),
-    *(_of_the_algorithm(SAC, SparseSimBaPolicy, "matmul_precision", value) for value in ("tf32", 3)),
-    *(_of_the_algorithm(DDPG, SparseSimBaTD3Policy, "replay_buffer_device", value) for value in ("gpu", 0)),
-    *(_of_the_algorithm(StreamAC, "MlpPolicy", name, -1.0) for name in ("gamma", "trace_lambda", "kappa_actor", "ent_coef")),
-    *(_of_the_algorithm(StreamAC, "MlpPolicy", name, "none") for name in ("optimizer", "backend")),
-    *(_of_the_stream_policy("sparsity", value) for value in (1.0, -0.5, "half")),
-    *(_of_the_stream_policy("width", value) for value in (0, 1, 2.5, "wide")),
-    *(_of_the_stream_policy("init", value) for value in ("zeros", None)),
-    *(_of_der(name, -1) for name in ("n_steps", "target_update_interval", "priority_exponent", "priority_beta")),
-    *(
-        _of_der(name, value, is_policys=True)
-        for name, value in (("n_atoms", 1), ("v_min", 20.0), ("sigma_0", -1.0), ("sparsity", 1.0))
+    (_of(SAC, SparseSimBaPolicy), {"update_rule": ("jax", None), "matmul_precision": ("tf32", 3)}),
+    (_of(TD3, SparseSimBaTD3Policy), {"update_rule": ("paper",)}),
+    (_of(DDPG, SparseSimBaTD3Policy), {"replay_buffer_device": ("gpu", 0)}),
+    (_of(StreamAC, "MlpPolicy"), dict.fromkeys(("gamma", "trace_lambda", "kappa_actor", "ent_coef"), (-1.0,))),
+    (_of(StreamAC, "MlpPolicy"), dict.fromkeys(("optimizer", "backend"), ("none",))),
+    (
+        lambda _, given: _pendulum(StreamAC, "MlpPolicy", given),
+        {"sparsity": (1.0, -0.5, "half"), "width": (0, 1, 2.5, "wide"), "init": ("zeros", None)},
     ),
-    *(_of_drqv2(name, value) for name, value in (("n_steps", 0), ("shift_pixels", -1), ("stddev_schedule", "cosine(1)"))),
-    *(
-        _of_drqv2(name, value, is_policys=True)
-        for name, value in (("prune_modules", "all"), ("feature_dim", 0), ("sparsity", 1.5))
+    (_der, dict.fromkeys(("n_steps", "target_update_interval", "priority_exponent", "priority_beta"), (-1,))),
+    (_with_policy_kwargs(_der), {"n_atoms": (1,), "v_min": (20.0,), "sigma_0": (-1.0,), "sparsity": (1.0,)}),
+    (_drqv2, {"n_steps": (0,), "shift_pixels": (-1,), "stddev_schedule": ("cosine(1)",)}),
+    (_with_policy_kwargs(_drqv2), {"prune_modules": ("all",), "feature_dim": (0,), "sparsity": (1.5,)}),
+    (_extractor, {"sparsity": (1.0,), "distribution": ("erk",), "width_scale": (0,)}),
+    (
+        _callback(PlasticityCallback),
+        {"log_freq": (0,), "batch_size": (0,), "metrics": ("dormant", ["rank"], [])},
     ),
-    *(_of_the_extractor(name, value) for name, value in (("sparsity", 1.0), ("distribution", "erk"), ("width_scale", 0))),
-    *(_of_the_callback(PlasticityCallback, name, 0) for name in ("log_freq", "batch_size")),
-    *(_of_the_callback(PlasticityCallback, "metrics", value) for value in ("dormant", ["rank"], [])),
-    *(_of_the_callback(ResetCallback, name, value) for name, value in (("reset_freq", 0), ("part", "all"))),
-    *(_of_the_callback(ReDoCallback, name, value) for name, value in (("redo_freq", -1), ("tau", -0.1), ("batch_size", 0))),
-    *(_of_the_callback(SparseTopologyCallback, name, value) for name, value in (("method", "snfs"), ("update_freq", 0))),
-    *(_of_the_callback(SparseTopologyCallback, name, value) for name, value in (("drop_fraction", 1.5), ("schedule", "step"))),
-    *(_of_the_callback(_checkpoint, name, value) for name, value in (("save_freq", 0), ("save_freq", 1.5), ("keep", 0))),
+    (_callback(ResetCallback), {"reset_freq": (0,), "part": ("all",)}),
+    (_callback(ReDoCallback), {"redo_freq": (-1,), "tau": (-0.1,), "batch_size": (0,)}),
+    (
+        _callback(SparseTopologyCallback),
+        {"method": ("snfs",), "update_freq": (0,), "drop_fraction": (1.5,), "schedule": ("step",)},
+    ),
+    (_callback(partial(ExactCheckpointCallback, "never-made")), {"save_freq": (0, 1.5), "keep": (0,)}),
 ]
+_SPOILED = [(build, name, value) for build, given in _SPOILS for name, values in given.items() for value in values]

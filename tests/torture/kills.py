@@ -7,16 +7,16 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch as th
 
 from torture.envs import DISCRETE, GOALS, IMAGES, MASKS
 from torture.models import OUTPUTS, TortureRun
 from torture.runs import differences, outcome, preload, train
+from torture.trial import Trial
 
 RUNS = [
     *(TortureRun(a) for a in ("SB3 SAC", "SB3 DDPG", "SB3 TD3", "TQC", "SAC", "DDPG", "TD3", "StreamAC")),
@@ -49,22 +49,7 @@ RUNS = [
 REFUSED = 3
 
 
-@dataclass(frozen=True)
-class Kills:
-    """
-    What became of a run that was killed.
-
-    :param run: What was trained
-    :param moments: Seconds after each start at which it was killed
-    :param differences: Where its outcome differs from that of a run that was never killed
-    """
-
-    run: TortureRun
-    moments: tuple[float, ...]
-    differences: tuple[str, ...]
-
-
-def kill_points(runs: Sequence[TortureRun], kills: int, folder: Path, seed: int = 0) -> Iterator[Kills]:
+def kill_points(runs: Sequence[TortureRun], kills: int, folder: Path, seed: int = 0) -> Iterator[Trial]:
     """
     Kill each run by SIGKILL, again and again, at moments drawn uniformly from its whole duration, from the making of its
     model to its last file; then let it end.
@@ -95,20 +80,8 @@ def kill_points(runs: Sequence[TortureRun], kills: int, folder: Path, seed: int 
                 found += differences(expected, outcome(killed))
                 shutil.rmtree(killed)
         finish(start(run, killed))
-        yield Kills(run, tuple(moments), tuple(found + differences(expected, outcome(killed))))
-
-
-def format_kills(results: Sequence[Kills]) -> str:
-    """
-    Make a table.
-
-    :param results: Results
-    """
-    lines = ["| run | kills | outcome |", "|---|---|---|"]
-    for result in results:
-        said = "identical" if not result.differences else f"DIFFERS: {'; '.join(result.differences[:3])}"
-        lines.append(f"| {describe(result.run)} | {len(result.moments)} | {said} |")
-    return "\n".join(lines)
+        found += differences(expected, outcome(killed))
+        yield Trial(f"{describe(run)}, killed after {moments} s", "; ".join(found[:3]) or None)
 
 
 def describe(run: TortureRun) -> str:
@@ -122,12 +95,6 @@ def describe(run: TortureRun) -> str:
     return ", ".join([run.algorithm, *(f"{key}={value}" for key, value in changed.items())])
 
 
-def context() -> Any:
-    """Processes that are forked from one that has imported everything, so that they start at once."""
-    preload()
-    return multiprocessing.get_context("forkserver")
-
-
 def start(run: TortureRun, folder: Path, limit: int | None = None) -> BaseProcess:
     """
     Train in a process of its own.
@@ -136,7 +103,8 @@ def start(run: TortureRun, folder: Path, limit: int | None = None) -> BaseProces
     :param folder: Folder of the run
     :param limit: Bytes beyond which no file can grow, as if the disk were full
     """
-    process: BaseProcess = context().Process(target=_train_quietly, args=(run, folder, limit))
+    preload()
+    process = multiprocessing.get_context("forkserver").Process(target=_train_quietly, args=(run, folder, limit))
     process.start()
     return process
 
