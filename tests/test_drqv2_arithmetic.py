@@ -15,7 +15,8 @@ from torch import nn
 from sb3_sparse import sparsity
 from sb3_sparse.drqv2 import DrQv2, DrQv2Policy
 from sb3_sparse.drqv2.augmentation import random_shift, shift
-from sb3_sparse.drqv2.exploration import noisy_actions, stddev_at
+from sb3_sparse.drqv2.exploration import stddev_at
+from sb3_sparse.drqv2.networks import noisy_actions
 from sb3_sparse.experiments.benchmarks import plain_drqv2
 from sb3_sparse.experiments.benchmarks.plain_drqv2 import PlainBatch, PlainDrQv2, shift_by_interpolation
 from sb3_sparse.networks import PixelEncoder

@@ -25,7 +25,8 @@ from sb3_sparse.algorithms.losses import (
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.drqv2.acting_network import PixelActor
 from sb3_sparse.drqv2.augmentation import random_shift
-from sb3_sparse.drqv2.exploration import StddevSchedule, noisy_actions, stddev_at
+from sb3_sparse.drqv2.exploration import StddevSchedule, stddev_at
+from sb3_sparse.drqv2.networks import noisy_actions
 from sb3_sparse.drqv2.policies import DrQv2Policy, check_spaces
 from sb3_sparse.training.batches import Samples
 from sb3_sparse.training.frame_replay_training import FrameReplayTraining
@@ -231,9 +232,9 @@ class DrQv2(FrameReplayTraining):
 
     def gradient_step(self, samples: Samples, full: bool) -> dict[str, th.Tensor]:
         """See :meth:`CompiledTraining.gradient_step`."""
-        features = self._encode(random_shift(samples.observations, self.shift_pixels))  # type: ignore[arg-type]
+        features = self._encode(samples.observations)
         with th.no_grad():
-            next_features = self._encode(random_shift(samples.next_observations, self.shift_pixels))  # type: ignore[arg-type]
+            next_features = self._encode(samples.next_observations)
         target = self._target(samples, next_features)
         critic_loss = mean_over_samples(squared_errors(self.critic(features, samples.actions), target))
         self._weights.step(critic_loss, self.critic.optimizer, self.encoder.optimizer)
@@ -244,12 +245,11 @@ class DrQv2(FrameReplayTraining):
         self._weights.average(self.critic, self.critic_target, self.tau)
         return {"critic_loss": critic_loss, "actor_loss": actor_loss, "target_q": target.mean()}
 
-    def _encode(self, observations: th.Tensor) -> th.Tensor:
-        if not self.autocast:
-            return self.policy.encode(observations)
+    def _encode(self, observations: Any) -> th.Tensor:
+        images = random_shift(observations, self.shift_pixels)
         # Without its cache, which a captured graph would read after it is gone.
-        with th.autocast(self.device.type, th.bfloat16, cache_enabled=False):
-            return self.policy.encode(observations).float()
+        with th.autocast(self.device.type, th.bfloat16, enabled=self.autocast, cache_enabled=False):
+            return self.policy.extract_features(images, self.encoder).float()
 
     @th.no_grad()
     def _target(self, samples: Samples, next_features: th.Tensor) -> th.Tensor:
@@ -264,8 +264,7 @@ class DrQv2(FrameReplayTraining):
 
     @th.no_grad()
     def _features(self, samples: Samples) -> tuple[th.Tensor, th.Tensor]:
-        observations, next_observations = samples.observations, samples.next_observations
-        return tuple(self._encode(random_shift(images, self.shift_pixels)) for images in (observations, next_observations))
+        return self._encode(samples.observations), self._encode(samples.next_observations)
 
     def _losses_of_critic(self, samples: Samples) -> Losses:
         features, next_features = self._features(samples)

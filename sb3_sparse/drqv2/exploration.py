@@ -1,4 +1,4 @@
-"""Exploration noise of DrQ-v2: how large it is at which agent step, and how it is added."""
+"""Exploration noise of DrQ-v2: how large it is at which agent step."""
 
 import math
 import re
@@ -6,13 +6,10 @@ from collections.abc import Callable
 from numbers import Real
 
 import numpy as np
-import torch as th
 
 # Of agent steps so far.
 StddevSchedule = float | str | Callable[[int], float]
 
-# Actions stay this far away from -1 and 1.
-EDGE = 1e-6
 _LINEAR = re.compile(r"linear\(([^,]+),([^,]+),([^,]+)\)")
 _FORMS = "a number, 'linear(initial, final, agent steps)', or a function of the agent steps so far"
 
@@ -48,20 +45,3 @@ def _interpolate(schedule: float | str, agent_steps: int) -> float:
     if min(initial, final) < 0:
         raise ValueError(f"stddev_schedule must not be negative, got {schedule!r}.")
     return float(np.interp(agent_steps, [0, duration], [initial, final])) if math.isfinite(duration) else initial
-
-
-def noisy_actions(mean: th.Tensor, stddev: th.Tensor, clip: float | None = None) -> th.Tensor:
-    """
-    Sample from what DrQ-v2 calls a truncated normal distribution: Gaussian noise, clipped, and the sum clamped into the open
-    interval (-1, 1) in such a way that gradients pass as if it were not.
-
-    :param mean: (batch, action_dim) in [-1, 1]
-    :param stddev: Standard deviation of the noise, a scalar
-    :param clip: Bound of the noise: 0.3 in updates, None when acting
-    :return: (batch, action_dim), differentiable with respect to the mean
-    """
-    noise = th.randn_like(mean) * stddev
-    if clip is not None:
-        noise = noise.clamp(-clip, clip)
-    actions = mean + noise
-    return actions - actions.detach() + actions.detach().clamp(-1 + EDGE, 1 - EDGE)

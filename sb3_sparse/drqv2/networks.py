@@ -10,6 +10,9 @@ from torch import nn
 from sb3_sparse.networks import PixelEncoder
 from sb3_sparse.networks.initializers import orthogonal_conv, orthogonal_linear, reset_layers
 
+# Actions stay this far away from -1 and 1.
+_EDGE = 1e-6
+
 
 class PixelExtractor(BaseFeaturesExtractor):
     """
@@ -141,3 +144,20 @@ def hidden_layers(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequen
         nn.ReLU(),
         nn.Linear(hidden_dim, output_dim),
     )
+
+
+def noisy_actions(mean: th.Tensor, stddev: th.Tensor, clip: float | None = None) -> th.Tensor:
+    """
+    Sample from what DrQ-v2 calls a truncated normal distribution: Gaussian noise, clipped, and the sum clamped into the open
+    interval (-1, 1) in such a way that gradients pass as if it were not.
+
+    :param mean: (batch, action_dim) in [-1, 1]
+    :param stddev: Standard deviation of the noise, a scalar
+    :param clip: Bound of the noise: 0.3 in updates, None when acting
+    :return: (batch, action_dim), differentiable with respect to the mean
+    """
+    noise = th.randn_like(mean) * stddev
+    if clip is not None:
+        noise = noise.clamp(-clip, clip)
+    actions = mean + noise
+    return actions - actions.detach() + actions.detach().clamp(-1 + _EDGE, 1 - _EDGE)

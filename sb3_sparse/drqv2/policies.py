@@ -15,8 +15,7 @@ from torch import nn
 from sb3_sparse.arguments import check_action_bounds, check_choice, check_integer, check_number
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork, mean_value
-from sb3_sparse.drqv2.exploration import noisy_actions
-from sb3_sparse.drqv2.networks import DrQv2Actor, DrQv2Critic, PixelExtractor
+from sb3_sparse.drqv2.networks import DrQv2Actor, DrQv2Critic, PixelExtractor, noisy_actions
 
 # What is pruned as one network.
 PRUNE_MODULES = {"critic": ("trunk", "qf0", "qf1"), "q_heads": ("qf0", "qf1")}
