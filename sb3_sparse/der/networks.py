@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -107,6 +107,28 @@ class RainbowHead(nn.Module):
         return self.value(hidden).unsqueeze(1) + advantage - advantage.mean(dim=1, keepdim=True)
 
 
+class Rainbow(NamedTuple):
+    """
+    Parts of Rainbow that a network has.
+
+    :param distributional: Whether values have a distribution; otherwise one number per action
+    :param n_atoms: Atoms of a distribution
+    :param v_min: Smallest value of a distribution
+    :param v_max: Largest value of a distribution
+    :param dueling: Whether value and advantage are separate
+    :param noisy: Whether hidden layers and heads are noisy
+    :param sigma_0: Initial standard deviation of their noise, times the square root of the layer's inputs
+    """
+
+    distributional: bool
+    n_atoms: int
+    v_min: float
+    v_max: float
+    dueling: bool
+    noisy: bool
+    sigma_0: float
+
+
 class RainbowNetwork(BasePolicy):
     """
     Values of all actions: features, noisy hidden layers, dueling heads, a categorical distribution per action.
@@ -117,14 +139,8 @@ class RainbowNetwork(BasePolicy):
     :param features_dim: Size of the features
     :param net_arch: Units of the hidden layers
     :param activation_fn: Activation module after each of them
-    :param distributional: Whether values have a distribution; otherwise one number per action
-    :param n_atoms: Atoms of a distribution
-    :param v_min: Smallest value of a distribution
-    :param v_max: Largest value of a distribution
-    :param dueling: Whether value and advantage are separate
-    :param noisy: Whether hidden layers and heads are noisy
-    :param sigma_0: Initial standard deviation of their noise, times the square root of the layer's inputs
     :param normalize_images: Whether images are divided by 255
+    :param parts: Those of :class:`Rainbow`
     """
 
     action_space: spaces.Discrete
@@ -138,35 +154,20 @@ class RainbowNetwork(BasePolicy):
         features_dim: int,
         net_arch: Sequence[int],
         activation_fn: type[nn.Module],
-        distributional: bool,
-        n_atoms: int,
-        v_min: float,
-        v_max: float,
-        dueling: bool,
-        noisy: bool,
-        sigma_0: float,
         normalize_images: bool,
+        **parts: Any,
     ):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
-        self.arguments: dict[str, Any] = {
-            "features_dim": features_dim,
-            "net_arch": list(net_arch),
-            "activation_fn": activation_fn,
-            "distributional": distributional,
-            "n_atoms": n_atoms,
-            "v_min": v_min,
-            "v_max": v_max,
-            "dueling": dueling,
-            "noisy": noisy,
-            "sigma_0": sigma_0,
-        }
-        self.distributional, self.noisy = distributional, noisy
-        linear = partial(NoisyLinear, sigma_0=sigma_0) if noisy else nn.Linear
-        numbers = n_atoms if distributional else 1
-        self.head = RainbowHead(features_dim, int(action_space.n), numbers, net_arch, activation_fn, dueling, linear)
-        self.register_buffer("support", th.linspace(v_min, v_max, n_atoms))
+        sizes = {"features_dim": features_dim, "net_arch": list(net_arch), "activation_fn": activation_fn}
+        self.arguments: dict[str, Any] = {**sizes, **parts}
+        rainbow = Rainbow(**parts)
+        self.distributional, self.noisy = rainbow.distributional, rainbow.noisy
+        linear = partial(NoisyLinear, sigma_0=rainbow.sigma_0) if rainbow.noisy else nn.Linear
+        numbers = rainbow.n_atoms if rainbow.distributional else 1
+        self.head = RainbowHead(features_dim, int(action_space.n), numbers, net_arch, activation_fn, rainbow.dueling, linear)
+        self.register_buffer("support", th.linspace(rainbow.v_min, rainbow.v_max, rainbow.n_atoms))
 
     def forward(self, obs: PyTorchObs, noisy: bool = False) -> th.Tensor:
         """

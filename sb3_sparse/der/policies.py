@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.pruned_policy import PrunedPolicy
-from sb3_sparse.der.networks import ImageExtractor, RainbowNetwork
+from sb3_sparse.der.networks import ImageExtractor, Rainbow, RainbowNetwork
 
 # Table 5 of the paper.
 HIDDEN_UNITS = 512
@@ -111,15 +111,7 @@ class DERPolicy(PrunedPolicy, _DenseDERPolicy):
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
-            rainbow={
-                "distributional": distributional,
-                "n_atoms": n_atoms,
-                "v_min": v_min,
-                "v_max": v_max,
-                "dueling": dueling,
-                "noisy": noisy,
-                "sigma_0": sigma_0,
-            },
+            rainbow=Rainbow(distributional, n_atoms, v_min, v_max, dueling, noisy, sigma_0)._asdict(),
             **pruning,
         )
 
