@@ -21,6 +21,8 @@ from sb3_sparse.buffers.seeding import new_generator, seed_generator
 from sb3_sparse.buffers.seen_frames import as_stacks, check_overlap, number_frames, same
 from sb3_sparse.buffers.start_queue import StartQueue
 
+# Its name in buffers that former versions saved, which are read without the rest of the package.
+_Layout = FrameLayout
 # What is kept of a transition beside frames and action, as float32: its reward; whether the episode terminated; whether it
 # ended, however that was; the environment's own discount.
 _REWARD, _TERMINAL, _END, _DISCOUNT = range(4)

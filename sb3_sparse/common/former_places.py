@@ -2,7 +2,7 @@
 
 import sys
 
-from sb3_sparse.buffers import device_replay_buffer, frame_layout, frame_replay_buffer, frame_store, start_queue
+from sb3_sparse.buffers import device_replay_buffer, frame_replay_buffer, frame_store, start_queue
 
 sys.modules.update(
     {
@@ -12,4 +12,3 @@ sys.modules.update(
         "sb3_sparse.common.start_queue": start_queue,
     }
 )
-frame_replay_buffer._Layout = frame_layout.FrameLayout  # type: ignore[attr-defined]
