@@ -85,8 +85,8 @@ def test_shifts_are_uniform_and_each_image_has_its_own() -> None:
 
 def test_observations_and_next_observations_shift_independently(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, seen = model(), []
-    encode = agent.policy.encode
-    monkeypatch.setattr(agent.policy, "encode", lambda images: seen.append(images) or encode(images))
+    extract = agent.policy.extract_features
+    monkeypatch.setattr(agent.policy, "extract_features", lambda images, by: seen.append(images) or extract(images, by))
     batch = samples(64)
     same = ReplayBufferSamples(*batch[:2], batch.observations, *batch[3:])
     th.manual_seed(0)
