@@ -11,7 +11,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from sb3_sparse.sparsity.products.choice import kernels_are_available
 
-_ZEROS = {th.float32: np.float32(0.0), th.float64: np.float64(0.0)}
+_ZEROS: dict[th.dtype, Any] = {th.float32: np.float32(0.0), th.float64: np.float64(0.0)}
 # Options of which the compiled step knows no other value.
 _OFF = ("amsgrad", "maximize", "capturable", "differentiable")
 # What torch takes at a time; it rounds the entries that are left over otherwise.
@@ -49,7 +49,7 @@ class ParameterUpdates:
         if optimizer not in self._steps or compiled is not None:
             self._steps[optimizer] = _adam_step(optimizer)
 
-    def average(self, network: nn.Module, target: nn.Module, weight: float) -> list[nn.Parameter]:
+    def average(self, network: nn.Module, target: nn.Module, weight: float) -> list[th.Tensor]:
         """
         Move the parameters of a target network towards those of its online network.
 
@@ -60,7 +60,7 @@ class ParameterUpdates:
         """
         pair = network, target
         if pair not in self._averages:
-            self._averages[pair] = _Average(list(network.parameters()), list(target.parameters()))
+            self._averages[pair] = _Average(network.parameters(), target.parameters())
         return self._averages[pair](weight)
 
 
@@ -132,16 +132,17 @@ class _Average:
     :param targets: Of the target network
     """
 
-    def __init__(self, parameters: list[nn.Parameter], targets: list[nn.Parameter]):
-        self._parameters, self._targets = parameters, targets
+    def __init__(self, parameters: Iterable[th.Tensor], targets: Iterable[th.Tensor]):
+        self._parameters, self._targets = list(parameters), list(targets)
         self._kernels: Any = None
-        if targets and kernels_are_available() and _lie_alike([*parameters, *targets]):
+        if self._targets and kernels_are_available() and _lie_alike([*self._parameters, *self._targets]):
             self._kernels = importlib.import_module("sb3_sparse.training.parameter_kernels")
-            self._zero = _ZEROS[targets[0].dtype]
-            lines = [(t.data_ptr(), p.data_ptr(), t.numel()) for t, p in zip(targets, parameters, strict=True)]
+            self._zero = _ZEROS[self._targets[0].dtype]
+            pairs = zip(self._targets, self._parameters, strict=True)
+            lines = [(target.data_ptr(), parameter.data_ptr(), target.numel()) for target, parameter in pairs]
             self._table = np.array(lines, np.int64)
 
-    def __call__(self, weight: float) -> list[nn.Parameter]:
+    def __call__(self, weight: float) -> list[th.Tensor]:
         """
         Move the target network.
 
