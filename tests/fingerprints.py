@@ -57,7 +57,7 @@ def models() -> dict[str, Callable[[], tuple[BaseAlgorithm, Any]]]:
         return make
 
     def topology(method: str, **kwargs: Any) -> Any:
-        return lambda: ours.SparseTopologyCallback(method, update_freq=60, batch_size=32, **kwargs)
+        return lambda: ours.SparseTopologyCallback(method, update_freq=60, **kwargs)
 
     sac, td3 = ours.SparseSimBaPolicy, ours.SparseSimBaTD3Policy
     return {
@@ -68,7 +68,7 @@ def models() -> dict[str, Callable[[], tuple[BaseAlgorithm, Any]]]:
         "SAC, n-step": continuous(ours.SAC, sac, n_steps=3),
         "SAC, MlpPolicy": continuous(ours.SAC, "MlpPolicy", policy_kwargs={"net_arch": [32, 32]}),
         "SAC, SET": continuous(ours.SAC, sac, topology("set")),
-        "SAC, RigL": continuous(ours.SAC, sac, topology("rigl")),
+        "SAC, RigL": continuous(ours.SAC, sac, topology("rigl", batch_size=32)),
         "SAC, pruning": continuous(
             ours.SAC, sac, topology("pruning", final_sparsity=0.8), policy_kwargs={"width_scale": 0.125}
         ),
@@ -82,14 +82,14 @@ def models() -> dict[str, Callable[[], tuple[BaseAlgorithm, Any]]]:
         "DDPG, paper": continuous(ours.DDPG, td3, update_rule="paper"),
         "SB3 DDPG": continuous(sb3.DDPG, td3),
         "TD3": continuous(ours.TD3, td3),
-        "TD3, RigL": continuous(ours.TD3, td3, topology("rigl")),
+        "TD3, RigL": continuous(ours.TD3, td3, topology("rigl", batch_size=32)),
         "SB3 TD3": continuous(sb3.TD3, td3),
         "TQC": continuous(TQC, ours.SparseSimBaTQCPolicy),
-        "TQC, RigL": continuous(TQC, ours.SparseSimBaTQCPolicy, topology("rigl")),
+        "TQC, RigL": continuous(TQC, ours.SparseSimBaTQCPolicy, topology("rigl", batch_size=32)),
         "SAC, sparsify": pruned(sb3.SAC, "Pendulum-v1", **off),
-        "SAC, sparsify, RigL": pruned(sb3.SAC, "Pendulum-v1", topology("rigl"), **off),
+        "SAC, sparsify, RigL": pruned(sb3.SAC, "Pendulum-v1", topology("rigl", batch_size=32), **off),
         "CrossQ, sparsify": pruned(CrossQ, "Pendulum-v1", **off),
-        "DQN, sparsify, RigL": pruned(sb3.DQN, "CartPole-v1", topology("rigl"), **off),
+        "DQN, sparsify, RigL": pruned(sb3.DQN, "CartPole-v1", topology("rigl", batch_size=32), **off),
         "QR-DQN, sparsify": pruned(QRDQN, "CartPole-v1", **off),
         "PPO, sparsify": pruned(sb3.PPO, "CartPole-v1", n_steps=32, batch_size=16, n_epochs=2),
         "PPO, extractor": any_of(sb3.PPO, "MlpPolicy", "CartPole-v1", n_steps=32, batch_size=16, policy_kwargs=encoder),

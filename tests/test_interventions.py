@@ -351,7 +351,7 @@ def test_weights_move_and_take_their_values_along(name: str, method: str, tmp_pa
     masks, layers = topologies(model), dict(sparse_layers(model.policy))
     weights = {layer_name: dense_weight(layer) for layer_name, layer in layers.items()}
     states = {key: dense_moments(model, layer) for key, layer in layers.items()}
-    callback = ready(SparseTopologyCallback(method, batch_size=16), model)
+    callback = ready(SparseTopologyCallback(SET() if method == "set" else RigL(batch_size=16)), model)
     move(callback, 0.4)
     moved = 0
     for key, layer in layers.items():
@@ -415,9 +415,16 @@ def test_dense_gradients_are_those_of_a_dense_twin() -> None:
         th.testing.assert_close(gradients[layer.topology], twin.get_submodule(name).weight.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_what_checkpoints_of_former_versions_hold_is_taken_over() -> None:
+    callback = SparseTopologyCallback("pruning", final_sparsity=0.8)
+    vars(callback).update(last_step=40, initial_sparsity=0.2)  # as resuming does
+    callback.restore_checkpoint_state(None)
+    assert callback.last_steps == {"": 40} and callback.initial == {"": {"actor": 0.2, "critic": 0.2}}
+
+
 @pytest.mark.parametrize("method", ["set", "rigl"])
 def test_dynamic_training_conserves_the_number_of_weights(method: str) -> None:
-    callback = SparseTopologyCallback(method, update_freq=10, batch_size=16)
+    callback = SparseTopologyCallback(SET(update_freq=10) if method == "set" else RigL(update_freq=10, batch_size=16))
     model = make("sac")
     counts = {name: layer.topology.active for name, layer in sparse_layers(model.policy)}
     masks = topologies(model)
@@ -548,9 +555,10 @@ def test_compiled_models_are_told() -> None:
         (lambda: SparseTopologyCallback(drop_fraction=1.0), "drop_fraction"),
         (lambda: SparseTopologyCallback(schedule="linear"), "'cosine', 'constant'"),
         (lambda: SparseTopologyCallback(start=0.5, end=0.5), "start and end"),
-        (lambda: SparseTopologyCallback("pruning"), "final_sparsity"),
+        (lambda: SparseTopologyCallback("pruning"), "needs final_sparsity"),
         (lambda: SparseTopologyCallback("pruning", final_sparsity=1.0), r"sparsity must lie in \[0, 1\)"),
-        (lambda: SparseTopologyCallback("set", final_sparsity=0.5), "final_sparsity"),
+        (lambda: SparseTopologyCallback("set", final_sparsity=0.5), "'set' does not take final_sparsity"),
+        (lambda: SparseTopologyCallback("set", batch_size=8), "'set' does not take batch_size"),
         (lambda: SparseTopologyCallback(SET(), update_freq=10), "update_freq: give these to the method itself"),
         (lambda: SparseTopologyCallback({"critic": "set"}), "got 'set'"),
         (lambda: RigL(drop_fraction=2.0), "drop_fraction"),

@@ -115,9 +115,9 @@ def test_what_is_not_compiled_is_left_to_torch(option: str, monkeypatch: pytest.
 
 
 CALLBACKS = {
-    "SET": lambda: SparseTopologyCallback("set", update_freq=10, batch_size=8),
+    "SET": lambda: SparseTopologyCallback("set", update_freq=10),
     "RigL": lambda: SparseTopologyCallback("rigl", update_freq=10, batch_size=8),
-    "pruning": lambda: SparseTopologyCallback("pruning", update_freq=10, final_sparsity=0.7, batch_size=8),
+    "pruning": lambda: SparseTopologyCallback("pruning", update_freq=10, final_sparsity=0.7),
     "reset": lambda: ResetCallback(20),
     "ReDo": lambda: ReDoCallback(redo_freq=10, tau=0.1, batch_size=8),
 }

@@ -67,7 +67,7 @@ class GradualPruning(TopologyMethod):
 
     def _final(self, part: Part) -> dict[str, float]:
         """Role -> sparsity at the end, of the networks that this is about."""
-        final = _by_role(self.final_sparsity)
+        final = by_role(self.final_sparsity)
         if part.network is None:
             return final
         role = _ROLES[part.network]
@@ -76,8 +76,12 @@ class GradualPruning(TopologyMethod):
 
 def _present(part: Part) -> dict[str, float]:
     policy: Any = part.model.policy
-    return _by_role(policy.sparsity)
+    return by_role(policy.sparsity)
 
 
-def _by_role(sparsity: Sparsity) -> dict[str, float]:
+def by_role(sparsity: Sparsity) -> dict[str, float]:
+    """
+    :param sparsity: Of all networks, or role -> sparsity
+    :return: Role -> sparsity
+    """
     return dict(sparsity) if isinstance(sparsity, Mapping) else {"actor": sparsity, "critic": sparsity}

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_sparse.arguments import check_choice
 from sb3_sparse.callbacks.drop_and_grow import SET, RigL
 from sb3_sparse.callbacks.fresh_policy import recapture
-from sb3_sparse.callbacks.gradual_pruning import GradualPruning
+from sb3_sparse.callbacks.gradual_pruning import GradualPruning, by_role
 from sb3_sparse.callbacks.topology_method import Part, TopologyMethod
 from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.common.pruned_policy import TARGETS
@@ -43,7 +43,7 @@ class SparseTopologyCallback(BaseCallback):
     :param batch_size: See :class:`RigL` (256)
     :param seed: Seed of what grows at random and of the batches
     :param verbose: 1 tells of every change
-    :raises ValueError: if an argument is out of range, or the model does not fit the method.
+    :raises ValueError: if an argument is out of range or not the method's, or the model does not fit the method.
     """
 
     def __init__(
@@ -75,6 +75,21 @@ class SparseTopologyCallback(BaseCallback):
         self.changes = 0
         self.last_steps: dict[str, int] = {}
         self.initial: dict[str, Any] = {}
+
+    def checkpoint_state(self) -> None:
+        """All of the state are plain attributes."""
+
+    def restore_checkpoint_state(self, state: None) -> None:
+        """
+        Take over what former versions, with one method for all networks, kept under other names.
+
+        :param state: Nothing
+        """
+        former = vars(self)
+        if "last_step" in former:
+            self.last_steps[_ALL] = former.pop("last_step")
+        if (sparsity := former.pop("initial_sparsity", None)) is not None:
+            self.initial[_ALL] = by_role(sparsity)
 
     def _init_callback(self) -> None:
         known = {name for name, _ in self.model.policy.named_children()} - set(TARGETS.values())
@@ -159,8 +174,9 @@ def _methods(
 
 def _named(name: str, options: Mapping[str, Any]) -> TopologyMethod:
     check_choice("method", name, METHODS)
-    if ("final_sparsity" in options) != (name == GradualPruning.name):
-        raise ValueError('final_sparsity is what "pruning" ends with, and nothing that the other methods take.')
-    # Of the others, each takes those that it has.
-    own = {entry.name for entry in fields(METHODS[name])}
-    return METHODS[name](**{option: value for option, value in options.items() if option in own})
+    own = [entry.name for entry in fields(METHODS[name])]
+    foreign = [option for option in options if option not in own]
+    if foreign or (name == GradualPruning.name and "final_sparsity" not in options):
+        wrong = f"does not take {', '.join(foreign)}" if foreign else "needs final_sparsity"
+        raise ValueError(f"The method {name!r} {wrong}: its arguments are {', '.join(own)}.")
+    return METHODS[name](**options)

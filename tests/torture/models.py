@@ -169,6 +169,6 @@ def _continuous_arguments(run: TortureRun, env: VecEnv) -> dict[str, Any]:
     arguments = {**_replay(run), "action_noise": noises[run.noise]}
     if run.use_sde:
         arguments["use_sde"] = True
-    if "desired_goal" in getattr(env.observation_space, "spaces", {}):
+    if isinstance(env.observation_space, spaces.Dict) and "desired_goal" in env.observation_space.spaces:
         return {**arguments, "replay_buffer_class": HerReplayBuffer, "replay_buffer_kwargs": {"n_sampled_goal": 2}}
     return arguments if run.algorithm == "CrossQ" else {**arguments, "n_steps": run.n_steps}

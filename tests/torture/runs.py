@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_sparse.callbacks import PlasticityCallback, ReDoCallback, ResetCallback, SparseTopologyCallback
@@ -97,8 +98,8 @@ def make_callbacks(run: TortureRun, folder: Path) -> list[BaseCallback]:
     }
     callbacks: list[BaseCallback] = [made[name]() for name in run.callbacks]
     if run.topology is not None:
-        final = 0.8 if run.topology == "pruning" else None
-        callbacks.append(SparseTopologyCallback(run.topology, update_freq=30, final_sparsity=final, batch_size=16))
+        options: dict[str, Any] = {"rigl": {"batch_size": 16}, "pruning": {"final_sparsity": 0.8}}.get(run.topology, {})
+        callbacks.append(SparseTopologyCallback(run.topology, update_freq=30, **options))
     return callbacks
 
 
@@ -109,13 +110,13 @@ def digests(model: BaseAlgorithm) -> dict[str, Any]:
     :param model: Model that was trained
     """
     found = {name: _digest(state) for name, state in model.get_parameters().items()}
-    buffer = getattr(model, "replay_buffer", None)
-    if buffer is not None:
-        found["replay buffer"] = _digest({name: value for name, value in vars(buffer).items() if name in ("rewards", "pos")})
+    if isinstance(model, OffPolicyAlgorithm) and model.replay_buffer is not None:
+        rows = vars(model.replay_buffer)
+        found["replay buffer"] = _digest({name: value for name, value in rows.items() if name in ("rewards", "pos")})
     assert model.ep_info_buffer is not None and model._last_obs is not None
     return {
         "digests": found,
-        "counters": [model.num_timesteps, model._n_updates, getattr(model, "_episode_num", None)],  # type: ignore[attr-defined]
+        "counters": [model.num_timesteps, model._n_updates, vars(model).get("_episode_num")],  # type: ignore[attr-defined]
         "returns": [info["r"] for info in model.ep_info_buffer],
         "observation": _digest(model._last_obs),
         # What would be drawn next.
