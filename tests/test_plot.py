@@ -77,6 +77,17 @@ def test_runs_are_drawn_from_the_command_line(runs: Path, tmp_path: Path, capsys
     assert all(file.read_bytes().startswith(b"%PDF") for file in (tmp_path / "figures").glob("*.pdf"))
 
 
+def test_tables_of_the_same_name_have_pictures_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = [tmp_path / place / "table.csv" for place in ("a/x", "b/x")]
+    for table in tables:
+        table.parent.mkdir(parents=True)
+        table.write_text("label,task,sparsity,env_steps,return_mean\nSimBa,Pendulum-v1,0.0,10,1.0\n")
+    main(["plot", *map(str, [*tables, tables[0]]), "--output", str(tmp_path / "plots")])
+    names = ["a-x-table.png", "b-x-table.png"]
+    assert sorted(file.name for file in (tmp_path / "plots").iterdir()) == names
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == [*names, names[0]]
+
+
 def test_what_a_run_left_is_read(runs: Path) -> None:
     found = {run.name: run for run in find_runs([runs])}
     assert set(found) == {"mlp-dense", "mlp-S0.6-reset", "simba-S0.5"}

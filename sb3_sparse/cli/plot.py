@@ -1,6 +1,8 @@
 """``sb3-sparse plot``: figures of training runs."""
 
 import argparse
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -28,7 +30,14 @@ def run(options: argparse.Namespace) -> None:
 
     tables = [path for path in options.runs if path.suffix == ".csv"]
     for table in tables:
-        print(plot_table(table, options.output / f"{table.stem}.png"))
+        print(plot_table(table, options.output / f"{_picture_name(table, tables)}.png"))
     folders = [path for path in options.runs if path not in tables]
     for file in plot_runs(find_runs(folders, options.action_repeat), options.output):
         print(file)
+
+
+def _picture_name(table: Path, tables: Iterable[Path]) -> str:
+    """A table's own name, after the folders that tell it from others of this name."""
+    twins = {other.resolve() for other in tables if other.stem == table.stem}
+    parts = table.resolve().relative_to(os.path.commonpath(twins)).parts if len(twins) > 1 else ()
+    return "-".join([*parts[:-1], table.stem])
