@@ -26,7 +26,7 @@ from sb3_sparse.experiments.sweep.shipped_grids import shipped_grids
 from sb3_sparse.experiments.sweep.grid import load_grid
 from sb3_sparse.experiments.sweep.grid_table import read_table
 from sb3_sparse.zoo import provenance
-from sb3_sparse.zoo.run_folders import action_repeat
+from sb3_sparse.common.environment_steps import action_repeat
 
 TABLES = Path(experiments.__file__).parent / "results"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sb3_sparse.experiments.figures.verdicts import (
+from sb3_sparse.experiments.verdicts import (
     CLAIMS,
     Claim,
     Evidence,

@@ -88,6 +88,7 @@ STOCK: dict[type[BaseAlgorithm], KnownAlgorithm] = {
     sb3_contrib.TRPO: KnownAlgorithm("TRPO", ActorCriticPolicy, ActorCriticMean, "trpo", mark="cg_max_steps"),
     stable_baselines3.A2C: KnownAlgorithm("SB3 A2C", ActorCriticPolicy, ActorCriticMean, "a2c"),
 }
+STOCK_POLICIES = tuple({row.policy for row in STOCK.values()})
 
 
 def stock_algorithm(algorithm: type[BaseAlgorithm]) -> KnownAlgorithm | None:

@@ -5,9 +5,11 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import nn
 
 from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm, stock_algorithm
 from sb3_sparse.algorithms.losses import SampleLosses
+from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
 
 
 @runtime_checkable
@@ -39,6 +41,25 @@ class TellsGradients(Protocol):
         :return: Parameter name -> gradient; empty before the first update
         """
         return {}
+
+
+@runtime_checkable
+class TellsNetworks(Protocol):
+    """A policy whose networks are called otherwise than SB3's, or that has an encoder beside them."""
+
+    def pruned_networks(self) -> list[tuple[str, nn.Module]]:
+        """
+        What is pruned as one network each.
+
+        :return: Pairs of role ("actor" or "critic") and a container of the network's parts
+        """
+
+    def measured_networks(self) -> dict[str, MeasuredNetwork]:
+        """
+        The online networks, and how each is run on a batch of the replay buffer.
+
+        :return: Name -> network
+        """
 
 
 @runtime_checkable

@@ -7,6 +7,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
+from sb3_sparse.algorithms.acting_networks import SquashedMean
+from sb3_sparse.algorithms.known_algorithms import stock_algorithm
+from sb3_sparse.algorithms.own_algorithm import TellsNetworks
 from sb3_sparse.diagnostics import Recording, record
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork, mean_value
 from sb3_sparse.sparsity.optimizers import optimizers_of
@@ -16,21 +19,20 @@ __all__ = ["MeasuredNetwork", "measured_networks", "optimizers_with", "run"]
 
 def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
     """
-    Find the online networks of an off-policy model: actor, critic (all of several together), Q-network, quantile network. A
-    policy whose networks are called differently, or that has an encoder beside them, can say so itself by a method
-    ``measured_networks()`` of the same result.
+    Find the online networks of an off-policy model: actor, critic (all of several together), Q-network, quantile network, or
+    what a policy says that :class:`TellsNetworks`.
 
     :param model: Model
     :return: Name -> network
     :raises ValueError: if there is none.
     """
     policy: Any = model.policy
-    if hasattr(policy, "measured_networks"):
+    if isinstance(policy, TellsNetworks):
         return policy.measured_networks()
     found: dict[str, MeasuredNetwork] = {}
     if "actor" in policy._modules:
         # A deterministic action does not need every head of a stochastic actor.
-        act = getattr(policy.actor, "get_action_dist_params", policy.actor)
+        act = policy.actor.get_action_dist_params if _is_stochastic(model) else policy.actor
         found["actor"] = MeasuredNetwork(policy.actor, lambda batch: act(batch.observations))
     if "critic" in policy._modules:
         found["critic"] = MeasuredNetwork(
@@ -46,6 +48,11 @@ def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
     if not found:
         raise ValueError(f"Don't know the networks of {type(policy).__name__}: neither actor and critic nor a Q-network.")
     return found
+
+
+def _is_stochastic(model: BaseAlgorithm) -> bool:
+    row = stock_algorithm(type(model))
+    return row is not None and row.acting is SquashedMean
 
 
 def _chosen_value(output: th.Tensor, batch: Any) -> th.Tensor:

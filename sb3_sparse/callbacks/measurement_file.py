@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback, EventCallback
 from stable_baselines3.common.logger import HumanOutputFormat
@@ -167,10 +168,10 @@ def _from_monitor(model: BaseAlgorithm) -> Path | None:
     if not isinstance(env, DummyVecEnv):  # in another process, files are not reachable
         return None
     wrapped = env.envs[0]
-    while wrapped is not wrapped.unwrapped:
+    while isinstance(wrapped, gym.Wrapper):
         if isinstance(wrapped, Monitor) and wrapped.results_writer is not None:
             return Path(wrapped.results_writer.file_handler.name).parent
-        wrapped = getattr(wrapped, "env", wrapped.unwrapped)
+        wrapped = wrapped.env
     return None
 
 

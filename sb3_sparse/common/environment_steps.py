@@ -1,9 +1,9 @@
 """How an environment counts steps: those of an episode, and those per agent step."""
 
+from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import VecEnv
 
 
 def episode_length(env: Any) -> int | None:
@@ -30,11 +30,8 @@ def _registered_length(env_id: str) -> int | None:
     spec = gym.registry.get(env_id)
     if spec is not None and spec.max_episode_steps is not None:
         return spec.max_episode_steps
-    env = gym.make(env_id)
-    try:
+    with closing(gym.make(env_id)) as env:
         return episode_length(env)
-    finally:
-        env.close()
 
 
 def _candidates(env: Any) -> list[list[int | None]]:
@@ -57,10 +54,14 @@ def _shortest(lengths: tuple[int | None, ...]) -> int | None:
     return min((length for length in lengths if length is not None), default=None)
 
 
-def action_repeat(env: VecEnv) -> int:
+def action_repeat(env: Any) -> int:
     """
     Environment steps per agent step; 1 if the environment does not say.
 
-    :param env: Vectorised environment
+    :param env: A gymnasium environment, a vectorized environment of Stable-Baselines3, or an id
     """
-    return int(env.get_attr("action_repeat", [0])[0]) if env.has_attr("action_repeat") else 1
+    if isinstance(env, str):
+        with closing(gym.make(env)) as made:
+            return action_repeat(made)
+    repeat = _attribute(env, "action_repeat")[0]
+    return 1 if repeat is None else int(repeat)

@@ -12,13 +12,14 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+from sb3_sparse.algorithms.known_algorithms import STOCK_POLICIES
 from sb3_sparse.common.architecture import network_kind, simba_sizes
 from sb3_sparse.common.constructing_algorithm import constructing_algorithm, normalizes_already
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.common.observations import Observations, check_observation_space, flatten_observations
 from sb3_sparse.common.mask_loading import LOAD_ALL, block_until_loaded, moved_topologies
 from sb3_sparse.sparsity.optimizers import optimizers_of
-from sb3_sparse.common.pruned_policy import check_mask_seed, draw_mask_seed
+from sb3_sparse.common.pruned_policy import PrunedPolicy, check_mask_seed, draw_mask_seed
 from sb3_sparse.networks import DeferredNormalizer
 from sb3_sparse.sparsity import SparseLayer, prune
 
@@ -134,8 +135,9 @@ def _move_with_the_policy() -> None:
         if frame.f_code.co_name == "load_state_dict" and isinstance(owner, nn.Module):
             root, state_dict = owner, frame.f_locals["state_dict"]
         frame = frame.f_back
-    # Only a whole policy builds networks, its actor and critic do not.
-    if not (isinstance(root, BasePolicy) and hasattr(root, "_build") and _values_are_in(state_dict, root)):
+    # SB3's actors and Q-networks are policies, too.
+    is_whole = isinstance(root, (PrunedPolicy, *STOCK_POLICIES))
+    if not (is_whole and isinstance(root, BasePolicy) and _values_are_in(state_dict, root)):
         raise ValueError(f"The masks of a SparseSimBaExtractor would change, but not those of its policy. {LOAD_ALL}")
     for optimizer in optimizers_of(root):
         if optimizer.state:

@@ -4,7 +4,7 @@ them and the moments of the optimizers. A policy that is loaded as a whole moves
 refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,9 +89,8 @@ def guard_parts(policy: BasePolicy) -> None:
     :param policy: Pruned policy
     """
     for module in policy.modules():
-        guarded = any(
-            getattr(hook, "hook", None) is refuse_to_move_alone for hook in module._load_state_dict_pre_hooks.values()
-        )
+        hooks: Iterable[Any] = module._load_state_dict_pre_hooks.values()
+        guarded = any(hook.hook is refuse_to_move_alone for hook in hooks)
         if module is not policy and not guarded and any(isinstance(part, Topology) for part in module.modules()):
             module.register_load_state_dict_pre_hook(refuse_to_move_alone)
             let_load_alone(module)

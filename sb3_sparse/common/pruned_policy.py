@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch as th
-from stable_baselines3.common.policies import BasePolicy
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from sb3_sparse.algorithms.own_algorithm import TellsNetworks
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.constructing_algorithm import constructing_algorithm
@@ -15,7 +17,7 @@ from sb3_sparse.common.mask_loading import guard_parts, moving_masks
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
 from sb3_sparse.sparsity.optimizers import optimizers_follow
 from sb3_sparse.sparsity import PruningPlan, SparseLayer, share_topology, sparse_layers
-from sb3_sparse.sparsity.pruning_plan import Choose, random_positions
+from sb3_sparse.sparsity.pruning_plan import Choose, random_positions, skipped_modules
 
 # Parts of a network that are not pruned with it: normalisation statistics belong to all networks.
 _NOT_PRUNED = ("normalizer",)
@@ -194,21 +196,9 @@ def _follow_target(online: nn.Module, target: nn.Module) -> None:
     share_topology(online, target)
 
 
-def skipped_modules(policy: BasePolicy, skip: Iterable[str]) -> set[nn.Module]:
-    """
-    Find what stays dense.
-
-    :param policy: Any SB3 policy
-    :param skip: Names of its submodules
-    :raises ValueError: if there is no such submodule.
-    """
-    return {module for name in skip for module in _submodule(policy, name).modules()}
-
-
 def network_trees(policy: BasePolicy, kept: set[nn.Module]) -> list[tuple[str, nn.Module]]:
     """
-    Find what is pruned as one network each. A policy for which that is something else can say so by a method
-    ``pruned_networks()`` of the same result.
+    Find what is pruned as one network each; a policy that :class:`TellsNetworks` says so itself.
 
     :param policy: Any SB3 policy with actor and critics, Q-networks, or policy and value networks
     :param kept: Modules that stay dense; a network of nothing else is left out
@@ -222,19 +212,12 @@ def network_trees(policy: BasePolicy, kept: set[nn.Module]) -> list[tuple[str, n
     ]
 
 
-def _submodule(policy: BasePolicy, name: str) -> nn.Module:
-    try:
-        return policy.get_submodule(name)
-    except AttributeError:
-        raise ValueError(f"skip names {name!r}, but {type(policy).__name__} has no such submodule.") from None
-
-
 def _trees(policy: BasePolicy) -> Iterator[tuple[str, nn.Module]]:
     """Yield what is pruned as one network each, with its role: actor and critics, together if they share an own extractor."""
-    if hasattr(policy, "pruned_networks"):
-        yield from policy.pruned_networks()  # type: ignore[operator]
+    if isinstance(policy, TellsNetworks):
+        yield from policy.pruned_networks()
         return
-    if hasattr(policy, "mlp_extractor"):  # ActorCriticPolicy, and what sb3-contrib wrote anew for masked actions
+    if isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy):
         yield from _actor_critic_trees(policy)
         return
     modules = policy._modules

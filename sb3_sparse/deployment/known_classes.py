@@ -138,7 +138,7 @@ def argument_name(kind: type, name: str) -> str:
     :raises ValueError: if it is not torch's, SB3's or ours.
     """
     for package, (module, _) in _FAMILIES.items():
-        if getattr(module, kind.__name__, None) is kind:
+        if vars(module).get(kind.__name__) is kind:
             return f"{package}.{kind.__name__}"
     for key, known in _CLASSES.items():
         if known is kind:
@@ -156,8 +156,9 @@ def argument_class(name: str) -> type:
     if name in _CLASSES:
         return _CLASSES[name]
     package, _, kind = name.rpartition(".")
-    module, base = _FAMILIES.get(package, (None, None))
-    found = getattr(module, kind, None)
-    if not isinstance(found, type) or base is None or not issubclass(found, base):
-        raise ValueError(f"The class {name!r} is unknown.")
-    return found
+    if package in _FAMILIES:
+        module, base = _FAMILIES[package]
+        found = vars(module).get(kind)
+        if isinstance(found, type) and issubclass(found, base):
+            return found
+    raise ValueError(f"The class {name!r} is unknown.")

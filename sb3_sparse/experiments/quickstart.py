@@ -11,7 +11,7 @@ from sb3_sparse.installation import import_extra
 from sb3_sparse.deployment.known_classes import short_algorithm
 from sb3_sparse.experiments.figures.quickstart_figure import draw_quickstart
 from sb3_sparse.experiments.quickstart_settings import Quickstart
-from sb3_sparse.experiments.figures.verdicts import final_values, interval, stored_tables
+from sb3_sparse.experiments.verdicts import final_values, interval, stored_tables
 from sb3_sparse.experiments.sweep.grid import Grid
 from sb3_sparse.experiments.sweep.grid_results import GridResults
 from sb3_sparse.experiments.sweep.grid_run import Evaluation, GridRun, short_task
@@ -22,7 +22,8 @@ from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
 from sb3_sparse.experiments.sweep.sweep import sweep
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.sparsity import summary
-from sb3_sparse.zoo.run_folders import RunFolder, action_repeat
+from sb3_sparse.common.environment_steps import action_repeat
+from sb3_sparse.zoo.run_folders import RunFolder
 
 STREAMING_TASK = "Ant-v4"
 RANDOM_EPISODES = 10

@@ -45,10 +45,9 @@ def share_topology(source: nn.Module, target: nn.Module) -> None:
 
 def _counterpart(target: nn.Module, name: str, layer: SparseLayer) -> nn.Module:
     """The layer of the same name, if it can take the topology or has it already."""
-    try:
-        counterpart = target.get_submodule(name)
-    except AttributeError:
-        raise ValueError(f"The target has no layer {name!r}: its structure must be that of the source.") from None
+    counterpart = submodule(target, name)
+    if counterpart is None:
+        raise ValueError(f"The target has no layer {name!r}: its structure must be that of the source.")
     if isinstance(counterpart, SparseLayer):
         if counterpart.topology is not layer.topology:
             raise ValueError(
@@ -64,6 +63,15 @@ def _counterpart(target: nn.Module, name: str, layer: SparseLayer) -> nn.Module:
                 expected = f"{tuple(layer.topology.shape)} on {layer.indices.device}"
                 raise ValueError(f"The weight of layer {name!r} is {given} in the target, but {expected} in the source.")
     return counterpart
+
+
+def submodule(module: nn.Module, name: str) -> nn.Module | None:
+    """
+    :param module: Any module
+    :param name: Name of one within it
+    :return: That, if there is one
+    """
+    return dict(module.named_modules(remove_duplicate=False)).get(name)
 
 
 def sparse_layers(module: nn.Module) -> Iterator[tuple[str, SparseLayer]]:

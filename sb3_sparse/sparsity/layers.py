@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sb3_sparse.sparsity.products.choice import sparse_linear
-from sb3_sparse.sparsity.products.dense_weights import DenseWeights
+from sb3_sparse.sparsity.products.dense_weights import TakesDenseWeights
 from sb3_sparse.sparsity.topology import Topology
 
 SelfSparseLayer = TypeVar("SelfSparseLayer", bound="SparseLayer")
@@ -201,7 +201,7 @@ class SparseLayer(nn.Module):
         return f"{self.dense_type.extra_repr(self)}, sparsity={1 - self.topology.density:.4f}"
 
 
-class SparseLinear(SparseLayer):
+class SparseLinear(TakesDenseWeights, SparseLayer):
     """
     Linear layer with a fixed set of active weights, made from ``torch.nn.Linear``.
 
@@ -210,8 +210,6 @@ class SparseLinear(SparseLayer):
 
     dense_type = nn.Linear
     bias: nn.Parameter | None
-    # Set only while somebody serves kept matrices, so never part of a copy or a pickle.
-    dense_weights: DenseWeights | None = None
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         """

@@ -7,7 +7,7 @@ from torch import nn
 
 from sb3_sparse.sparsity.allocation import Distribution, UnreachableSparsityError, check_sparsity, get_distribution
 from sb3_sparse.sparsity.constant_units import make_safe
-from sb3_sparse.sparsity.conversion import sparse_layers, to_dense
+from sb3_sparse.sparsity.conversion import sparse_layers, submodule, to_dense
 from sb3_sparse.sparsity.layers import SparseLayer, prunable_weights, sparse_type_of
 from sb3_sparse.sparsity.topology import Topology
 
@@ -53,7 +53,7 @@ class PruningPlan:
         self.module = module
         # What a pruned module was before: its layers have the same names, and its weights their whole shapes.
         dense = to_dense(module) if is_pruned else module
-        skipped = _skipped(module, skip)
+        skipped = skipped_modules(module, skip)
         kept = {name for name, layer in module.named_modules(remove_duplicate=False) if layer in skipped}
         layers = _prunable_layers(dense, kept)
         self._groups = _group(dense, layers)
@@ -198,7 +198,14 @@ def _refuse_foreign_tie(module: nn.Module, layers: list[nn.Module]) -> None:
         raise ValueError(f"The weight of {', '.join(pruned)} is tied between layers of different types: skip or untie them.")
 
 
-def _skipped(module: nn.Module, skip: Skip) -> set[nn.Module]:
+def skipped_modules(module: nn.Module, skip: Skip) -> set[nn.Module]:
+    """
+    Find what stays dense.
+
+    :param module: Any module
+    :param skip: See :func:`~sb3_sparse.sparsity.prune`
+    :raises ValueError: if a submodule is named that there is not.
+    """
     if isinstance(skip, str | nn.Module | type):
         skip = (skip,)
     if callable(skip):
@@ -213,10 +220,10 @@ def _matching(module: nn.Module, entry: SkipEntry) -> set[nn.Module]:
     if isinstance(entry, nn.Module):
         return set(entry.modules())
     if isinstance(entry, str):
-        try:
-            return set(module.get_submodule(entry).modules())
-        except AttributeError:
-            raise ValueError(f"skip names {entry!r}, but {type(module).__name__} has no such submodule.") from None
+        found = submodule(module, entry)
+        if found is None:
+            raise ValueError(f"skip names {entry!r}, but {type(module).__name__} has no such submodule.")
+        return set(found.modules())
     return {inner for layer in module.modules() if isinstance(layer, entry) for inner in layer.modules()}
 
 

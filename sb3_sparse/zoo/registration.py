@@ -22,6 +22,8 @@ from sb3_sparse.zoo.zoo_files import read_value
 
 # The zoo's name of an algorithm -> the algorithm, where the zoo knows none.
 OUR_ALGORITHMS: dict[str, type[BaseAlgorithm]] = {kind.known_as.zoo: kind for kind in OWN if kind.known_as.zoo not in COMPILED}
+# The zoo's experiment managers that know us.
+_CHANGED: set[type] = set()
 
 
 def register() -> None:
@@ -67,8 +69,8 @@ def _import_zoo() -> Any:
 
 
 def _change(manager_class: Any) -> None:
-    if not hasattr(manager_class, "knows_sb3_sparse"):
-        manager_class.knows_sb3_sparse = True
+    if manager_class not in _CHANGED:
+        _CHANGED.add(manager_class)
         _prefer_our_files(manager_class)
         explain_policies(manager_class)
         record_provenance(manager_class)

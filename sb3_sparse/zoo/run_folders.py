@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import gymnasium as gym
 import numpy as np
 
 import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, read_measurements, saved_matrices
+from sb3_sparse.common.environment_steps import action_repeat
 from sb3_sparse.deployment.safe_file import SUFFIX
 from sb3_sparse.zoo.model_files import policy_arguments, policy_tensors
 from sb3_sparse.zoo.zoo_files import read_keywords, read_yaml
@@ -202,18 +202,6 @@ class RunFolder:
     def zoo_arguments(self) -> dict[str, Any]:
         """Command line of the RL Zoo; empty if it did not train this."""
         return next((self._read(_yaml_mapping, file) or {} for file in self.path.glob("*/args.yml")), {})
-
-
-def action_repeat(task: str) -> int:
-    """
-    Environment steps per agent step, with which results are counted.
-
-    :param task: Environment id
-    """
-    env: Any = gym.make(task)
-    repeat = getattr(env.unwrapped, "action_repeat", 1)
-    env.close()
-    return repeat
 
 
 def find_runs(paths: Iterable[Path], repeat: int | None = None) -> list[RunFolder]:

@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import get_device
 from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.arguments import check_continuous
 from sb3_sparse.experiments.benchmarks.contenders import Contender
-from sb3_sparse.zoo.run_folders import action_repeat
+from sb3_sparse.common.environment_steps import action_repeat
 
 WARM_UP = 150
 

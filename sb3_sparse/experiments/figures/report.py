@@ -21,7 +21,7 @@ from sb3_sparse.experiments.figures.grid_panels import arm_label, arm_styles, of
 from sb3_sparse.experiments.figures.normalized_scores import UNITS, normalize
 from sb3_sparse.experiments.figures.panels import Panels, name_panel
 from sb3_sparse.experiments.figures.references import atari_scores, reference_curve
-from sb3_sparse.experiments.figures.verdicts import claim_of, verdicts_on
+from sb3_sparse.experiments.verdicts import claim_of, verdicts_on
 from sb3_sparse.experiments.sweep.grid import Grid, parse_grid
 from sb3_sparse.experiments.sweep.grid_results import FINAL_FRACTION, GridResults
 from sb3_sparse.experiments.sweep.grid_run import GridRun, key_of, short_task

@@ -11,6 +11,13 @@ from torch import nn
 from sb3_sparse.sparsity.topology import Topology
 
 
+class TakesDenseWeights(nn.Module):
+    """Base of layers that can multiply with kept matrices."""
+
+    # Set only while somebody serves kept matrices, so never part of a copy or a pickle.
+    dense_weights: "DenseWeights | None" = None
+
+
 class DenseWeights:
     """
     One dense matrix per topology, which the layers that share it (an online and its target network) fill with their active
@@ -36,7 +43,7 @@ class DenseWeights:
         :param module: Any module, which has the same layers every time; those without such a use are left alone
         """
         if module not in self._layers:
-            self._layers[module] = [layer for layer in module.modules() if hasattr(layer, "dense_weights")]
+            self._layers[module] = [layer for layer in module.modules() if isinstance(layer, TakesDenseWeights)]
         layers = self._layers[module]
         self._shown.clear()
         self._writes.clear()

@@ -1,4 +1,4 @@
-"""Verdicts on the paper's figures, from the stored tables: ``python -m sb3_sparse.experiments.figures.verdicts PAGE``."""
+"""Verdicts on the paper's figures, from the stored tables: ``python -m sb3_sparse.experiments.verdicts PAGE``."""
 
 import sys
 from collections import defaultdict
