@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import ARS
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
@@ -34,6 +34,7 @@ from torture.runs import CHECKPOINTS, differences, make_env, outcome, train
 
 import sb3_sparse
 from sb3_sparse import ExactCheckpointCallback, ResumableEnv
+from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.checkpoints import replay_rows
 from sb3_sparse.checkpoints.checkpoint_error import CheckpointError
 from sb3_sparse.checkpoints.checkpoint_folder import CheckpointFolder
@@ -303,6 +304,17 @@ def test_other_schedules_are_refused(arguments: dict[str, Any], change: dict[str
     compare(fingerprint(model), fingerprint(same))
     with pytest.raises(ValueError, match=named):
         compare(fingerprint(model), fingerprint(other))
+
+
+def test_fingerprints_of_versions_with_other_modules_and_arguments_fit() -> None:
+    now = fingerprint(SAC("MlpPolicy", "Pendulum-v1", replay_buffer_class=DeviceReplayBuffer, buffer_size=100))
+    arguments = dict(now["hyperparameters"])
+    arguments["replay_buffer_class"] = "sb3_sparse.common.device_replay_buffer.DeviceReplayBuffer"
+    former = {**now, "hyperparameters": {**arguments, "an_argument_that_went": 1}}
+    compare(former, now)
+    arguments["replay_buffer_class"] = "sb3_sparse.buffers.frame_replay_buffer.FrameReplayBuffer"
+    with pytest.raises(ValueError, match="replay_buffer_class"):
+        compare(former | {"hyperparameters": arguments}, now)
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,19 @@ def test_a_resumed_run_goes_on_with_its_file(tmp_path: Path) -> None:
     assert [step for _, _, step in saved_matrices(file)] == [20, 40]
 
 
+def test_what_checkpoints_of_former_versions_hold_is_taken_over(tmp_path: Path) -> None:
+    class Restore(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 30:
+                state = watching.checkpoint_state()
+                watching.restore_checkpoint_state({key: state[key] for key in ("steps", "said", "pending", "file")})
+            return True
+
+    watching = watch(tmp_path)
+    make("sac-compiled").learn(40, callback=[watching, Restore()])
+    assert (40, "gradient_norm") in measured(tmp_path)
+
+
 def test_steps_of_the_environment_are_counted(tmp_path: Path) -> None:
     class Repeats(RandomEnv):
         action_repeat = 4

@@ -333,7 +333,7 @@ class PlasticityCallback(BaseCallback):
         :param state: What :meth:`checkpoint_state` returned
         """
         (self.last_step, self.last_covariance_step), self.said = state["steps"], set(state["said"])
-        if "episode" in state:
+        if "episode" in state:  # which former versions lack, and the means
             self._episode.restore(state["episode"])
         self._pending = None
         if state["pending"] is not None:
@@ -344,7 +344,7 @@ class PlasticityCallback(BaseCallback):
             self._pending.values = list(values)
             if norms is not None and self._pending.watch is not None:
                 self._pending.watch.norms = norms
-        if self._means is not None:
+        if self._means is not None and "means" in state:
             self._means.restore(state["means"])
         if self._file is not None and state["file"] is not None:
             self._file.restore(state["file"])

@@ -1,6 +1,7 @@
 """Fingerprint of a run's settings, to tell whether a checkpoint belongs to it."""
 
 import platform
+import re
 import warnings
 from collections.abc import Mapping
 from enum import Enum
@@ -34,6 +35,7 @@ _NOT_ARGUMENTS = {
     "ent_coef_tensor",
     "learning_rate",
     "lr_schedule",
+    "observation_preprocessing",
     "exploration_rate",
     "seed",
 }
@@ -82,7 +84,7 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     :param ours: This run's
     :raises CheckpointError: if anything but versions differs; it is named.
     """
-    flat = [_flat(mark) for mark in (theirs, ours)]
+    flat = [_flat(_without(mark, theirs, ours)) for mark in (theirs, ours)]
     differences = [
         f"{name}: {flat[0].get(name)!r} in the checkpoint, {flat[1].get(name)!r} here"
         for name in sorted(flat[0].keys() | flat[1].keys())
@@ -103,11 +105,22 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
         )
 
 
+def _without(mark: Mapping[str, Any], *marks: Mapping[str, Any]) -> dict[str, Any]:
+    """A fingerprint without what another version of an algorithm does not have."""
+    common = set.intersection(*(set(other["hyperparameters"]) for other in marks)) - _NOT_ARGUMENTS
+    return {**mark, "hyperparameters": {name: mark["hyperparameters"][name] for name in common}}
+
+
 def _flat(mark: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in mark.items():
-        found.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        found.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": _wherever(value)})
     return found
+
+
+def _wherever(value: Any) -> Any:
+    """A class of this package by its name alone: versions have it in other modules."""
+    return re.sub(r"^(sb3_sparse)\.[\w.]+\.(?=\w+$)", r"\1.", value) if isinstance(value, str) else value
 
 
 def _is_setting(value: Any) -> bool:
