@@ -32,7 +32,7 @@ from sb3_sparse.checkpoints.model_state import (
 from sb3_sparse.checkpoints.random_streams import random_streams, restore_random_streams
 from sb3_sparse.checkpoints.remote_environment_state import environment_state
 from sb3_sparse.checkpoints.replay_rows import ReplayRows
-from sb3_sparse.checkpoints.schedules import schedules_of_progress
+from sb3_sparse.checkpoints.schedules import warn_of_schedules
 from sb3_sparse.checkpoints.signals import StopSignals
 from sb3_sparse.training.divergence import broken_losses, broken_tensors, divergence, logged_losses
 
@@ -162,23 +162,13 @@ class ExactCheckpointCallback(BaseCallback):
                 f"{total}: use one folder per call of learn(), or ask for more steps."
             )
         self._restore_model(manifest)
-        self._warn_of_schedules(manifest)
+        warn_of_schedules(self.model, manifest.total_timesteps)
         self.resumed_from = self._last_step = self.num_timesteps = manifest.num_timesteps
         self._plan_after(manifest.num_timesteps)
         if self.verbose:
             print(f"Resumed from step {manifest.num_timesteps}, {self.folder}")
         if manifest.num_timesteps >= total:  # nothing is left to do, so that no rollout begins
             self._begin()
-
-    def _warn_of_schedules(self, manifest: Manifest) -> None:
-        moving, total = schedules_of_progress(self.model), self.model._total_timesteps
-        if moving and manifest.total_timesteps != total:
-            warnings.warn(
-                f"The run in {self.folder} was asked for {manifest.total_timesteps} steps so far and for {total} now. It will "
-                f"not be the run of {total} steps that was never stopped, because its schedules ({', '.join(moving)}) depend "
-                "on that number.",
-                stacklevel=2,
-            )
 
     def _restore_model(self, manifest: Manifest) -> None:
         state = load(self._store.read(manifest.files[STATE]), {})
@@ -235,7 +225,9 @@ class ExactCheckpointCallback(BaseCallback):
             self._refuse_losses()
         is_due = self.model.num_timesteps >= self._due
         is_asked_to_end = self._signals is not None and self._signals.received is not None
-        if not (is_due or is_asked_to_end) or not self._can_go_on_from_here:
+        if not (is_due or is_asked_to_end):
+            return
+        if not (self._iterations.is_line_logged and self._environment.can_be_stored):  # nothing could go on from here
             return
         is_written = self.save()
         if is_asked_to_end:
@@ -244,10 +236,6 @@ class ExactCheckpointCallback(BaseCallback):
     def _plan_after(self, step: int) -> None:
         """Note when the next checkpoint is due; after an attempt that failed, too: a full disk is not tried at every step."""
         self._due = (step // self.save_freq + 1) * self.save_freq
-
-    @property
-    def _can_go_on_from_here(self) -> bool:
-        return self._iterations.is_line_logged and self._environment.can_be_stored
 
     def _end(self, is_written: bool) -> None:
         if not is_written:

@@ -60,12 +60,12 @@ class Group:
     @property
     def segment_rows(self) -> int:
         """Rows of a segment."""
-        size = sum(_bytes_of(array[:1]) for array in self.arrays.values())
+        size = sum(array[:1].nbytes for array in self.arrays.values())
         return max(1, SEGMENT // max(size, 1))
 
     def layout(self) -> dict[str, Any]:
         """What must be the same when rows are read again."""
-        arrays = {name: [_dtype_of(array), list(array.shape)] for name, array in self.arrays.items()}
+        arrays = {name: [str(array.dtype), list(array.shape)] for name, array in self.arrays.items()}
         return {"arrays": arrays, "segment_rows": self.segment_rows}
 
 
@@ -215,7 +215,7 @@ def large_arrays(buffer: Any) -> dict[str, Array]:
             entries = {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
             # All entries or none: a dictionary is stored in one place.
             is_stored = all(_is_array(entry) for entry in entries.values())
-            if is_stored and sum(_bytes_of(entry) for entry in entries.values()) >= _SMALL:
+            if is_stored and sum(entry.nbytes for entry in entries.values()) >= _SMALL:
                 found.update(entries)
     return found
 
@@ -235,14 +235,6 @@ def _is_array(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim > 0 and value.dtype != object and value.flags.c_contiguous
     return isinstance(value, th.Tensor) and value.ndim > 0 and value.is_contiguous()
-
-
-def _bytes_of(array: Array) -> int:
-    return int(array.nbytes)
-
-
-def _dtype_of(array: Array) -> str:
-    return str(array.dtype)
 
 
 def _pieces(group: Group, start: int, stop: int) -> Iterator[Any]:
@@ -277,7 +269,7 @@ def _read_segment(group: Group, start: int, rows: int, content: bytes) -> None:
     position = 0
     for array in group.arrays.values():
         part = array[start : start + rows]
-        piece = np.frombuffer(content, np.uint8, _bytes_of(part), position)
+        piece = np.frombuffer(content, np.uint8, part.nbytes, position)
         position += len(piece)
         if isinstance(part, th.Tensor):
             part.copy_(th.from_numpy(piece.copy()).view(part.dtype).view(part.shape))

@@ -13,7 +13,7 @@ from sb3_sparse.checkpoints.environment_state import EnvironmentState, Environme
 from sb3_sparse.checkpoints.fingerprint import environment_layers
 from sb3_sparse.checkpoints.log_files import file_content, rewrite_file
 from sb3_sparse.checkpoints.random_streams import random_streams, restore_random_streams
-from sb3_sparse.checkpoints.signals import SIGNALS
+from sb3_sparse.checkpoints.signals import SIGNALS, restore_handlers
 
 
 class ResumableEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -57,9 +57,7 @@ class ResumableEnv(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._state is not None:
             self._state.close()
             self._state = None
-        for number, handler in self._former.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._former = {}
+        restore_handlers(self._former)
 
     def can_be_stored(self) -> bool:
         """Whether the state can be stored now."""

@@ -11,6 +11,17 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+def restore_handlers(former: dict[int, Any]) -> None:
+    """
+    Have signals do what they did before.
+
+    :param former: Signal -> what ``signal.signal`` returned for it; emptied
+    """
+    while former:
+        number, handler = former.popitem()
+        signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
 class StopSignals:
     """
     Notes SIGTERM and SIGINT while a model learns. A second one does what it would have done without us.
@@ -33,9 +44,7 @@ class StopSignals:
 
     def remove(self) -> None:
         """Have signals do what they did before."""
-        for number, handler in self._former.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._former = {}
+        restore_handlers(self._former)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.remove()
