@@ -1,6 +1,5 @@
 """Cost of one update of Data-Efficient Rainbow: a plain dense network beside ours, dense and sparse, in one run."""
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.der import DER
 from sb3_sparse.experiments.benchmarks.plain_rainbow import PlainBatch, PlainRainbow
-from sb3_sparse.experiments.benchmarks.update_cost import milliseconds
+from sb3_sparse.experiments.benchmarks.timing import in_turn, median_ratio, prepare, seconds
 from sb3_sparse.sparsity.allocation import check_sparsity
 from sb3_sparse.training.programs import WARM_UPS
 
@@ -97,11 +96,8 @@ def der_cost(
     check_integer("updates", updates)
     for sparsity in sparsities:
         check_sparsity(sparsity)
-    if get_device(device).type == "cuda":
-        th.set_float32_matmul_precision("high")
-    else:
-        th.set_num_threads(1)
-    return [cost for width in width_scales for cost in _costs_of_width(width, sparsities, rounds, updates, device)]
+    name = prepare(device)
+    return [cost for width in width_scales for cost in _costs_of_width(width, sparsities, rounds, updates, device, name)]
 
 
 def format_der_table(costs: Sequence[DerCost]) -> str:
@@ -118,28 +114,17 @@ def format_der_table(costs: Sequence[DerCost]) -> str:
     )
 
 
-def _costs_of_width(width: float, sparsities: Sequence[float], rounds: int, updates: int, device: str) -> list[DerCost]:
-    parameters: dict[str, int] = {}
-    work: dict[str, Callable[[], Any]] = {}
-    work[PLAIN], parameters[PLAIN] = _plain(width, updates, device)
-    for sparsity in sparsities:
-        name = f"DER, S={sparsity:g}"
-        work[name], parameters[name] = _ours(width, sparsity, updates, device)
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for timed_round in range(-1, rounds):
-        for name, update in work.items():
-            elapsed = milliseconds(update, device) / updates
-            if timed_round >= 0:
-                times[name].append(elapsed)
-    kind = get_device(device)
-    device_name = th.cuda.get_device_name(kind) if kind.type == "cuda" else "CPU"
+def _costs_of_width(
+    width: float, sparsities: Sequence[float], rounds: int, updates: int, device: str, device_name: str
+) -> list[DerCost]:
+    variants = {PLAIN: _plain(width, updates, device)}
+    variants |= {f"DER, S={sparsity:g}": _ours(width, sparsity, updates, device) for sparsity in sparsities}
+    works = {name: update for name, (update, _) in variants.items()}
+    times = in_turn(works, rounds, lambda work: 1e3 * seconds(work, device) / updates)
     return [
-        DerCost(width, name, device_name, parameters[name], times[name], _speedup(times[PLAIN], times[name])) for name in work
+        DerCost(width, name, device_name, variants[name][1], own, median_ratio(times[PLAIN], own))
+        for name, own in times.items()
     ]
-
-
-def _speedup(plain: Sequence[float], ours: Sequence[float]) -> float:
-    return statistics.median(base / own for base, own in zip(plain, ours, strict=True))
 
 
 def _plain(width: float, updates: int, device: str) -> tuple[Callable[[], Any], int]:

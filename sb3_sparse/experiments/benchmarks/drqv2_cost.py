@@ -8,7 +8,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import get_device
@@ -17,7 +16,7 @@ from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.experiments.benchmarks.plain_drqv2 import PlainBatch, PlainDrQv2
-from sb3_sparse.experiments.benchmarks.update_cost import milliseconds
+from sb3_sparse.experiments.benchmarks.timing import in_turn, median_ratio, prepare, seconds
 from sb3_sparse.training.held_objects import all_optimizers
 from sb3_sparse.training.programs import WARM_UPS
 
@@ -103,25 +102,16 @@ def drqv2_cost(
     """
     for name, number in {"rounds": rounds, "updates": updates, "batch_size": batch_size}.items():
         check_integer(name, number)
-    is_cuda = get_device(device).type == "cuda"
-    if is_cuda:
-        th.set_float32_matmul_precision("high")
-    else:
-        th.set_num_threads(1)
+    name = prepare(device)
     contenders = [c for width in width_scales for c in _contenders(width, sparsities, batch_size, device)]
-    times: list[list[float]] = [[] for _ in contenders]
     for contender in contenders:
-        contender.work(2 * WARM_UPS + 2 if is_cuda else 1)
-    for timed_round in range(rounds + 1):
-        for contender, own in zip(contenders, times, strict=True):
-            elapsed = milliseconds(lambda contender=contender: contender.work(updates), device) / updates  # type: ignore[misc]
-            if timed_round > 0:
-                own.append(elapsed)
-    name = th.cuda.get_device_name(get_device(device)) if is_cuda else "CPU"
-    plain = {c.width_scale: own for c, own in zip(contenders, times, strict=True) if c.variant == PLAIN}
+        contender.work(1 if name == "CPU" else 2 * WARM_UPS + 2)
+    works = {contender: functools.partial(contender.work, updates) for contender in contenders}
+    times = in_turn(works, rounds, lambda work: 1e3 * seconds(work, device) / updates)
+    plain = {c.width_scale: own for c, own in times.items() if c.variant == PLAIN}
     return [
-        DrQv2Cost(c.width_scale, c.variant, name, batch_size, c.parameters, own, _ratio(plain[c.width_scale], own))
-        for c, own in zip(contenders, times, strict=True)
+        DrQv2Cost(c.width_scale, c.variant, name, batch_size, c.parameters, own, median_ratio(plain[c.width_scale], own))
+        for c, own in times.items()
     ]
 
 
@@ -203,7 +193,3 @@ def _plain(width: float, batch_size: int, device: str) -> _Contender:
             agent.update(batch, STDDEV)
 
     return _Contender(width, PLAIN, count, work)
-
-
-def _ratio(plain: Sequence[float], own: Sequence[float]) -> float:
-    return statistics.median(base / time for base, time in zip(plain, own, strict=True))

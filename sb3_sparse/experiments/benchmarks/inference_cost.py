@@ -3,9 +3,8 @@
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch as th
 
@@ -15,6 +14,7 @@ from sb3_sparse.common.networks import simba_network
 from sb3_sparse.deployment.sparse_policy import SparsePolicy
 from sb3_sparse.deployment.step_list import steps_of
 from sb3_sparse.experiments.benchmarks.contenders import ACTION_DIM, OBSERVATION_DIM
+from sb3_sparse.experiments.benchmarks.timing import Work, in_turn
 from sb3_sparse.sparsity import prune, to_dense
 
 SECONDS_PER_ROUND = 0.05
@@ -70,22 +70,18 @@ def _network_cost(network: str, width_scale: float, sparsity: float, rounds: int
     observation = th.randn(1, input_dim)
     vector = observation[0].numpy()
     th.testing.assert_close(th.as_tensor(exported(vector)), dense(observation)[0], rtol=1e-4, atol=1e-4)
-    works: list[Callable[[], Any]] = [lambda: dense(observation), lambda: module(observation), lambda: exported(vector)]
-    return InferenceCost(network, width_scale, sparsity, *_microseconds(works, rounds))
+    works = {0: lambda: dense(observation), 1: lambda: module(observation), 2: lambda: exported(vector)}
+    times = in_turn(works, rounds, _microseconds)
+    return InferenceCost(network, width_scale, sparsity, *map(statistics.median, times.values()))
 
 
-def _microseconds(works: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    times: list[list[float]] = [[] for _ in works]
-    for timed_round in range(rounds + 1):
-        for work, of_work in zip(works, times, strict=True):
-            repeats, start = 0, time.process_time()
-            while time.process_time() - start < SECONDS_PER_ROUND:
-                for _ in range(10):
-                    work()
-                repeats += 10
-            if timed_round > 0:
-                of_work.append((time.process_time() - start) / repeats * 1e6)
-    return [statistics.median(of_work) for of_work in times]
+def _microseconds(work: Work) -> float:
+    repeats, start = 0, time.process_time()
+    while time.process_time() - start < SECONDS_PER_ROUND:
+        for _ in range(10):
+            work()
+        repeats += 10
+    return (time.process_time() - start) / repeats * 1e6
 
 
 def format_passes(costs: Sequence[InferenceCost]) -> str:

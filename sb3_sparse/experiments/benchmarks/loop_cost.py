@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gymnasium as gym
-import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import get_device
 
@@ -13,6 +12,7 @@ from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.arguments import check_continuous
 from sb3_sparse.experiments.benchmarks.contenders import Contender
 from sb3_sparse.common.environment_steps import action_repeat
+from sb3_sparse.experiments.benchmarks.timing import prepare
 
 WARM_UP = 150
 
@@ -71,13 +71,9 @@ def loop_cost(contender: Contender, env_id: str, agent_steps: int, device: str =
     :param device: Device
     """
     env = gym.make(env_id)
-    kind = get_device(device).type
-    if kind == "cuda":
-        th.set_float32_matmul_precision("high")
-    else:
-        th.set_num_threads(1)
+    prepare(device)
     model = contender.build(env, device, learning_starts=WARM_UP - 50, buffer_size=WARM_UP + agent_steps)
-    clock = _Clock(kind)
+    clock = _Clock(get_device(device).type)
     model.learn(WARM_UP + agent_steps, callback=clock)
     seconds = clock.clock() - clock.start
     env.close()

@@ -1,8 +1,7 @@
 """Cost of learning from images beside the networks: rendering, sending observations, storing and sampling them."""
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from typing import Any
@@ -18,6 +17,7 @@ from sb3_sparse.arguments import check_integer
 from sb3_sparse.buffers.frame_layout import FrameLayout
 from sb3_sparse.buffers.frame_replay_buffer import FrameReplayBuffer
 from sb3_sparse.envs import env_id
+from sb3_sparse.experiments.benchmarks.timing import in_turn
 
 TASKS = (("cartpole", "swingup"), ("walker", "walk"), ("quadruped", "run"))
 # DrQ-v2's, at the replay capacity of quadruped-run for the bytes, and at one that every machine has for the time.
@@ -84,23 +84,11 @@ def _readable(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _seconds(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Process time of each kind of work in each round but the first."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(rounds + 1):
-        for name, work in works.items():
-            start = time.process_time()
-            work()
-            if number > 0:
-                seconds[name].append(time.process_time() - start)
-    return seconds
-
-
 def _environments(tasks: Sequence[tuple[str, str]], rounds: int, steps: int) -> list[PixelCost]:
     costs = []
     for domain, task in tasks:
         works = {name: _stepping(domain, task, fast, steps) for name, fast in (("exact", False), ("fast_rendering", True))}
-        for name, seconds in _seconds(works, rounds).items():
+        for name, seconds in in_turn(works, rounds).items():
             costs.append(PixelCost(f"{domain}-{task}", name, "agent steps/s", [steps / each for each in seconds]))
     return costs
 
@@ -129,7 +117,7 @@ def _transfer(rounds: int) -> list[PixelCost]:
             one.send(observation)
             other.recv()
 
-    seconds = _seconds({"pickled through a pipe": work}, rounds)
+    seconds = in_turn({"pickled through a pipe": work}, rounds)
     return [
         PixelCost("sending an observation", name, "us", [1e6 * s / TRANSFERS for s in each]) for name, each in seconds.items()
     ]
@@ -152,12 +140,12 @@ def _buffer(rounds: int, filled: int) -> list[PixelCost]:
     add()
     works = {"FrameReplayBuffer.sample": lambda: buffer.sample(BATCH_SIZE), "numpy.take of its frames": _taking(filled)}
     costs = []
-    for name, seconds in _seconds({key: _repeated(work, BATCHES) for key, work in works.items()}, rounds).items():
+    for name, seconds in in_turn({key: _repeated(work, BATCHES) for key, work in works.items()}, rounds).items():
         milliseconds = [1e3 * each / BATCHES for each in seconds]
         gigabytes = 2 * BATCH_SIZE * np.prod(PIXELS.shape) / 1e9
         costs.append(PixelCost(f"a batch of {BATCH_SIZE}", name, "ms", milliseconds))
         costs.append(PixelCost(f"a batch of {BATCH_SIZE}", name, "GB/s", [1e3 * gigabytes / ms for ms in milliseconds]))
-    (adding,) = _seconds({"": add}, rounds).values()
+    (adding,) = in_turn({"": add}, rounds).values()
     return [*costs, PixelCost("a transition", "FrameReplayBuffer.add", "us", [1e6 * each / filled for each in adding])]
 
 

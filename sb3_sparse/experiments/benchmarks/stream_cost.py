@@ -1,9 +1,8 @@
 """Cost of one step of Stream AC: plain autograd against our back ends, dense and sparse, in one run."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +12,7 @@ from gymnasium import spaces
 from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.installation import import_extra
 from sb3_sparse.experiments.benchmarks.plain_stream_ac import PlainStreamAC, plain_environment, plain_training
+from sb3_sparse.experiments.benchmarks.timing import in_turn, median_ratio
 from sb3_sparse.stream_ac import StreamAC, StreamACPolicy
 from sb3_sparse.stream_ac.learner import Learner
 from sb3_sparse.stream_ac.torch_learner import TorchLearner
@@ -86,19 +86,10 @@ Work = Callable[[int], None]
 
 
 def _in_turn(width: int, what: str, variants: Mapping[str, Work], rounds: int, steps: int) -> list[StreamCost]:
-    speeds: dict[str, list[float]] = {name: [] for name in variants}
-    for timed_round in range(rounds + 1):
-        for name, work in variants.items():
-            count = _MORE * steps if name.startswith("numba") else steps
-            start = time.process_time()
-            work(count)
-            if timed_round > 0:
-                speeds[name].append(count / (time.process_time() - start))
-    return [StreamCost(width, what, name, speeds[name], _speedup(speeds, name)) for name in variants]
-
-
-def _speedup(speeds: Mapping[str, list[float]], name: str) -> float:
-    return statistics.median(ours / plain for ours, plain in zip(speeds[name], speeds[PLAIN], strict=True))
+    counts = {name: _MORE * steps if name.startswith("numba") else steps for name in variants}
+    times = in_turn({name: partial(work, counts[name]) for name, work in variants.items()}, rounds)
+    speeds = {name: [counts[name] / each for each in own] for name, own in times.items()}
+    return [StreamCost(width, what, name, own, median_ratio(own, speeds[PLAIN])) for name, own in speeds.items()]
 
 
 def _agents(width: int, sparsities: Sequence[float]) -> dict[str, Work]:

@@ -1,18 +1,19 @@
 """Cost of one update and one action of SAC: stock SB3, ours in stock SB3, and our compiled update, in one run."""
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
 from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.experiments.benchmarks.contenders import BATCH_SIZE, OBSERVATION_DIM, STOCK, Contender, filled
+from sb3_sparse.experiments.benchmarks.timing import Work, in_turn, median_ratio, seconds
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
 from sb3_sparse.training.programs import WARM_UPS
 
@@ -67,19 +68,16 @@ def update_cost(
     used = [training_memory(contender, device) if memory else None for contender in contenders]
     models = [filled(contender, device) for contender in contenders]
     observation = np.zeros(OBSERVATION_DIM, np.float32)
-    update_ms: list[list[float]] = [[] for _ in models]
-    predict_ms: list[list[float]] = [[] for _ in models]
     if kind == "cuda":
         for model in models * 2:  # at first the states of optimizers are made, whereupon updates are captured anew
             model.train(WARM_UPS + 1, BATCH_SIZE)  # type: ignore[attr-defined]
-    for timed_round in range(-2, rounds):
-        for i, model in enumerate(models):
-            update = milliseconds(lambda model=model: model.train(updates, BATCH_SIZE), device) / updates  # type: ignore[misc]
-            acting = lambda model=model: [model.predict(observation) for _ in range(PREDICTIONS)]  # type: ignore[misc] # noqa: E731
-            predict = milliseconds(acting, device) / PREDICTIONS
-            if timed_round >= 0:
-                update_ms[i].append(update)
-                predict_ms[i].append(predict)
+    works: dict[tuple[str, int], Work] = {}
+    for i, model in enumerate(models):
+        works["update", i] = partial(model.train, updates, BATCH_SIZE)  # type: ignore[attr-defined]
+        works["predict", i] = partial(_predict, model, observation)
+    times = in_turn(works, rounds, lambda work: 1e3 * seconds(work, device), warm_ups=2)
+    update_ms = [[each / updates for each in times["update", i]] for i in range(len(models))]
+    predict_ms = [[each / PREDICTIONS for each in times["predict", i]] for i in range(len(models))]
     name = th.cuda.get_device_name(get_device(device)) if kind == "cuda" else "CPU"
     return [
         UpdateCost(
@@ -113,26 +111,13 @@ def _cells(cost: UpdateCost) -> list[str]:
     return [f"{cost.width_scale:g}", cost.variant, *updates, *actions, memory]
 
 
-def milliseconds(work: Callable[[], Any], device: str) -> float:
-    """
-    Time some work: process time on a CPU, time until the GPU is done on a GPU.
-
-    :param work: Does it
-    :param device: Device that it runs on
-    """
-    if (gpu := get_device(device)).type == "cuda":
-        th.cuda.synchronize(gpu)
-        start = time.perf_counter()
-        work()
-        th.cuda.synchronize(gpu)
-        return (time.perf_counter() - start) * 1e3
-    start = time.process_time()
-    work()
-    return (time.process_time() - start) * 1e3
+def _predict(model: BaseAlgorithm, observation: np.ndarray) -> None:
+    for _ in range(PREDICTIONS):
+        model.predict(observation)
 
 
 def _speedup(contenders: Sequence[Contender], times: Sequence[Sequence[float]], i: int) -> float:
     stock = Contender(STOCK, contenders[i].width_scale)
     if stock not in contenders:
         return float("nan")
-    return statistics.median(base / own for base, own in zip(times[contenders.index(stock)], times[i], strict=True))
+    return median_ratio(times[contenders.index(stock)], times[i])
