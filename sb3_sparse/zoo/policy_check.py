@@ -19,6 +19,19 @@ def explain_policies(manager_class: Any) -> None:
     manager_class._preprocess_hyperparams = _checking(manager_class._preprocess_hyperparams)
 
 
+def named_policy(name: str, algo: str) -> Any:
+    """
+    Find a policy as the zoo does.
+
+    :param name: What a hyperparameter file has: "module.Class", or a name that the algorithm knows
+    :param algo: The zoo's name of the algorithm
+    :return: The policy, None if there is none of this name
+    """
+    module, _, kind = name.rpartition(".")
+    known = vars(importlib.import_module(module)) if module else importlib.import_module("rl_zoo3").ALGOS[algo].policy_aliases
+    return known.get(kind)
+
+
 def argument_names(kind: type) -> set[str]:
     """
     :param kind: A class
@@ -34,7 +47,7 @@ def _checking(preprocess: Callable) -> Callable:
         found = preprocess(self, hyperparams)
         policy, arguments = found[0].get("policy"), found[0].get("policy_kwargs") or {}
         if isinstance(policy, str):
-            policy = importlib.import_module("rl_zoo3").ALGOS[self.algo].policy_aliases.get(policy)
+            policy = named_policy(policy, self.algo)
         if isinstance(policy, type):  # SB3 says what is wrong with others
             _check(policy, arguments, self.algo)
         return found
@@ -44,15 +57,10 @@ def _checking(preprocess: Callable) -> Callable:
 
 def _check(policy: type, arguments: Iterable[str], algo: str) -> None:
     name = our_policy(algo)
-    ours = PrunedPolicy if name is None else _class(name)
+    ours: Any = PrunedPolicy if name is None else named_policy(name, algo)
     foreign = sorted(set(arguments) & (argument_names(ours) - argument_names(policy)))
     if foreign:
         remedy = f"""choose our policy by adding policy:"'{name}'" to -params."""
         if name is None:
             remedy = f"there is no sparse policy for {algo}; in a script, sb3_sparse.sparsify prunes any model."
         raise ValueError(f"{policy.__name__} has no argument {', '.join(map(repr, foreign))}: {remedy}")
-
-
-def _class(name: str) -> type:
-    module, _, kind = name.rpartition(".")
-    return getattr(importlib.import_module(module), kind)

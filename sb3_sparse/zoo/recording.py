@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_sparse.common.environment_steps import action_repeat
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file
+from sb3_sparse.zoo.policy_check import named_policy
 from sb3_sparse.zoo.provenance import provenance
 
 # Its key in the arguments of a run, which the zoo writes to args.yml, takes to the Hub and back, and tells Weights & Biases.
@@ -42,18 +43,17 @@ def _note_action_repeat(create_envs: Callable) -> Callable:
 def _record(save_config: Callable) -> Callable:
     @functools.wraps(save_config)
     def wrapped(self: Any, saved_hyperparams: dict[str, Any]) -> None:
-        if _is_ours(saved_hyperparams.get("policy")):
+        if _is_ours(saved_hyperparams.get("policy"), self.algo):
             setattr(self.args, KEY, _provenance(self))
         save_config(self, saved_hyperparams)
 
     return wrapped
 
 
-def _is_ours(policy: Any) -> bool:
+def _is_ours(policy: Any, algo: str) -> bool:
     # As hyperparameter files have it, a class is the string "module.Class"; other strings are names that the algorithm knows.
     if isinstance(policy, str) and "." in policy:
-        module, _, name = policy.rpartition(".")
-        policy = getattr(importlib.import_module(module), name)
+        policy = named_policy(policy, algo)
     return isinstance(policy, type) and issubclass(policy, PrunedPolicy)
 
 

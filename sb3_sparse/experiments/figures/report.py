@@ -28,7 +28,7 @@ from sb3_sparse.experiments.sweep.grid_run import GridRun, key_of, short_task
 from sb3_sparse.experiments.sweep.grid_table import Lines
 from sb3_sparse.experiments.sweep.results_folder import ResultsFolder
 from sb3_sparse.experiments.sweep.sweep_progress import duration
-from sb3_sparse.experiments.sweep.writing import write_text
+from sb3_sparse.experiments.writing import write_text
 
 Rows = list[list[str]]
 _MADE_WITH = ("hardware", "version", "commit", "date")

@@ -10,6 +10,7 @@ from typing import Any
 
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.experiments.sweep.grid_run import POLICY_AXES, GridRun
+from sb3_sparse.zoo.policy_check import named_policy
 from sb3_sparse.zoo.zoo_files import read_value
 
 # Hyperparameters whose text the zoo evaluates.
@@ -72,10 +73,9 @@ def policy_class(run: GridRun, policy: str) -> Any:
     :param policy: What a hyperparameter file has: a name that the algorithm knows, or "module.Class"
     :raises ValueError: if there is none of this name.
     """
-    module, _, name = policy.rpartition(".")
-    known = importlib.import_module("rl_zoo3").ALGOS[run.algorithm].policy_aliases
-    found = getattr(importlib.import_module(module), name, None) if module else known.get(name)
+    found = named_policy(policy, run.algorithm)
     if found is None:
+        known = importlib.import_module("rl_zoo3").ALGOS[run.algorithm].policy_aliases
         raise ValueError(
             f"There is no policy {policy!r} for {run.algorithm}: give module.Class, or one of {', '.join(known)}."
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.diagnostics.metrics import COLUMNS
-from sb3_sparse.experiments.sweep.writing import replaced_file
+from sb3_sparse.experiments.writing import replaced_file
 
 _SETTINGS = (
     "run",

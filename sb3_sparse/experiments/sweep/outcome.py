@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.results_folder import BusyError, ResultsFolder
-from sb3_sparse.experiments.sweep.writing import write_text
+from sb3_sparse.experiments.writing import write_text
 
 FINISHED, FAILED, BUSY = "finished", "failed", "busy"
 # Trains a run: takes it, the folder of results, a device and the command line to put on record. At the top of a module, so

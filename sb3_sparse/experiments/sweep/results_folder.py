@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.grid_table import Lines, read_table, write_table
-from sb3_sparse.experiments.sweep.writing import write_text
+from sb3_sparse.experiments.writing import write_text
 
 LAYOUT = 1  # raised when folders written by this version can no longer be read by it
 _STALE_SECONDS = 10.0
