@@ -2,15 +2,18 @@
 
 import math
 
+import numpy as np
 import torch as th
 import torch.nn.functional as F
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution, sum_independent_dims
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import Actor
+from torch import nn
 
 from sb3_sparse.common.networks import SimBaActorBase
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
+_HALF_RANGE = 0.5 * (LOG_STD_MAX - LOG_STD_MIN)
 
 
 class ExactSquashedDiagGaussian(SquashedDiagGaussianDistribution):
@@ -52,6 +55,21 @@ class SimBaActor(SimBaActorBase, Actor):
         self.mu = self.size.head(action_dim)
         self.log_std = self.size.head(action_dim)  # type: ignore[assignment]
 
+    def acting_networks(self) -> tuple[nn.Module, list[nn.Module]]:
+        """See :class:`~sb3_sparse.common.networks.SimBaActorBase`."""
+        return self.latent_pi, [self.mu, self.log_std]  # type: ignore[list-item]
+
+    def choose(self, observations: np.ndarray, deterministic: bool) -> np.ndarray | None:
+        """See :class:`~sb3_sparse.common.networks.SimBaActorBase`; random numbers are those of :meth:`forward`."""
+        heads = self.compiled.heads(self, observations, 1 if deterministic else 2)
+        if heads is None:
+            return None
+        if deterministic:
+            return np.tanh(heads[0])
+        mean, log_std = heads
+        noise = th.randn(mean.shape, dtype=th.float32, device="cpu").numpy()
+        return np.tanh(mean + noise * np.exp(LOG_STD_MIN + _HALF_RANGE * (1.0 + np.tanh(log_std))))
+
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """
         Draw an action: what SB3's actor returns, and from the same random numbers, without a distribution object, which takes
@@ -88,6 +106,5 @@ class SimBaActor(SimBaActorBase, Actor):
         :return: (batch, action_dim) mean and log standard deviation before squashing, and no further arguments
         """
         latent_pi = self.latent_pi(self.extract_features(obs, self.features_extractor))
-        half_range = 0.5 * (LOG_STD_MAX - LOG_STD_MIN)
-        log_std = LOG_STD_MIN + half_range * (1.0 + th.tanh(self.log_std(latent_pi)))  # type: ignore[operator]
+        log_std = LOG_STD_MIN + _HALF_RANGE * (1.0 + th.tanh(self.log_std(latent_pi)))  # type: ignore[operator]
         return self.mu(latent_pi), log_std, {}

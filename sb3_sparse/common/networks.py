@@ -1,8 +1,9 @@
 """SimBa actors and critics: what those of all algorithms share."""
 
 from collections import OrderedDict
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel, BasePolicy, ContinuousCritic
@@ -12,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_sparse.common.architecture import SimBaSize
+from sb3_sparse.common.compiled_actor import CompiledActor
 from sb3_sparse.common.observations import ObservationNormalizer
 from sb3_sparse.common.pruned_network import PrunedNetwork
 
@@ -69,9 +71,33 @@ class SimBaNetwork(NormalizesObservations):
 
 
 class SimBaActorBase(SimBaNetwork, PrunedNetwork, BasePolicy):
-    """Mixin for SB3 actors: saved and loaded alone (``policy.actor.save(path)``), with topology and statistics."""
+    """
+    Mixin for SB3 actors: saved and loaded alone (``policy.actor.save(path)``), with topology and statistics, and acting in
+    compiled passes where that is possible.
+    """
 
+    # How to write down modules of the actor's networks that only this kind of actor has, see
+    # :mod:`sb3_sparse.networks.live_steps`.
+    acting_rules: ClassVar[dict[type[nn.Module], Any]] = {}
     features_dim: int
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.compiled = CompiledActor()
+
+    def acting_networks(self) -> tuple[nn.Module, list[nn.Module]]:
+        """What follows the normaliser and the features extractor: a trunk, and its heads."""
+        raise NotImplementedError
+
+    def choose(self, observations: np.ndarray, deterministic: bool) -> np.ndarray | None:
+        """
+        Choose actions in compiled passes, up to rounding those of ``forward``.
+
+        :param observations: (batch, dim) raw observations, float32 and contiguous
+        :param deterministic: Whether to return the mode
+        :return: (batch, action_dim) actions in [-1, 1]; None where torch has to make the passes
+        """
+        raise NotImplementedError
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = BaseModel._get_constructor_parameters(self)

@@ -14,7 +14,9 @@ from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.gaussian_actor import SimBaActor
 from sb3_sparse.common.networks import SimBaCriticBase
 from sb3_sparse.common.simba_policy import OPTIMIZER_KWARGS, SimBaPolicy
+from sb3_sparse.crossq.batch_renorm import SafeBatchRenorm1d
 from sb3_sparse.crossq.encoder import RenormEncoder
+from sb3_sparse.crossq.live_steps import encode, renormalize
 
 
 class _TrainsNormalisation(nn.Module):
@@ -38,6 +40,8 @@ class SimBaCrossQActor(_TrainsNormalisation, SimBaActor):
     :param renorm: Arguments of the batch renormalisation: ``momentum``, ``eps``, ``warmup_steps``
     :param kwargs: Those of :class:`~sb3_sparse.common.networks.SimBaNetwork`
     """
+
+    acting_rules: ClassVar = {RenormEncoder: encode, SafeBatchRenorm1d: renormalize}
 
     def __init__(self, *, renorm: dict[str, Any], **kwargs: Any):
         self.renorm = renorm

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from sb3_sparse.deployment.steps import Step, check_steps, run_steps
+from sb3_sparse.networks.steps import Step, check_steps, run_steps
 from sb3_sparse.sparsity.products.choice import kernels_are_available
 
 FORMAT_VERSION = 1
@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 class SparsePolicy:
     """
     The deterministic policy that ``export --format sparse`` wrote. It multiplies active weights only: in one compiled pass
-    over the network if numba is installed (extra ``fast``), else with NumPy. One object is for one thread.
+    over the network if numba is installed (extra ``fast``), else with NumPy.
 
     :param observation: Shape of the observation under the name "", or of every entry of a Dict
     :param action: Shape of the action
@@ -32,7 +32,7 @@ class SparsePolicy:
         check_steps(steps, size)
         self._compiled: Any = None
         if kernels_are_available():
-            from sb3_sparse.deployment.compiled_program import CompiledProgram
+            from sb3_sparse.networks.compiled_program import CompiledProgram
 
             self._compiled = CompiledProgram(steps, size)
 

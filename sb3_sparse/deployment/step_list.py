@@ -11,7 +11,7 @@ from torch import nn
 from sb3_sparse.common import SparseSimBaExtractor
 from sb3_sparse.deployment.action_choices import BestAction, Clipped, Rescaled
 from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy
-from sb3_sparse.deployment.steps import Step
+from sb3_sparse.networks.steps import Step
 from sb3_sparse.networks import DeferredNormalizer, RunningNormalizer, SimBaEncoder
 from sb3_sparse.networks.simba import SimBaBlock
 from sb3_sparse.stream_ac.observation_statistics import EPS as STATISTICS_EPS

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import numpy as np
 from stable_baselines3 import TD3
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
@@ -19,6 +20,16 @@ class SimBaDeterministicActor(SimBaActorBase, Actor):
     def _replace_networks(self, features_dim: int, action_dim: int) -> None:
         encoder, head = self.size.encoder(features_dim), self.size.head(action_dim)
         self.mu = nn.Sequential(OrderedDict(encoder=encoder, head=head, squash=nn.Tanh()))
+
+    def acting_networks(self) -> tuple[nn.Module, list[nn.Module]]:
+        """See :class:`~sb3_sparse.common.networks.SimBaActorBase`."""
+        encoder, head, squash = self.mu
+        return encoder, [nn.Sequential(head, squash)]
+
+    def choose(self, observations: np.ndarray, deterministic: bool) -> np.ndarray | None:
+        """See :class:`~sb3_sparse.common.networks.SimBaActorBase`."""
+        heads = self.compiled.heads(self, observations, 1)
+        return None if heads is None else heads[0]
 
 
 class SparseSimBaTD3Policy(SimBaPolicy, TD3Policy):

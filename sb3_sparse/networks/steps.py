@@ -1,4 +1,4 @@
-"""The steps that an exported policy is made of, and what NumPy makes of them."""
+"""The steps that a pass through a network is made of, and what NumPy makes of them."""
 
 from collections.abc import Callable
 from typing import NamedTuple

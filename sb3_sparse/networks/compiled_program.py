@@ -1,11 +1,11 @@
-"""The steps of an exported policy in one compiled pass: what a step costs beyond its arithmetic is nanoseconds."""
+"""Steps in one compiled pass: what a step costs beyond its arithmetic is nanoseconds."""
 
 import math
 
 import numpy as np
 from numba import carray, njit
 
-from sb3_sparse.deployment.steps import ARGUMENTS, Step, size_after
+from sb3_sparse.networks.steps import ARGUMENTS, Step, size_after
 from sb3_sparse.sparsity.products.compiling import compiled
 from sb3_sparse.sparsity.products.kernels import multiply_samples, pointer
 
@@ -36,7 +36,7 @@ class CompiledProgram:
             addresses = [array.ctypes.data for array in arrays]
             program.append([CODES[name], width, size, *addresses, *[0] * (4 - len(addresses))])
         self._program, self._output_size, self._width = np.array(program, dtype=np.int64), size, max(sizes)
-        self._buffers = np.empty((2 + most_saved) * self._width, np.float32)
+        self._scratch = (2 + most_saved) * self._width
 
     @staticmethod
     def _prepare(name: str, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -50,7 +50,9 @@ class CompiledProgram:
         :return: (batch, output_size)
         """
         outputs = np.empty((len(inputs), self._output_size), np.float32)
-        run(_ZERO, self._program, inputs, outputs, self._buffers, self._width)
+        # Of its own, as several threads may be in here.
+        buffers = np.empty(self._scratch, np.float32)
+        run(_ZERO, self._program, inputs, outputs, buffers, self._width)
         return outputs
 
 
@@ -96,7 +98,7 @@ def _apply(code, x, first, second):  # type: ignore[no-untyped-def]
 def _activate(code, x):  # type: ignore[no-untyped-def]
     for i in range(len(x)):
         if code == RELU:
-            x[i] = max(x[i], _ZERO)
+            x[i] = _ZERO if x[i] < _ZERO else x[i]  # so that NaN stays
         elif code == TANH:
             x[i] = math.tanh(x[i])
         elif code == SIGMOID:
