@@ -26,7 +26,7 @@ for number, path in enumerate([os.devnull, *program["outputs"]]):
 os.chdir(program["folder"])
 os.environ.clear()
 os.environ.update(program["environment"])
-sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 kind, what, *sys.argv[1:] = program["arguments"]
 if kind == "-m":
     runpy.run_module(what, run_name="__main__", alter_sys=True)
