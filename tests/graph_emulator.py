@@ -17,7 +17,7 @@ import torch as th
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sb3_sparse.training import programs
+from sb3_sparse.training import parameter_updates, programs
 from sb3_sparse.training.compiled_training import CompiledTraining
 
 _OPTIMIZERS = ("adam", "adamw", "rmsprop", "nadam", "radam", "adamax", "adadelta", "asgd", "rprop")
@@ -160,7 +160,8 @@ def emulate(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def allow_capturable_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switch off torch's check that only optimizers on a GPU are ``capturable``."""
+    """Switch off torch's check that only optimizers on a GPU are ``capturable``, and steps that are compiled for a CPU."""
+    monkeypatch.setattr(parameter_updates, "kernels_are_available", lambda: False)
     for name in _OPTIMIZERS:
         module = importlib.import_module(f"torch.optim.{name}")
         monkeypatch.setattr(module, "_get_capturable_supported_devices", lambda *_, **__: ["cpu"], raising=False)
