@@ -28,8 +28,10 @@ def named_policy(name: str, algo: str) -> Any:
     :return: The policy, None if there is none of this name
     """
     module, _, kind = name.rpartition(".")
-    known = vars(importlib.import_module(module)) if module else importlib.import_module("rl_zoo3").ALGOS[algo].policy_aliases
-    return known.get(kind)
+    if module:
+        # Which may import its names when they are asked for.
+        return getattr(importlib.import_module(module), kind, None)
+    return importlib.import_module("rl_zoo3").ALGOS[algo].policy_aliases.get(kind)
 
 
 def argument_names(kind: type) -> set[str]:
