@@ -43,7 +43,7 @@ def test_streaming_figures_from_the_shipped_table(number: int, tmp_path: Path) -
 
 
 def test_several_figures_and_what_is_no_figure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    grid_cost = pytest.importorskip("sb3_sparse.experiments.sweep.grid_cost", reason="needs the extra zoo")
+    grid_cost = pytest.importorskip("sb3_sparse.experiments.benchmarks.grid_cost", reason="needs the extra zoo")
     monkeypatch.setattr(grid_cost, "estimate", lambda *_: None)
     assert main(["figure", "12", "13", "--budget", "smoke", "--dry-run"]) == 0
     printed = capsys.readouterr().out

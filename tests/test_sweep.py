@@ -38,7 +38,8 @@ from sb3_sparse.zoo.model_files import policy_tensors
 from sb3_sparse.zoo.run_folders import RunFolder
 
 pytest.importorskip("rl_zoo3")
-from sb3_sparse.experiments.sweep import final_evaluation, grid_cost, grid_training
+from sb3_sparse.experiments.benchmarks import grid_cost
+from sb3_sparse.experiments.sweep import final_evaluation, grid_training
 from sb3_sparse.experiments.sweep.grid_training import train_run
 
 DOT = "DotForGrids-v0"

@@ -63,7 +63,7 @@ def show_plan(grid: "Grid", device: str) -> None:
     :param grid: Grid
     :param device: Device that runs are timed on
     """
-    from sb3_sparse.experiments.sweep.grid_cost import estimate
+    from sb3_sparse.experiments.benchmarks.grid_cost import estimate
 
     for run in grid.runs:
         print(f"{run.id}  {run.agent_steps:,} agent steps")
