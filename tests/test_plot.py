@@ -68,7 +68,7 @@ def test_runs_are_drawn_from_the_command_line(runs: Path, tmp_path: Path, capsys
     names = {
         f"{name}.{kind}"
         for name in ("learning_curves", "plasticity", "covariance", "layer_sparsity")
-        for kind in ("png", "pdf")
+        for kind in ("png", "pdf", "svg")
     }
     assert {file.name for file in (tmp_path / "figures").iterdir()} == names
     assert {line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()} == names

@@ -62,8 +62,9 @@ class FrameReplayTraining(CompiledTraining):
     @classmethod
     def _wrap_env(cls, env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:  # type: ignore[override]
         wrapped = CompiledTraining._wrap_env(env, verbose, monitor_wrapper)
-        # Before SB3 advises a MultiInputPolicy, which there is not.
-        cls._check_spaces(wrapped.observation_space, wrapped.action_space)
+        # Before SB3 advises a MultiInputPolicy, which there is not. What else does not fit may be another model's environment.
+        if isinstance(wrapped.observation_space, spaces.Dict):
+            cls._check_spaces(wrapped.observation_space, wrapped.action_space)
         return wrapped
 
     @staticmethod
