@@ -17,6 +17,7 @@ from sb3_sparse.cli.command_line import parser, main
 from sb3_sparse import installation
 from sb3_sparse.installation import import_extra, install_command
 from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Contender
+from sb3_sparse.experiments.benchmarks.own_process import measure_in_own_process
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
 from sb3_sparse.experiments.figures.panels import Panels
 from sb3_sparse.experiments.figures.table_figure import _group, plot_table
@@ -332,6 +333,12 @@ def test_benchmark_compares_all_contenders(tmp_path: Path, capsys: pytest.Captur
     assert all(entry["steps_per_second"] > 0 for entry in entries[5:])
     output = capsys.readouterr().out
     assert all(output.count(f"| {variant} |") == 2 for variant in variants)
+
+
+def test_what_is_measured_in_a_process_of_its_own_is_returned_or_its_end_told() -> None:
+    assert measure_in_own_process(os.getppid, what="the parent") == os.getpid()
+    with pytest.raises(ChildProcessError, match=r"^Measuring the end failed: its process ended with status 3\.$"):
+        measure_in_own_process(os._exit, 3, what="the end")
 
 
 @pytest.mark.slow

@@ -1,12 +1,10 @@
 """What a grid will take, from a few timed updates of some of its runs."""
 
 import contextlib
-import multiprocessing
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +17,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_sparse.buffers import DeviceReplayBuffer, FrameReplayBuffer
 from sb3_sparse.common.environment_steps import episode_length
+from sb3_sparse.experiments.benchmarks.own_process import measure_in_own_process
 from sb3_sparse.experiments.benchmarks.training_memory import resident_memory
 from sb3_sparse.experiments.sweep.grid import Grid
 from sb3_sparse.experiments.sweep.grid_run import GridRun
@@ -66,7 +65,7 @@ def estimate(grid: Grid, device: str, say: Callable[[str], None]) -> None:
     drawn = random.Random(0).sample(kinds, min(MOST_KINDS, len(kinds)))
     costs = []
     for run in drawn:
-        costs.append(_in_a_process(run, device))
+        costs.append(measure_in_own_process(run_cost, run, device, what=run.id))
         say(f"  {run.id}: {costs[-1].seconds / 3600:,.3g} h, {_size(costs[-1].memory)} of memory")
     for line in _summary(grid, costs, len(kinds), device):
         say(line)
@@ -92,22 +91,13 @@ def _summary(grid: Grid, costs: Sequence[RunCost], kinds: int, device: str) -> l
     ]
 
 
-def _in_a_process(run: GridRun, device: str) -> RunCost:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(run, device, sender))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        process.join()
-        raise ValueError(f"{run.id} cannot be timed: its process ended with status {process.exitcode}.") from None
-    finally:
-        process.join()
+def run_cost(run: GridRun, device: str) -> RunCost:
+    """
+    Time some updates of a run, in this process.
 
-
-def _measure(run: GridRun, device: str, sender: Connection) -> None:
+    :param run: Run
+    :param device: Device
+    """
     th.set_num_threads(1)
     register()
     with TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
@@ -119,14 +109,12 @@ def _measure(run: GridRun, device: str, sender: Connection) -> None:
         saved = file.stat().st_size
         evaluating = _evaluation_steps(run) * (timer.seconds_without_updates + _prediction_seconds(model))
         buffer, is_on_gpu = _replay_buffer(model)
-    sender.send(
-        RunCost(
-            seconds=run.agent_steps * timer.seconds_a_step + evaluating,
-            memory=resident_memory() + (0 if is_on_gpu else buffer),
-            gpu_memory=th.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else 0,
-            disk=saved * (1 if run.evaluation is None else 2),  # the zoo keeps the best model, too
-            checkpoint=saved + buffer if run.checkpoints > 1 else 0,
-        )
+    return RunCost(
+        seconds=run.agent_steps * timer.seconds_a_step + evaluating,
+        memory=resident_memory() + (0 if is_on_gpu else buffer),
+        gpu_memory=th.cuda.max_memory_allocated(model.device) if model.device.type == "cuda" else 0,
+        disk=saved * (1 if run.evaluation is None else 2),  # the zoo keeps the best model, too
+        checkpoint=saved + buffer if run.checkpoints > 1 else 0,
     )
 
 

@@ -1,9 +1,7 @@
 """Memory that training takes, without the replay buffer."""
 
 import importlib
-import multiprocessing
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_sparse.buffers.device_replay_buffer import DeviceReplayBuffer
 from sb3_sparse.experiments.benchmarks.contenders import BATCH_SIZE, Contender, filled
+from sb3_sparse.experiments.benchmarks.own_process import measure_in_own_process
 
 # So many that a compiled update is captured and replayed.
 _UPDATES = 8
@@ -27,30 +26,18 @@ def training_memory(contender: Contender, device: str) -> int:
     :param contender: What to measure
     :param device: Device
     :return: Bytes
-    :raises RuntimeError: if the process fails.
+    :raises ChildProcessError: if the process fails.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(contender, device, sender))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"Measuring the memory of {contender.variant} failed with status {process.exitcode}.") from None
-    finally:
-        process.join()
+    return measure_in_own_process(_measure, contender, device, what=f"the memory of {contender.variant}")
 
 
-def _measure(contender: Contender, device: str, sender: Connection) -> None:
+def _measure(contender: Contender, device: str) -> int:
     _train(_small(contender), device)  # loads and compiles what any model needs
     libraries = resident_memory("VmRSS")
     buffer_bytes = _train(contender, device)
     if get_device(device).type == "cuda":
-        sender.send(th.cuda.max_memory_allocated(get_device(device)) - buffer_bytes)
-    else:
-        sender.send(resident_memory("VmHWM") - libraries)
+        return th.cuda.max_memory_allocated(get_device(device)) - buffer_bytes
+    return resident_memory("VmHWM") - libraries
 
 
 def _small(contender: Contender) -> Contender:
