@@ -1,13 +1,12 @@
 """Results of grids as one self-contained HTML page: figures, tables, commands and where everything comes from."""
 
-import base64
-import html
 import itertools
 import math
 import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sb3_sparse.installation import import_extra
+from sb3_sparse.experiments.figures import html
 from sb3_sparse.experiments.figures.aggregation import Estimate, aggregate, performance_profile, probability_of_improvement
 from sb3_sparse.experiments.figures.grid_figures import draw_figure
 from sb3_sparse.experiments.figures.grid_panels import arm_label, arm_styles, of, pairs_of, panel_name
@@ -33,17 +33,6 @@ from sb3_sparse.experiments.writing import write_text
 Rows = list[list[str]]
 _MADE_WITH = ("hardware", "version", "commit", "date")
 _ORIGIN = "Where the runs come from"
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1.2rem; font-size: 1.25rem; }
-img { max-width: 100%; } table { border-collapse: collapse; margin: .8rem 0; font-size: .87rem; }
-th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #eee; vertical-align: top; }
-td.number { font-variant-numeric: tabular-nums; }
-pre { background: #f5f5f5; padding: .6rem .8rem; overflow-x: auto; font-size: .85rem; white-space: pre-wrap; }
-.problem { background: #fff3e0; border-left: 4px solid #e69f00; padding: .4rem .8rem; margin: .4rem 0; }
-.scroll { overflow-x: auto; } details { margin: .6rem 0; } summary { cursor: pointer; }
-"""
 
 
 def write_report(results: Path, path: Path) -> Path:
@@ -67,38 +56,32 @@ def write_report(results: Path, path: Path) -> Path:
     title = f"sb3-sparse: {len(noted)} grid{'s' if len(noted) > 1 else ''}, {len(records)} runs"
     link = os.path.relpath(folder.table, path.parent)
     beginning = [_abstract(grids, table, records), _contents(grids), _introduction(link)]
-    write_text(path, _page(title, [*beginning, *sections, _provenance(records)]))
+    write_text(path, html.page(title, [*beginning, *sections, _provenance(records)]))
     return path
-
-
-def _page(title: str, parts: Iterable[str]) -> str:
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-    body = "\n".join([f"<h1>{html.escape(title)}</h1>", *parts])
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
 
 
 def _abstract(grids: Sequence[Grid], table: Lines, records: Mapping[str, Any]) -> str:
     """How much was run on what, and the verdicts on figures of the paper."""
     hardware = sorted({str(record["hardware"]) for record in records.values()})
-    text = f"<p>{len(records)} runs are finished, in {_spent(records.values())}, on {html.escape('; '.join(hardware))}.</p>"
+    text = f"<p>{len(records)} runs are finished, in {_spent(records.values())}, on {escape('; '.join(hardware))}.</p>"
     rows = []
     for number in dict.fromkeys(grid.figure for grid in grids if grid.figure is not None):
         ours, stored = (verdicts_on(number, lines) for lines in (table, None))
         says = ["; ".join(found) or "nothing yet" for found in (ours, stored)]
         rows.append([str(number), claim_of(number).text, *says])
-    return text + _table(["figure", "what the paper shows", "these runs", "tables that come with sb3-sparse"], rows)
+    return text + html.table(["figure", "what the paper shows", "these runs", "tables that come with sb3-sparse"], rows)
 
 
 def _contents(grids: Sequence[Grid]) -> str:
     names = {grid.name: f"{grid.name}: {grid.title}" for grid in grids} | {"origin": _ORIGIN}
-    items = "".join(f"<li><a href={_attribute('#' + name)}>{html.escape(title)}</a></li>" for name, title in names.items())
+    items = "".join(f"<li><a href={html.attribute('#' + name)}>{escape(title)}</a></li>" for name, title in names.items())
     return f"<nav><ul>{items}</ul></nav>"
 
 
 def _introduction(table: str) -> str:
     return (
-        f"<p>All results: <a href={_attribute(table)}>{html.escape(table)}</a>, a line for each point of a run's curve.</p>"
-        f"<p>Written by sb3-sparse {html.escape(version('sb3-sparse'))}. Steps are environment steps. Final returns are means "
+        f"<p>All results: <a href={html.attribute(table)}>{escape(table)}</a>, a line for each point of a run's curve.</p>"
+        f"<p>Written by sb3-sparse {escape(version('sb3-sparse'))}. Steps are environment steps. Final returns are means "
         f"over the last {FINAL_FRACTION:.0%} of a run, or over the episodes at its end where the grid's evaluation has "
         "final_episodes. Learning curves and returns of single tasks are drawn with the "
         "standard deviation over seeds, statistics over tasks with 95 % intervals by stratified bootstrap (rliable). "
@@ -110,19 +93,19 @@ def _section(grid: Grid, command: Sequence[str], table: Lines, records: Mapping[
     results = GridResults.select(grid, table)
     finished = sum(run.id in results.lines for run in grid.runs)
     parts = [
-        f"<h2 id={_attribute(grid.name)}>{html.escape(f'{grid.name}: {grid.title}')}</h2>",
-        *(f'<p class="problem">{html.escape(problem)}</p>' for problem in results.problems()),
-        f"<pre>{html.escape(_shown(command))}</pre>",
+        f"<h2 id={html.attribute(grid.name)}>{escape(f'{grid.name}: {grid.title}')}</h2>",
+        *(f'<p class="problem">{escape(problem)}</p>' for problem in results.problems()),
+        f"<pre>{escape(_shown(command))}</pre>",
         f"<p>{finished} of {len(grid.runs)} runs are finished, in "
         f"{_spent(records[run.key] for run in grid.runs if run.key in records)}.</p>",
     ]
     if finished:
-        parts.append(_image(draw_figure(results, folder.path / "runs", folder.figures / grid.name), grid.title))
+        parts.append(html.image(draw_figure(results, folder.path / "runs", folder.figures / grid.name), grid.title))
         parts.append(_aggregates(results))
         parts.append(_profiles(results, folder))
-        parts.append(_details("Every task", _task_table(results)))
-        parts.append(_details("Every run", _run_table(results, records)))
-    parts.append(_details("The grid's file", f"<pre>{html.escape(grid.source)}</pre>"))
+        parts.append(html.details("Every task", _task_table(results)))
+        parts.append(html.details("Every run", _run_table(results, records)))
+    parts.append(html.details("The grid's file", f"<pre>{escape(grid.source)}</pre>"))
     return "\n".join(filter(None, parts))
 
 
@@ -147,7 +130,7 @@ def _aggregates(results: GridResults) -> str:
     head += ["optimality gap"] if results.grid.score == "atari" else []
     head += ["parameters", "learnable", "P(better than dense)"]
     rows = [row for algorithm in results.grid.algorithms for row in _aggregate_rows(results, algorithm)]
-    return _table(head, rows)
+    return html.table(head, rows)
 
 
 def _aggregate_rows(results: GridResults, algorithm: str) -> Rows:
@@ -214,7 +197,7 @@ def _profiles(results: GridResults, folder: ResultsFolder) -> str:
         axis.set_xlabel("score")
         name_panel(axis, [panel_name(algorithm, "")[0]], "fraction of runs above")
     files = panels.save(folder.figures / f"{results.grid.name}-profiles", "Performance profiles")
-    return _details("Performance profiles", _image(files, "Performance profiles"))
+    return html.details("Performance profiles", html.image(files, "Performance profiles"))
 
 
 def _task_table(results: GridResults) -> str:
@@ -232,7 +215,7 @@ def _task_table(results: GridResults) -> str:
             published = f"{games[short_task(task)]['der']:g}" if unit == "atari" else _published(results, algorithm, task)
             shown.append(published)
             rows.append([panel_name(algorithm, "")[0], short_task(task), runs[0].label, str(len(finals)), *shown])
-    return _table(head, rows)
+    return html.table(head, rows)
 
 
 def _published(results: GridResults, algorithm: str, task: str) -> str:
@@ -257,7 +240,7 @@ def _run_table(results: GridResults, records: Mapping[str, Any]) -> str:
             shown = "no value" if final is None else f"{final:.5g}"
             made = [shown, *map(duration, _times(record)), *(str(record[key]) for key in _MADE_WITH)]
         rows.append([panel_name(run.algorithm, "")[0], short_task(run.task), run.label, str(run.seed), *made])
-    return _table(head, rows)
+    return html.table(head, rows)
 
 
 def _provenance(records: Mapping[str, Any]) -> str:
@@ -267,26 +250,4 @@ def _provenance(records: Mapping[str, Any]) -> str:
         for r in records.values()
     )
     rows = [[*map(str, kind), str(count)] for kind, count in kinds.most_common()]
-    return f'<h2 id="origin">{_ORIGIN}</h2>\n' + _table(head, rows)
-
-
-def _table(head: Sequence[str], rows: Rows) -> str:
-    if not rows:
-        return ""
-    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
-    cells = ["".join(f'<td class="number">{html.escape(cell)}</td>' for cell in row) for row in rows]
-    lines = "\n".join(f"<tr>{line}</tr>" for line in cells)
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>\n{lines}\n</tbody></table></div>'
-
-
-def _details(title: str, content: str) -> str:
-    return f"<details><summary>{html.escape(title)}</summary>{content}</details>" if content else ""
-
-
-def _image(files: Iterable[Path], text: str) -> str:
-    data = base64.b64encode(next(file for file in files if file.suffix == ".svg").read_bytes()).decode()
-    return f'<p><img alt={_attribute(text)} src="data:image/svg+xml;base64,{data}"></p>'
-
-
-def _attribute(text: str) -> str:
-    return f'"{html.escape(text, quote=True)}"'
+    return f'<h2 id="origin">{_ORIGIN}</h2>\n' + html.table(head, rows)
