@@ -89,12 +89,3 @@ STOCK: dict[type[BaseAlgorithm], KnownAlgorithm] = {
     stable_baselines3.A2C: KnownAlgorithm("SB3 A2C", ActorCriticPolicy, ActorCriticMean, "a2c"),
 }
 STOCK_POLICIES = tuple({row.policy for row in STOCK.values()})
-
-
-def stock_algorithm(algorithm: type[BaseAlgorithm]) -> KnownAlgorithm | None:
-    """
-    Find the row of an algorithm.
-
-    :param algorithm: Class, or a subclass of one in ``STOCK``
-    """
-    return next((row for kind, row in STOCK.items() if issubclass(algorithm, kind)), None)

@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_sparse.algorithms.known_algorithms import KnownAlgorithm, stock_algorithm
+from sb3_sparse.algorithms.known_algorithms import STOCK, KnownAlgorithm
 from sb3_sparse.algorithms.losses import SampleLosses
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
 
@@ -107,6 +107,17 @@ class OwnAlgorithm(Checkpointed, TellsGradients, Protocol):
         return None
 
 
+def known_algorithm(model: BaseAlgorithm) -> KnownAlgorithm | None:
+    """
+    Find what is known about a model's algorithm, or about what it is a subclass of.
+
+    :param model: Model
+    """
+    if isinstance(model, OwnAlgorithm):
+        return model.known_as
+    return next((row for kind, row in STOCK.items() if isinstance(model, kind)), None)
+
+
 def sample_losses(model: BaseAlgorithm) -> Mapping[str, SampleLosses]:
     """
     Find the losses that an algorithm trains its networks with, for every sample of a batch by itself.
@@ -114,5 +125,5 @@ def sample_losses(model: BaseAlgorithm) -> Mapping[str, SampleLosses]:
     :param model: Model
     :return: Network -> its losses; networks whose loss is not known are missing
     """
-    row = model.known_as if isinstance(model, OwnAlgorithm) else stock_algorithm(type(model))
+    row = known_algorithm(model)
     return {} if row is None else row.losses

@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_sparse.algorithms.known_algorithms import stock_algorithm
+from sb3_sparse.algorithms.own_algorithm import known_algorithm
 from sb3_sparse.diagnostics import discounted_returns, q_value_bias
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork
 from sb3_sparse.algorithms.losses import temperature
@@ -117,7 +117,7 @@ def value_bias(model: Any, network: MeasuredNetwork, episode: Episode) -> float:
 
 
 def _entropy_bonuses(model: Any, observations: Any, actions: th.Tensor) -> th.Tensor:
-    row = stock_algorithm(type(model))
+    row = known_algorithm(model)
     if row is None or row.exploration != "entropy":
         return th.zeros(len(actions))
     mean, log_std, arguments = model.actor.get_action_dist_params(observations)

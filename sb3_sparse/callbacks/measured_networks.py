@@ -8,8 +8,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 
 from sb3_sparse.algorithms.acting_networks import SquashedMean
-from sb3_sparse.algorithms.known_algorithms import stock_algorithm
-from sb3_sparse.algorithms.own_algorithm import TellsNetworks
+from sb3_sparse.algorithms.own_algorithm import TellsNetworks, known_algorithm
 from sb3_sparse.diagnostics import Recording, record
 from sb3_sparse.diagnostics.measured_network import MeasuredNetwork, mean_value
 from sb3_sparse.sparsity.optimizers import optimizers_of
@@ -51,7 +50,7 @@ def measured_networks(model: BaseAlgorithm) -> dict[str, MeasuredNetwork]:
 
 
 def _is_stochastic(model: BaseAlgorithm) -> bool:
-    row = stock_algorithm(type(model))
+    row = known_algorithm(model)
     return row is not None and row.acting is SquashedMean
 
 

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_sparse.algorithms.known_algorithms import stock_algorithm
+from sb3_sparse.algorithms.known_algorithms import STOCK
 
 _ANY_ALGORITHM = (
     "a stock policy and sparsify(model, sparsity), or a stock policy with "
@@ -42,7 +42,7 @@ def check_algorithm(algorithm: BaseAlgorithm | None, policy: Any, others: Iterab
     :param others: Policies of other algorithms, one of which may be recommended instead
     :raises ValueError: if the algorithm is a stock one of another kind.
     """
-    if algorithm is None or isinstance(algorithm, policy.algorithm_class) or stock_algorithm(type(algorithm)) is None:
+    if algorithm is None or isinstance(algorithm, policy.algorithm_class) or not isinstance(algorithm, tuple(STOCK)):
         return
     remedy = next((other.__name__ for other in others if isinstance(algorithm, other.algorithm_class)), _ANY_ALGORITHM)
     expected, given = policy.algorithm_class.__name__, type(algorithm).__name__

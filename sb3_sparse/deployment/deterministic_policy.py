@@ -12,9 +12,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_sparse.algorithms.acting_networks import ActingNetwork
+from sb3_sparse.algorithms.own_algorithm import known_algorithm
 from sb3_sparse.deployment.action_choices import choice_of
 from sb3_sparse.deployment.environment_observations import EnvironmentObservations, environment_observations
-from sb3_sparse.deployment.known_classes import EXPORTABLE, known_algorithm
+from sb3_sparse.deployment.known_classes import EXPORTABLE
 
 
 class DeterministicPolicy(nn.Module):
@@ -60,7 +61,7 @@ class DeterministicPolicy(nn.Module):
 
 
 def _acting_network(model: BaseAlgorithm) -> ActingNetwork:
-    row = known_algorithm(type(model))
+    row = known_algorithm(model)
     if row is None or row.acting is None:
         raise ValueError(
             f"A policy of {type(model).__name__} cannot be exported; those of these can: {', '.join(EXPORTABLE)}."

@@ -88,15 +88,6 @@ def saved_algorithm(data: Mapping[str, Any]) -> type[BaseAlgorithm] | None:
     return next((kind for kind, row in _ROWS.items() if row.has_saved(data)), None)
 
 
-def known_algorithm(algorithm: type[BaseAlgorithm]) -> KnownAlgorithm | None:
-    """
-    Find what is known about an algorithm, or about what it is a subclass of.
-
-    :param algorithm: Class
-    """
-    return next((row for kind, row in _ROWS.items() if issubclass(algorithm, kind)), None)
-
-
 def short_algorithm(algorithm: str) -> str:
     """
     An algorithm as figures call it.

@@ -8,12 +8,12 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_sparse.algorithms.known_algorithms import stock_algorithm
+from sb3_sparse.algorithms.known_algorithms import STOCK
 from sb3_sparse.deployment.known_classes import OWN
 from sb3_sparse.zoo.hyperparameter_files import hyperparameter_file
 
 # The zoo's name -> the class that updates faster and saves the same checkpoints.
-COMPILED: dict[str, type[BaseAlgorithm]] = {kind.known_as.zoo: kind for kind in OWN if stock_algorithm(kind)}
+COMPILED: dict[str, type[BaseAlgorithm]] = {kind.known_as.zoo: kind for kind in OWN if issubclass(kind, tuple(STOCK))}
 
 
 def train_compiled(manager_class: Any) -> None:
