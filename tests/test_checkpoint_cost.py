@@ -10,7 +10,12 @@ from sb3_sparse import SAC, SparseSimBaPolicy
 from sb3_sparse.cli.command_line import main
 from sb3_sparse.experiments.benchmarks import checkpoint_cost as module
 from sb3_sparse.experiments.benchmarks import checkpoint_throughput as throughput
-from sb3_sparse.experiments.benchmarks.checkpoint_cost import CheckpointCost, SpaceEnv, checkpoint_cost, format_checkpoints
+from sb3_sparse.experiments.benchmarks.checkpoint_cost import (
+    CheckpointCost,
+    checkpoint_cost,
+    format_checkpoints,
+    random_episodes,
+)
 from sb3_sparse.experiments.benchmarks.checkpoint_throughput import (
     CheckpointThroughput,
     Trained,
@@ -21,7 +26,7 @@ from sb3_sparse.experiments.benchmarks.checkpoint_throughput import (
 
 def small() -> SAC:
     kwargs = {"width_scale": 0.125, "sparsity": 0.5}
-    return SAC(SparseSimBaPolicy, SpaceEnv(), policy_kwargs=kwargs, buffer_size=500, learning_starts=50, device="cpu")
+    return SAC(SparseSimBaPolicy, random_episodes(), policy_kwargs=kwargs, buffer_size=500, learning_starts=50, device="cpu")
 
 
 def test_further_checkpoints_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.checkpoints import ExactCheckpointCallback
+from sb3_sparse.experiments.benchmarks.contenders import RandomEnv
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 
 SAVE_FREQ = 10_000
@@ -41,34 +41,9 @@ class CheckpointCost:
     next_cpu_ms: float
 
 
-class SpaceEnv(gym.Env[np.ndarray, np.ndarray]):
+def random_episodes() -> gym.Env:
     """Observations, actions and episodes of humanoid's size, and nothing else."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (67,), np.float32)
-    action_space = spaces.Box(-1.0, 1.0, (21,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """
-        Start an episode.
-
-        :param seed: As in gymnasium
-        :param options: Not used
-        """
-        super().reset(seed=seed)
-        self._steps = 0
-        return self._observe(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """
-        Take a step.
-
-        :param action: Has no effect
-        """
-        self._steps += 1
-        return self._observe(), 0.0, False, self._steps == _EPISODE, {}
-
-    def _observe(self) -> np.ndarray:
-        return self.np_random.standard_normal(67).astype(np.float32)
+    return gym.wrappers.TimeLimit(RandomEnv(), _EPISODE)
 
 
 class _Timed(ExactCheckpointCallback):
@@ -125,7 +100,7 @@ def checkpoint_cost(transitions: Sequence[int], width_scale: float, sparsity: fl
         steps = SAVE_FREQ * (rounds + 1)
         model = SAC(
             SparseSimBaPolicy,
-            SpaceEnv(),
+            random_episodes(),
             policy_kwargs={"width_scale": width_scale, "sparsity": sparsity},
             buffer_size=number,
             learning_starts=SAVE_FREQ // 2,

@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_sparse.experiments.markdown_table import markdown_table, spread
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.checkpoints import ExactCheckpointCallback
-from sb3_sparse.experiments.benchmarks.checkpoint_cost import SAVE_FREQ, SpaceEnv
+from sb3_sparse.experiments.benchmarks.checkpoint_cost import SAVE_FREQ, random_episodes
 from sb3_sparse.sac import SAC, SparseSimBaPolicy
 from sb3_sparse.stream_ac import StreamAC
 
@@ -56,7 +56,7 @@ class CheckpointThroughput:
 def _sac() -> BaseAlgorithm:
     policy = {"width_scale": 0.25, "sparsity": 0.8}
     steps: dict[str, Any] = {"learning_starts": 1_000, "train_freq": 4}
-    return SAC(SparseSimBaPolicy, SpaceEnv(), policy_kwargs=policy, device="cpu", seed=0, **steps)
+    return SAC(SparseSimBaPolicy, random_episodes(), policy_kwargs=policy, device="cpu", seed=0, **steps)
 
 
 def _stream_ac(env: str | gym.Env) -> BaseAlgorithm:
@@ -71,7 +71,7 @@ def trained_models(env: str) -> list[Trained]:
     """
     return [
         Trained(f"StreamAC, S = 0.9, {env}", partial(_stream_ac, env), 20 * SAVE_FREQ),
-        Trained("StreamAC, S = 0.9, an environment that costs nothing", lambda: _stream_ac(SpaceEnv()), 20 * SAVE_FREQ),
+        Trained("StreamAC, S = 0.9, an environment that costs nothing", lambda: _stream_ac(random_episodes()), 20 * SAVE_FREQ),
         Trained("SAC, w = 0.25, S = 0.8, an update every 4 steps, the same", _sac, 2 * SAVE_FREQ),
     ]
 
