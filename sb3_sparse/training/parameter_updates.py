@@ -14,8 +14,8 @@ from sb3_sparse.sparsity.products.choice import kernels_are_available
 _ZEROS: dict[th.dtype, Any] = {th.float32: np.float32(0.0), th.float64: np.float64(0.0)}
 # Options of which the compiled step knows no other value.
 _OFF = ("amsgrad", "maximize", "capturable", "differentiable")
-# What torch takes at a time; it rounds the entries that are left over otherwise.
-_VECTOR_BYTES = 64 if th.backends.cpu.get_cpu_capability() == "AVX512" else 32
+# What torch takes at a time, with AVX-512 at the least; it rounds the entries that are left over otherwise.
+_VECTOR_BYTES = 32
 
 
 class ParameterUpdates:
