@@ -12,7 +12,7 @@ from pathlib import Path
 # Forks a process for each line of its input, waits for it and prints its exit status.
 SERVER = """
 import json, os, runpy, sys
-import gymnasium, sb3_contrib, stable_baselines3, torch
+import gymnasium, sb3_contrib, stable_baselines3, torch._dynamo  # what every optimizer imports
 
 for line in sys.stdin:
     if os.fork() == 0:

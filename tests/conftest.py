@@ -8,11 +8,13 @@ from zipfile import ZipFile
 import pytest
 import torch as th
 from filelock import FileLock
+from fork_server import preload
 
 from sb3_sparse.envs.dependencies import import_suite
 
 # The networks of the tests are so small that more threads only wait for each other.
 th.set_num_threads(1)
+preload()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,10 +12,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch as th
+from fork_server import preload
 
 from torture.envs import DISCRETE, GOALS, IMAGES, MASKS
 from torture.models import OUTPUTS, TortureRun
-from torture.runs import differences, outcome, preload, train
+from torture.runs import differences, outcome, train
 from torture.trial import Trial
 
 RUNS = [

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from fork_server import preload
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -69,11 +69,6 @@ def make_env(run: TortureRun, monitors: Path | None) -> VecEnv:
         vec_env_cls=SubprocVecEnv if run.subprocesses else DummyVecEnv,
     )
     return VecNormalize(env) if run.normalize else env
-
-
-def preload() -> None:
-    """Have processes forked from one that has imported everything, so that they start at once."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
 
 
 def _wrap(run: TortureRun, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
