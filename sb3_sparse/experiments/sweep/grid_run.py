@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from sb3_sparse.experiments.sweep.run_defaults import without_defaults
@@ -92,14 +93,14 @@ class GridRun:
         deciding = [entry.name for entry in fields(self) if entry.compare]
         return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name in deciding}))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of the settings; runs with the same one are the same run."""
         # Without what is not set, so that a setting that comes with a later version does not rename older runs.
         left = without_defaults(self.settings())
         return hashlib.sha256(json.dumps(left, sort_keys=True).encode()).hexdigest()[:8]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Name of its folder: what a reader knows it by, and the key."""
         words = self._words(without_defaults(self.settings())["policy"])
