@@ -1,4 +1,5 @@
 import compileall
+import gc
 import os
 import subprocess
 import sys
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--slow"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def pytest_collection_finish() -> None:
+    # What is imported by now stays, and need not be looked through for garbage whenever an update is captured.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
