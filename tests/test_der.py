@@ -343,7 +343,7 @@ BUFFERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("options", BUFFERS.values(), ids=BUFFERS)
 def test_overwritten_transitions_lose_their_priority(options: dict[str, Any]) -> None:
     """In a buffer that has gone round, what can be drawn has a priority, and nothing else."""
-    model = build(PIXELS, buffer_size=60, replay_buffer_kwargs=options)
+    model = build(PIXELS, buffer_size=60, replay_buffer_kwargs=options, train_freq=4)
     model.learn(190)
     buffer, places = model.replay_buffer, th.arange(60)
     starts = buffer.is_start(places)

@@ -223,7 +223,7 @@ def test_bad_arguments_are_named_without_a_traceback(
 
 
 def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word() -> None:
-    command = [sys.executable, "-m", "sb3_sparse", "figure", "1", "2", "--budget", "full", "--dry-run"]
+    command = [sys.executable, "-m", "sb3_sparse", "figure", "3", "--budget", "full", "--dry-run"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline()
