@@ -40,13 +40,16 @@ class ParameterUpdates:
 
         :param optimizer: Any optimizer
         """
-        compiled = self._steps.get(optimizer)
+        is_first = optimizer not in self._steps
+        if is_first:  # a run that goes on has its state
+            self._steps[optimizer] = _adam_step(optimizer)
+        compiled = self._steps[optimizer]
         if compiled is not None and compiled.is_possible():
             compiled()
             return
         optimizer.step()
         # Which made the state of parameters that had none.
-        if optimizer not in self._steps or compiled is not None:
+        if is_first or compiled is not None:
             self._steps[optimizer] = _adam_step(optimizer)
 
     def average(self, network: nn.Module, target: nn.Module, weight: float) -> list[th.Tensor]:
