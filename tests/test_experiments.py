@@ -156,7 +156,7 @@ def test_quickstart_from_the_command_line(tmp_path: Path) -> None:
         "sb3_sparse",
         "quickstart",
         "--steps",
-        "200",
+        "100",
         "--width-scale",
         "0.0625",
         "--streaming-steps",
@@ -169,12 +169,12 @@ def test_quickstart_from_the_command_line(tmp_path: Path) -> None:
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     assert "random actions" in output and "units without input" in output
     assert (tmp_path / "figures" / "quickstart.png").stat().st_size > 10_000
-    assert "SAC on walker-walk: 2 runs of 200 agent steps (400 environment steps)" in output
+    assert "SAC on walker-walk: 2 runs of 100 agent steps (200 environment steps)" in output
     assert "Stream AC on Ant: 3 runs of 1,000 agent steps\n" in output
     assert {line["sparsity"] for line in read_table(tmp_path / "table.csv")} == {"0.0", "0.5", "0.9"}
     for agent in ("SAC, S = 0.5", "SAC, dense"):
         (line,) = (line for line in output.splitlines() if line.startswith(f"{agent} "))
-        assert SAC.load(line.split()[-1], device="cpu").num_timesteps == 200
+        assert SAC.load(line.split()[-1], device="cpu").num_timesteps == 100
     again = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     assert "5 are done" in again and again.partition("The sparse SAC")[2] == output.partition("The sparse SAC")[2]
 
