@@ -22,6 +22,8 @@ extensions = [
 exclude_patterns = ["_build", "_extensions"]
 html_theme = "furo"
 html_title = f"sb3-sparse {release}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_show_sourcelink = False
 html_theme_options = {"source_directory": "docs/", "navigation_with_keys": True}
 
