@@ -192,7 +192,7 @@ def plot_runs(runs: Sequence[RunFolder], folder: Path) -> list[Path]:
     Draw every figure that there is something for, of every task by itself.
 
     :param runs: Runs
-    :param folder: Where figures are written to, as PNG and PDF
+    :param folder: Where figures are written to, as PNG, PDF and SVG
     :return: Files written
     :raises ValueError: if there are runs, but nothing in them to draw.
     """
