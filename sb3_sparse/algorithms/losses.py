@@ -82,6 +82,12 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def _parameters(module: nn.Module) -> set[nn.Parameter]:
+    """What ``parameters()`` tells, in a fraction of its time, which is that of a small product."""
+    found = {parameter for parameter in module._parameters.values() if parameter is not None}
+    return found.union(*(_parameters(child) for child in module._modules.values() if child is not None))
+
+
 def temperature(model: Any) -> th.Tensor:
     """
     :param model: SAC, TQC or CrossQ
@@ -123,7 +129,7 @@ def sac_actor_losses(model: Any, batch: Any, actions: th.Tensor, log_prob: th.Te
     :param weight: Weight of the entropy
     :return: (batch, 1)
     """
-    with frozen(set(model.critic.parameters()) - set(model.actor.parameters())):
+    with frozen(_parameters(model.critic) - _parameters(model.actor)):
         q_values = smallest(model.critic(batch.observations, actions))
     return weight * log_prob - q_values
 
@@ -158,7 +164,7 @@ def td3_actor_losses(model: Any, batch: Any, actions: th.Tensor) -> th.Tensor:
     :param actions: Actions of the actor
     :return: (batch, 1)
     """
-    with frozen(set(model.critic.parameters()) - set(model.actor.parameters())):
+    with frozen(_parameters(model.critic) - _parameters(model.actor)):
         return -model.critic.q1_forward(batch.observations, actions)
 
 
