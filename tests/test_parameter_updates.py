@@ -148,5 +148,7 @@ def test_training_is_the_same(name: str, callback: str, monkeypatch: pytest.Monk
         assert any(model._weights._updates._steps.values()) == compiled
         found.append((parameters(model), states(model.critic.optimizer)))
     (first, moments), (second, other_moments) = found
+    if "log_ent_coef" in first:  # whose optimizer is not fused: torch takes its square roots from another library
+        th.testing.assert_close(first.pop("log_ent_coef"), second["log_ent_coef"], rtol=1e-6, atol=0)
     assert all(th.equal(value, second[key]) for key, value in first.items())
     assert all(map(th.equal, moments, other_moments))

@@ -11,6 +11,7 @@ from stable_baselines3.sac.policies import Actor
 from torch import nn
 
 from sb3_sparse.common.networks import SimBaActorBase
+from sb3_sparse.networks.simba import outputs_of
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 _HALF_RANGE = 0.5 * (LOG_STD_MAX - LOG_STD_MIN)
@@ -105,6 +106,6 @@ class SimBaActor(SimBaActorBase, Actor):
         :param obs: (batch, *shape) raw observations
         :return: (batch, action_dim) mean and log standard deviation before squashing, and no further arguments
         """
-        latent_pi = self.latent_pi(self.extract_features(obs, self.features_extractor))
-        log_std = LOG_STD_MIN + _HALF_RANGE * (1.0 + th.tanh(self.log_std(latent_pi)))  # type: ignore[operator]
-        return self.mu(latent_pi), log_std, {}
+        features = self.extract_features(obs, self.features_extractor)
+        mean, log_std = outputs_of(self.latent_pi, features, [self.mu, self.log_std])  # type: ignore[list-item]
+        return mean, LOG_STD_MIN + _HALF_RANGE * (1.0 + th.tanh(log_std)), {}

@@ -16,6 +16,7 @@ from sb3_sparse.common.architecture import SimBaSize
 from sb3_sparse.common.compiled_actor import CompiledActor
 from sb3_sparse.common.observations import ObservationNormalizer
 from sb3_sparse.common.pruned_network import PrunedNetwork
+from sb3_sparse.networks.simba import HeadedEncoder
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -145,7 +146,7 @@ class SimBaCritic(SimBaCriticBase, ContinuousCritic):
     """
 
 
-def simba_network(input_dim: int, size: SimBaSize, output_dim: int) -> nn.Sequential:
+def simba_network(input_dim: int, size: SimBaSize, output_dim: int) -> HeadedEncoder:
     """
     Build an encoder with one linear head.
 
@@ -153,7 +154,7 @@ def simba_network(input_dim: int, size: SimBaSize, output_dim: int) -> nn.Sequen
     :param size: Size of the encoder
     :param output_dim: Size of the output
     """
-    return nn.Sequential(OrderedDict(encoder=size.encoder(input_dim), head=size.head(output_dim)))
+    return HeadedEncoder(OrderedDict(encoder=size.encoder(input_dim), head=size.head(output_dim)))
 
 
 def _set_training(module: nn.Module, mode: bool) -> None:

@@ -13,7 +13,7 @@ from sb3_sparse.deployment.action_choices import BestAction, Clipped, Rescaled
 from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy
 from sb3_sparse.networks.steps import Step
 from sb3_sparse.networks import DeferredNormalizer, RunningNormalizer, SimBaEncoder
-from sb3_sparse.networks.simba import SimBaBlock
+from sb3_sparse.networks.simba import HeadedEncoder, SimBaBlock
 from sb3_sparse.stream_ac.observation_statistics import EPS as STATISTICS_EPS
 from sb3_sparse.stream_ac.observation_statistics import ObservationStatistics
 
@@ -123,6 +123,7 @@ def _array(tensor: th.Tensor) -> np.ndarray:
 
 _RULES: dict[type[nn.Module], Callable[[Any], list[Step]]] = {
     nn.Sequential: lambda module: _chain(*module),
+    HeadedEncoder: lambda module: _chain(*module),
     nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
     # Nothing happens to a vector here, or nothing when a policy acts. Dictionaries are one vector already.

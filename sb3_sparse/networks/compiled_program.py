@@ -7,7 +7,8 @@ from numba import carray, njit
 
 from sb3_sparse.networks.steps import ARGUMENTS, Step, size_after
 from sb3_sparse.sparsity.products.compiling import compiled
-from sb3_sparse.sparsity.products.kernels import multiply_samples, pointer
+from sb3_sparse.sparsity.products.kernels import multiply_samples
+from sb3_sparse.sparsity.products.vector_code import pointer
 
 CODES = {name: code for code, name in enumerate(ARGUMENTS)}
 STANDARDIZE, CLIP, AFFINE, LAYER_NORM, SPARSE, DENSE, RELU, TANH, SIGMOID, SILU, SAVE, ADD, LEAKY_RELU, HARDTANH, ARGMAX = (

@@ -8,7 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.networks.bronet import BroNetBlock, BroNetEncoder
-from sb3_sparse.networks.simba import SimBaBlock, SimBaEncoder
+from sb3_sparse.networks.simba import HeadedEncoder, SimBaBlock, SimBaEncoder
 from sb3_sparse.networks.steps import Step
 from sb3_sparse.sparsity import SparseLinear, Topology
 from sb3_sparse.sparsity.products.blocked_rows import BlockedRows, blocked_rows
@@ -137,6 +137,7 @@ def _bronet_block(steps: LiveSteps, block: BroNetBlock) -> None:
 
 RULES: dict[type[nn.Module], Rule] = {
     nn.Sequential: lambda steps, module: steps.add(*module),
+    HeadedEncoder: lambda steps, module: steps.add(*module),
     nn.Flatten: lambda steps, module: None,
     nn.ReLU: lambda steps, module: steps.append("relu"),
     nn.Tanh: lambda steps, module: steps.append("tanh"),

@@ -1,10 +1,15 @@
 """The SimBa encoder (Lee et al., 2024)."""
 
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
 import torch as th
 from torch import nn
 
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.networks.initializers import he_normal_linear, orthogonal_linear
+from sb3_sparse.sparsity.products.choice import are_ordinary, kernels_are_available
 
 LAYER_NORM_EPS = 1e-6  # flax's default, which the reference uses; torch's is 1e-5
 EXPANSION = 4  # ratio of a block's inner to its outer width
@@ -49,6 +54,9 @@ class SimBaEncoder(nn.Module):
     :raises ValueError: if a size is not a positive integer.
     """
 
+    # Where the passes as one operation keep their plans; no part of a copy or a pickle.
+    _fused: Any = None
+
     def __init__(self, input_dim: int, hidden_dim: int, num_blocks: int):
         super().__init__()
         self.input_dim = check_integer("input_dim", input_dim)
@@ -71,4 +79,71 @@ class SimBaEncoder(nn.Module):
         :param x: (batch, input_dim)
         :return: (batch, hidden_dim) features, layer-normalised
         """
-        return self.norm(self.blocks(self.projection(x)))
+        outputs = self._pass_fused(x)
+        return self.norm(self.blocks(self.projection(x))) if outputs is None else outputs[0]
+
+    def with_heads(self, x: th.Tensor, heads: Sequence[nn.Module]) -> Sequence[th.Tensor]:
+        """
+        What linear heads make of the features: one operation on a CPU, unless somebody listens to this module.
+
+        :param x: (batch, input_dim)
+        :param heads: Linear layers on the features
+        :return: (batch, output_dim) of every head
+        """
+        outputs = None if is_listened_to(self) else self._pass_fused(x, heads)
+        if outputs is not None:
+            return outputs
+        features = self(x)
+        return [head(features) for head in heads]
+
+    def _pass_fused(self, x: th.Tensor, heads: Sequence[nn.Module] = ()) -> Sequence[th.Tensor] | None:
+        if not (are_ordinary(x, x) and kernels_are_available()):
+            return None
+        if self._fused is None:
+            self._fused = importlib.import_module("sb3_sparse.networks.fused.encoder").FusedPasses()
+        return self._fused(self, x, heads)  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_fused"}
+
+
+class HeadedEncoder(nn.Sequential):
+    """An encoder, a linear head and what may follow, with the encoder and the head in one operation if it has such a one."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (batch, input_dim)
+        :return: (batch, output_dim)
+        """
+        encoder, head, *others = self._modules.values()
+        (output,) = outputs_of(encoder, x, [head])
+        for module in others:
+            output = module(output)
+        return output
+
+
+def outputs_of(encoder: nn.Module, x: th.Tensor, heads: Sequence[nn.Module]) -> Sequence[th.Tensor]:
+    """
+    :param encoder: Any encoder
+    :param x: (batch, input_dim)
+    :param heads: Linear layers on its features
+    :return: (batch, output_dim) of every head
+    """
+    if type(encoder) is SimBaEncoder:
+        return encoder.with_heads(x, heads)
+    features = encoder(x)
+    return [head(features) for head in heads]
+
+
+def is_listened_to(module: nn.Module) -> bool:
+    """
+    :param module: Module
+    :return: Whether calling it does more than its type's ``forward``
+    """
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )

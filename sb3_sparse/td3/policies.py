@@ -9,6 +9,7 @@ from torch import nn
 
 from sb3_sparse.common.networks import SimBaActorBase
 from sb3_sparse.common.simba_policy import SimBaPolicy
+from sb3_sparse.networks.simba import HeadedEncoder
 
 
 class SimBaDeterministicActor(SimBaActorBase, Actor):
@@ -19,7 +20,7 @@ class SimBaDeterministicActor(SimBaActorBase, Actor):
 
     def _replace_networks(self, features_dim: int, action_dim: int) -> None:
         encoder, head = self.size.encoder(features_dim), self.size.head(action_dim)
-        self.mu = nn.Sequential(OrderedDict(encoder=encoder, head=head, squash=nn.Tanh()))
+        self.mu = HeadedEncoder(OrderedDict(encoder=encoder, head=head, squash=nn.Tanh()))
 
     def acting_networks(self) -> tuple[nn.Module, list[nn.Module]]:
         """See :class:`~sb3_sparse.common.networks.SimBaActorBase`."""

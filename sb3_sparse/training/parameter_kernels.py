@@ -14,7 +14,7 @@ from numba import carray
 from numba.extending import intrinsic
 
 from sb3_sparse.sparsity.products.compiling import compiled
-from sb3_sparse.sparsity.products.kernels import pointer
+from sb3_sparse.sparsity.products.vector_code import pointer
 
 # Columns of the table of an optimizer's parameters, of its groups, and of a target network's parameters.
 VALUES, GRADIENTS, MEANS, SQUARES, STEPS, SIZE, GROUP = range(7)

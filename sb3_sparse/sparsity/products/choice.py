@@ -94,6 +94,15 @@ def back_end_for(topology: Topology) -> BackEnd | None:
     return _mkl()
 
 
+def kernel_products(topology: Topology, batch: int) -> Products:
+    """
+    :param topology: Topology of a matrix
+    :param batch: Number of samples
+    :return: Which products the compiled kernels make faster than BLAS those of the dense matrix
+    """
+    return KERNEL_CROSSOVER.products(topology.density, batch)
+
+
 def available_back_ends() -> list[BackEnd]:
     """All back ends that can be used here, the fastest first."""
     return [back_end for back_end in (_kernels(), _mkl()) if back_end is not None]
@@ -134,7 +143,7 @@ def sparse_linear(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, t
     :param topology: Positions of the active weights in an (out_features, in_features) matrix
     :return: (..., out_features), contiguous; None if all products are to be made with the dense matrix
     """
-    if not _are_ordinary(input, values) or not _fit(input, values, bias, topology):
+    if not are_ordinary(input, values) or not _fit(input, values, bias, topology):
         return None
     back_end = back_end_for(topology)
     if back_end is None:
@@ -154,8 +163,12 @@ def sparse_linear(input: th.Tensor, values: th.Tensor, bias: th.Tensor | None, t
     return output if input.ndim == 2 else output.view(*input.shape[:-1], topology.shape[0])
 
 
-def _are_ordinary(input: th.Tensor, values: th.Tensor) -> bool:
-    """Whether these are plain numbers in memory that nobody follows through torch's operations."""
+def are_ordinary(input: th.Tensor, values: th.Tensor) -> bool:
+    """
+    :param input: Input of a layer
+    :param values: Its weights
+    :return: Whether these are plain numbers in memory that nobody follows through torch's operations
+    """
     # torch.compile and torch.export, torch.jit.trace, torch.func, and modes such as FakeTensorMode.
     if th.compiler.is_compiling() or th._C._is_tracing() or th._C._are_functorch_transforms_active():
         return False

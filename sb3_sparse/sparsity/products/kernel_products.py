@@ -184,13 +184,19 @@ def _scratch(input: th.Tensor, blocks: int, rows: int) -> tuple[th.Tensor, th.Te
 
 def _share_out(run: Callable[[int, int], None], rows: int, work: int) -> None:
     """Run on ranges of rows, in as many threads as torch uses if they are worth it; results don't depend on their number."""
-    threads = min(th.get_num_threads(), work // WORK_PER_THREAD, rows // kernels.PANEL_ROWS)
-    if threads <= 1:
-        run(0, rows)
-        return
-    bounds = [rows * i // threads for i in range(threads + 1)]
-    others = [_pool().submit(run, *bounds[i : i + 2]) for i in range(1, threads)]
-    run(bounds[0], bounds[1])
+    shares = max(1, min(th.get_num_threads(), work // WORK_PER_THREAD, rows // kernels.PANEL_ROWS))
+    run_shares(lambda share: run(rows * share // shares, rows * (share + 1) // shares), shares)
+
+
+def run_shares(run: Callable[[int], None], shares: int) -> None:
+    """
+    Run shares of some work side by side.
+
+    :param run: Does the share of this number
+    :param shares: Number of shares
+    """
+    others = [_pool().submit(run, share) for share in range(1, shares)]
+    run(0)
     for other in others:
         other.result()
 

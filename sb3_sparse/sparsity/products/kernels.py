@@ -12,7 +12,6 @@ product with a single sample would notice. The first argument, a zero, says whic
 
 from typing import Any
 
-import llvmlite.binding
 import llvmlite.ir as ir
 import numpy as np
 from numba import carray, types
@@ -20,9 +19,24 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from sb3_sparse.sparsity.products.compiling import compiled
+from sb3_sparse.sparsity.products.vector_code import (
+    FUSED,
+    INT,
+    INT16,
+    INT32,
+    VECTOR_BYTES,
+    broadcast,
+    horizontal_sum,
+    load,
+    load_index,
+    place,
+    pointer,
+    selection,
+    size_of,
+    store,
+)
 
-# Widest vector of the processor, and what a kernel keeps in registers while it goes through a row.
-VECTOR_BYTES = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f", False) else 32
+# What a kernel keeps in registers while it goes through a row.
 REGISTER_BYTES = 8 * VECTOR_BYTES
 HALF_BYTES, QUARTER_BYTES = REGISTER_BYTES // 2, REGISTER_BYTES // 4
 # Columns that are in scratch memory at a time: with TILE_BYTES of samples each half of a second-level cache.
@@ -32,29 +46,6 @@ LEAST_BYTES = 64  # samples are padded with zeros to a multiple of this
 # Rows whose sums are transposed back at a time, if all columns are in one block.
 PANEL_ROWS = 64
 GATHERED = 8  # weights of a row that a product with one sample takes at a time
-
-_INT, _INT16, _INT32 = ir.IntType(64), ir.IntType(16), ir.IntType(32)
-_FUSED = ("contract", "reassoc")  # multiply and add in one instruction, sums in any order; NaN and infinity keep their meaning
-
-
-@intrinsic
-def pointer(typing_context: Any, address: Any, like: Any) -> Any:
-    """Make an address a pointer to numbers of the type of ``like``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(like)(types.intp, like), generate
-
-
-@intrinsic
-def _size(typing_context: Any, zero: Any) -> Any:
-    """Bytes of a number of the type of ``zero``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _INT(zero.bitwidth // 8)
-
-    return types.intp(zero), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -71,15 +62,15 @@ def _accumulate(typing_context, width, zero, sums, values, order, columns, start
         real = context.get_value_type(zero)
         vector = ir.VectorType(real, lanes)
         total = cgutils.alloca_once(builder, vector)
-        builder.store(_load(builder, sums, vector), total)
-        with cgutils.for_range_slice(builder, start, end, _INT(1), intp=_INT) as (k, _):
-            position = _index(builder, order, k, _INT32) if has_order else k
-            value = _broadcast(builder, builder.load(_place(builder, values, position, real)), lanes)
-            column = _index(builder, columns, k, _INT16)
-            samples = _load(builder, builder.add(block, builder.mul(column, stride)), vector)
-            product = builder.fmul(value, samples, flags=_FUSED)
-            builder.store(builder.fadd(builder.load(total), product, flags=_FUSED), total)
-        _store(builder, builder.load(total), sums)
+        builder.store(load(builder, sums, vector), total)
+        with cgutils.for_range_slice(builder, start, end, INT(1), intp=INT) as (k, _):
+            position = load_index(builder, order, k, INT32) if has_order else k
+            value = broadcast(builder, builder.load(place(builder, values, position, real)), lanes)
+            column = load_index(builder, columns, k, INT16)
+            samples = load(builder, builder.add(block, builder.mul(column, stride)), vector)
+            product = builder.fmul(value, samples, flags=FUSED)
+            builder.store(builder.fadd(builder.load(total), product, flags=FUSED), total)
+        store(builder, builder.load(total), sums)
         return context.get_dummy_value()
 
     return types.void(width, zero, sums, values, order, columns, start, end, block, stride), generate
@@ -94,13 +85,13 @@ def _add_dot_products(typing_context, width, zero, gradients, row, columns, star
         _, _, gradients, row, columns, start, end, block, stride = arguments
         real = context.get_value_type(zero)
         vector = ir.VectorType(real, lanes)
-        kept = _load(builder, row, vector)
-        with cgutils.for_range_slice(builder, start, end, _INT(1), intp=_INT) as (k, _):
-            column = _index(builder, columns, k, _INT16)
-            samples = _load(builder, builder.add(block, builder.mul(column, stride)), vector)
-            place = _place(builder, gradients, k, real)
-            dot = _sum(builder, builder.fmul(kept, samples, flags=_FUSED))
-            builder.store(builder.fadd(builder.load(place), dot), place)
+        kept = load(builder, row, vector)
+        with cgutils.for_range_slice(builder, start, end, INT(1), intp=INT) as (k, _):
+            column = load_index(builder, columns, k, INT16)
+            samples = load(builder, builder.add(block, builder.mul(column, stride)), vector)
+            entry = place(builder, gradients, k, real)
+            dot = horizontal_sum(builder, builder.fmul(kept, samples, flags=FUSED))
+            builder.store(builder.fadd(builder.load(entry), dot), entry)
         return context.get_dummy_value()
 
     return types.void(width, zero, gradients, row, columns, start, end, block, stride), generate
@@ -119,18 +110,18 @@ def _gathered_dot_product(typing_context, zero, values, columns, start, end, sam
         real = context.get_value_type(zero)
         vector = ir.VectorType(real, GATHERED)
         total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * GATHERED))
-        with cgutils.for_range_slice(builder, start, end, _INT(GATHERED), intp=_INT) as (k, _):
+        with cgutils.for_range_slice(builder, start, end, INT(GATHERED), intp=INT) as (k, _):
             gathered = ir.Constant(vector, ir.Undefined)
             for lane in range(GATHERED):
                 if lane % 4 == 0:
-                    place = _place(builder, columns, builder.add(k, _INT(lane)), _INT16)
-                    four = builder.load(builder.bitcast(place, _INT.as_pointer()), align=2)
-                column = builder.and_(builder.lshr(four, _INT(16 * (lane % 4))), _INT(0xFFFF))
-                gathered = builder.insert_element(gathered, builder.load(_place(builder, sample, column, real)), _INT32(lane))
-            weights = _load(builder, builder.ptrtoint(_place(builder, values, k, real), _INT), vector)
-            product = builder.fmul(weights, gathered, flags=_FUSED)
-            builder.store(builder.fadd(builder.load(total), product, flags=_FUSED), total)
-        return _sum(builder, builder.load(total))
+                    numbers = place(builder, columns, builder.add(k, INT(lane)), INT16)
+                    four = builder.load(builder.bitcast(numbers, INT.as_pointer()), align=2)
+                column = builder.and_(builder.lshr(four, INT(16 * (lane % 4))), INT(0xFFFF))
+                gathered = builder.insert_element(gathered, builder.load(place(builder, sample, column, real)), INT32(lane))
+            weights = load(builder, builder.ptrtoint(place(builder, values, k, real), INT), vector)
+            product = builder.fmul(weights, gathered, flags=FUSED)
+            builder.store(builder.fadd(builder.load(total), product, flags=FUSED), total)
+        return horizontal_sum(builder, builder.load(total))
 
     return zero(zero, values, columns, start, end, sample), generate
 
@@ -143,54 +134,16 @@ def _transpose_square(typing_context, zero, source, source_stride, target, targe
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, source, source_stride, target, target_stride = arguments
         vector = ir.VectorType(context.get_value_type(zero), n)
-        rows = [_load(builder, builder.add(source, builder.mul(source_stride, _INT(i))), vector) for i in range(n)]
-        lower, upper = (_selection(j for i in half for j in (i, n + i)) for half in (range(n // 2), range(n // 2, n)))
+        rows = [load(builder, builder.add(source, builder.mul(source_stride, INT(i))), vector) for i in range(n)]
+        lower, upper = (selection(j for i in half for j in (i, n + i)) for half in (range(n // 2), range(n // 2, n)))
         for _ in range(n.bit_length() - 1):
             pairs = [(rows[i], rows[i + n // 2]) for i in range(n // 2)]
             rows = [builder.shuffle_vector(*pair, half) for pair in pairs for half in (lower, upper)]
         for i, row in enumerate(rows):
-            _store(builder, row, builder.add(target, builder.mul(target_stride, _INT(i))))
+            store(builder, row, builder.add(target, builder.mul(target_stride, INT(i))))
         return context.get_dummy_value()
 
     return types.void(zero, source, source_stride, target, target_stride), generate
-
-
-def _place(builder: Any, address: Any, index: Any, element: Any) -> Any:
-    """Pointer to an element of an array."""
-    size = element.width // 8 if isinstance(element, ir.IntType) else 8 if isinstance(element, ir.DoubleType) else 4
-    return builder.inttoptr(builder.add(address, builder.mul(index, _INT(size))), element.as_pointer())
-
-
-def _index(builder: Any, address: Any, k: Any, integer: Any) -> Any:
-    return builder.zext(builder.load(_place(builder, address, k, integer)), _INT)
-
-
-def _load(builder: Any, address: Any, vector: Any) -> Any:
-    return builder.load(builder.inttoptr(address, vector.as_pointer()), align=4)
-
-
-def _store(builder: Any, value: Any, address: Any) -> None:
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=4)
-
-
-def _selection(indices: Any) -> Any:
-    indices = list(indices)
-    return ir.Constant(ir.VectorType(_INT32, len(indices)), indices)
-
-
-def _broadcast(builder: Any, value: Any, lanes: int) -> Any:
-    single = builder.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, _INT32(0))
-    return builder.shuffle_vector(single, single, _selection([0] * lanes))
-
-
-def _sum(builder: Any, vector: Any) -> Any:
-    """Sum of a vector, half to half."""
-    lanes = vector.type.count
-    while lanes > 1:
-        lanes //= 2
-        halves = [builder.shuffle_vector(vector, vector, _selection(range(i, i + lanes))) for i in (0, lanes)]
-        vector = builder.fadd(*halves, flags=_FUSED)
-    return builder.extract_element(vector, _INT32(0))
 
 
 # Threads run kernels side by side.
@@ -198,9 +151,9 @@ _kernel = compiled(nogil=True, error_model="numpy")
 
 
 @_kernel
-def _transpose(zero, source, source_stride, rows, columns, target, target_stride, padded):  # type: ignore[no-untyped-def]
+def transpose(zero, source, source_stride, rows, columns, target, target_stride, padded):  # type: ignore[no-untyped-def]
     """Transpose (rows, columns) into (columns, padded), zeros in what is padded; strides in bytes."""
-    size = _size(zero)
+    size = size_of(zero)
     n = VECTOR_BYTES // size
     squared_rows, squared_columns = rows // n * n, columns // n * n
     for j in range(0, squared_columns, n):
@@ -217,43 +170,46 @@ def _transpose(zero, source, source_stride, rows, columns, target, target_stride
 @_kernel
 def _transpose_block(zero, inputs, width, tile, samples, number, block, stride):  # type: ignore[no-untyped-def]
     """Put block ``number`` of a tile's columns into the scratch memory."""
-    size, left = _size(zero), number * BLOCK_COLUMNS
+    size, left = size_of(zero), number * BLOCK_COLUMNS
     source = inputs + (tile * width + left) * size
-    _transpose(zero, source, width * size, samples, min(BLOCK_COLUMNS, width - left), block, stride, stride // size)
+    transpose(zero, source, width * size, samples, min(BLOCK_COLUMNS, width - left), block, stride, stride // size)
 
 
 @_kernel
-def _accumulate_row(zero, sums, values, order, columns, start, end, block, stride):  # type: ignore[no-untyped-def]
-    """Go through a row for all samples of a tile, as many at a time as fit into registers."""
+def accumulate_row(zero, sums, values, order, columns, start, end, block, stride, extent):  # type: ignore[no-untyped-def]
+    """
+    Go through a row for ``extent`` bytes of samples, a multiple of LEAST_BYTES, as many at a time as fit into registers;
+    ``stride`` bytes lie between the columns of the block.
+    """
     lane = 0
-    while lane + REGISTER_BYTES <= stride:
+    while lane + REGISTER_BYTES <= extent:
         _accumulate(REGISTER_BYTES, zero, sums + lane, values, order, columns, start, end, block + lane, stride)
         lane += REGISTER_BYTES
-    while lane + HALF_BYTES <= stride:
+    while lane + HALF_BYTES <= extent:
         _accumulate(HALF_BYTES, zero, sums + lane, values, order, columns, start, end, block + lane, stride)
         lane += HALF_BYTES
-    while lane + QUARTER_BYTES <= stride:
+    while lane + QUARTER_BYTES <= extent:
         _accumulate(QUARTER_BYTES, zero, sums + lane, values, order, columns, start, end, block + lane, stride)
         lane += QUARTER_BYTES
-    while lane < stride:
+    while lane < extent:
         _accumulate(LEAST_BYTES, zero, sums + lane, values, order, columns, start, end, block + lane, stride)
         lane += LEAST_BYTES
 
 
 @_kernel
-def _add_row_gradients(zero, gradients, row, columns, start, end, block, stride):  # type: ignore[no-untyped-def]
+def add_row_gradients(zero, gradients, row, columns, start, end, block, stride, extent):  # type: ignore[no-untyped-def]
     """The same for the gradients of a row's weights."""
     lane = 0
-    while lane + REGISTER_BYTES <= stride:
+    while lane + REGISTER_BYTES <= extent:
         _add_dot_products(REGISTER_BYTES, zero, gradients, row + lane, columns, start, end, block + lane, stride)
         lane += REGISTER_BYTES
-    while lane + HALF_BYTES <= stride:
+    while lane + HALF_BYTES <= extent:
         _add_dot_products(HALF_BYTES, zero, gradients, row + lane, columns, start, end, block + lane, stride)
         lane += HALF_BYTES
-    while lane + QUARTER_BYTES <= stride:
+    while lane + QUARTER_BYTES <= extent:
         _add_dot_products(QUARTER_BYTES, zero, gradients, row + lane, columns, start, end, block + lane, stride)
         lane += QUARTER_BYTES
-    while lane < stride:
+    while lane < extent:
         _add_dot_products(LEAST_BYTES, zero, gradients, row + lane, columns, start, end, block + lane, stride)
         lane += LEAST_BYTES
 
@@ -270,7 +226,7 @@ def multiply_samples(zero, values, columns, starts, blocks, first, last, inputs,
     :param bias: (rows,), or 0
     :param outputs: (batch, height)
     """
-    size = _size(zero)
+    size = size_of(zero)
     start_of = carray(pointer(starts, np.int32(0)), (last, blocks + 1))
     weights, places = carray(pointer(values, zero), 1), carray(pointer(columns, np.uint16(0)), 1)
     for sample in range(batch):
@@ -296,7 +252,7 @@ def multiply_tiles(
     :param block: Scratch of TILE_BYTES for every column, BLOCK_COLUMNS of them at most
     :param sums: Scratch of TILE_BYTES for every row, or PANEL_ROWS of them if there is but one block
     """
-    size = _size(zero)
+    size = size_of(zero)
     start_of = carray(pointer(starts, np.int32(0)), (last, blocks + 1))
     panel = PANEL_ROWS if blocks == 1 else last - first
     for tile in range(0, batch, TILE_BYTES // size):
@@ -315,9 +271,11 @@ def multiply_tiles(
                 origin = block - number * BLOCK_COLUMNS * stride
                 for row in range(top, bottom):
                     start, end = np.intp(start_of[row, number]), np.intp(start_of[row, number + 1])
-                    _accumulate_row(zero, sums + (row - top) * stride, values, order, columns, start, end, origin, stride)
+                    accumulate_row(
+                        zero, sums + (row - top) * stride, values, order, columns, start, end, origin, stride, stride
+                    )
             target = outputs + (tile * height + top) * size
-            _transpose(zero, sums, stride, bottom - top, samples, target, height * size, bottom - top)
+            transpose(zero, sums, stride, bottom - top, samples, target, height * size, bottom - top)
 
 
 @_kernel
@@ -332,7 +290,7 @@ def add_weight_gradients(
     :param block: Scratch of TILE_BYTES for every column, BLOCK_COLUMNS of them at most
     :param rows: Scratch of TILE_BYTES for every row, or PANEL_ROWS of them if there is but one block
     """
-    size = _size(zero)
+    size = size_of(zero)
     start_of = carray(pointer(starts, np.int32(0)), (last, blocks + 1))
     panel = PANEL_ROWS if blocks == 1 else last - first
     for tile in range(0, batch, TILE_BYTES // size):
@@ -343,11 +301,13 @@ def add_weight_gradients(
         for top in range(first, last, panel):
             bottom = min(top + panel, last)
             source = outer + (tile * height + top) * size
-            _transpose(zero, source, height * size, samples, bottom - top, rows, stride, stride // size)
+            transpose(zero, source, height * size, samples, bottom - top, rows, stride, stride // size)
             for number in range(blocks):
                 if blocks > 1:
                     _transpose_block(zero, inputs, width, tile, samples, number, block, stride)
                 origin = block - number * BLOCK_COLUMNS * stride
                 for row in range(top, bottom):
                     start, end = np.intp(start_of[row, number]), np.intp(start_of[row, number + 1])
-                    _add_row_gradients(zero, gradients, rows + (row - top) * stride, columns, start, end, origin, stride)
+                    add_row_gradients(
+                        zero, gradients, rows + (row - top) * stride, columns, start, end, origin, stride, stride
+                    )

@@ -1,0 +1,1 @@
+"""A SimBa encoder as one operation on a CPU."""
