@@ -14,6 +14,7 @@ from sb3_sparse.experiments.sweep.results_folder import RunPaths, is_moving
 # Seconds between two reports of what is going on, where there is no terminal; a tenth of the time so far in between.
 _MOST_OFTEN, _LEAST_OFTEN = 30.0, 600.0
 _MOST_RUNS_REPORTED = 8
+_LEAST_STEPS = 20  # that a run's time is estimated from
 
 
 class SweepProgress:
@@ -86,8 +87,10 @@ class SweepProgress:
         listed = going[:_MOST_RUNS_REPORTED]
         for run in listed:
             steps = self._steps[run.id]
-            rate = (steps - max(self._reported_steps[run.id], self._at_start[run.id])) / seconds
-            left = f", about {duration((run.agent_steps - steps) / rate)} left" if rate > 0 else ""
+            made = steps - max(self._reported_steps[run.id], self._at_start[run.id])
+            rate = made / seconds
+            # The first steps tell how long it takes to start.
+            left = f", about {duration((run.agent_steps - steps) / rate)} left" if made >= _LEAST_STEPS else ""
             self._say(f"{self._count()} {run.id}: {steps:,} of {run.agent_steps:,} agent steps, {rate:.3g} a second{left}")
         others = f", {len(going) - len(listed)} more runs are going on" if len(going) > len(listed) else ""
         self._say(
