@@ -128,6 +128,19 @@ def test_dense_products_are_those_of_blas(small: int, monkeypatch: pytest.Monkey
     assert_close(results(copy.deepcopy(module), x), layer_by_layer(monkeypatch, lambda: results(copy.deepcopy(module), x)))
 
 
+@pytest.mark.parametrize("small", [0, 2**17])
+def test_blocks_may_differ(small: int, passes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SMALL", small)
+    module, x = network(), th.randn(40, 13, dtype=th.float64)
+    block = module[0].blocks[1]
+    block.expand, block.contract = nn.Linear(24, 500).double(), nn.Linear(500, 24).double()
+    found = results(copy.deepcopy(module), x)
+    assert_close(found, layer_by_layer(monkeypatch, lambda: results(copy.deepcopy(module), x)))
+    with th.no_grad():
+        assert_close([module[0](x)], found[:1])
+    assert passes == [1, 1]
+
+
 def test_biases_may_be_missing(passes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = network(0.5), th.randn(40, 13, dtype=th.float64)
     for layer in module.modules():

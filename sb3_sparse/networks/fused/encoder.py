@@ -12,7 +12,7 @@ from sb3_sparse.networks.fused.plan import Block, Encoder, Linear, Norm, Plan
 from sb3_sparse.networks.fused.table import SAVED, SCRATCH, Layout
 from sb3_sparse.networks.simba import SimBaBlock, SimBaEncoder, is_listened_to
 from sb3_sparse.sparsity.layers import SparseLinear
-from sb3_sparse.sparsity.products.choice import Products, kernel_products
+from sb3_sparse.sparsity.products.choice import Products, products_by_kernels
 from sb3_sparse.sparsity.products.kernel_products import fits, rows_of
 from sb3_sparse.sparsity.topology import Topology
 
@@ -267,7 +267,7 @@ def _describe(layers: Layers, batch: int) -> Encoder:
         number, (weight, bias) = next(described)
         products, rows, positions = _DENSE, None, None
         if isinstance(layer, SparseLinear):
-            products = kernel_products(layer.topology, batch)
+            products = products_by_kernels(layer.topology, batch)
             rows = rows_of(layer.topology, with_transpose=products.input_gradient)
             positions = None if all(products) else layer.topology.long_indices()
         return Linear((layer.out_features, layer.in_features), weight, bias, number, layer, rows, products, positions)

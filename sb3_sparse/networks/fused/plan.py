@@ -137,15 +137,16 @@ class Plan:
         table.step(kernels.READ, projection.shape[1], source=INPUT, target=self._input)
         stream = table.allocate(SCRATCH, hidden)
         _multiply(table, projection, self._input, stream)
-        self._blocks = []
-        room: tuple[Units, ...] = ()
+        self._blocks: list[tuple[_Normal, Units, Units]] = []
+        # What no backward pass reads is written over by the next block.
+        shared = table.allocate(SCRATCH, hidden) if inputs == SCRATCH else None
+        widest = max((block.expand.shape[0] for block in encoder.blocks), default=0)
         for block in encoder.blocks:
-            # What no backward pass reads is written over by the next block.
-            if is_differentiated or not room:
+            if is_differentiated or not self._blocks:
                 normal = _Normal(table.allocate(kept, hidden), table.allocate(kept, 2))
-                inner = table.allocate(kept, block.expand.shape[0])
-                normalized = room[-1] if room and inputs == SCRATCH else table.allocate(inputs, hidden)
-                room = *normal, inner, normalized
+                room = table.allocate(kept, block.expand.shape[0] if is_differentiated else widest)
+            inner = room._replace(size=block.expand.shape[0])
+            normalized = shared or table.allocate(inputs, hidden)
             _normalize(table, block.norm, stream, normal, normalized)
             _multiply(table, block.expand, normalized, inner, kernels.POSITIVE)
             _multiply(table, block.contract, inner, stream, kernels.ADDED)

@@ -94,7 +94,7 @@ def back_end_for(topology: Topology) -> BackEnd | None:
     return _mkl()
 
 
-def kernel_products(topology: Topology, batch: int) -> Products:
+def products_by_kernels(topology: Topology, batch: int) -> Products:
     """
     :param topology: Topology of a matrix
     :param batch: Number of samples
