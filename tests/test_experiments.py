@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import python
 from stable_baselines3 import SAC
 
 from sb3_sparse import experiments
@@ -220,6 +221,12 @@ def test_bad_arguments_are_named_without_a_traceback(
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not list(tmp_path.iterdir())  # refused before anything was written
+
+
+def test_loops_know_the_deepmind_control_suite() -> None:
+    code = "from sb3_sparse.experiments.benchmarks.loop_cost import check_loop; check_loop('dm_control/walker-walk-v0')"
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word() -> None:

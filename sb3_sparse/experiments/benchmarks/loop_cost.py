@@ -8,6 +8,7 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import get_device
 
+import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
 from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.arguments import check_continuous
 from sb3_sparse.experiments.benchmarks.contenders import Contender
