@@ -8,13 +8,12 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.networks.fused import kernels
-from sb3_sparse.sparsity.products.kernel_products import WORK_PER_THREAD, run_shares
+from sb3_sparse.sparsity.products.kernel_products import WORK_PER_THREAD, ZEROS, run_shares
+from sb3_sparse.sparsity.products.kernels import LEAST_BYTES
 
 # What addresses are relative to: nothing, memory that the backward pass reads again, memory of a pass alone, the encoder's
 # input or its gradient, and from there on the outputs or their gradients, and the gradients of the parameters.
 ABSOLUTE, SAVED, SCRATCH, INPUT, OUTPUTS = range(5)
-_ZEROS: dict[th.dtype, Any] = {th.float32: np.float32(0.0), th.float64: np.float64(0.0)}
-_LINE = 64  # bytes of a cache line
 
 
 class Units(NamedTuple):
@@ -45,10 +44,10 @@ class Layout:
 
     def __init__(self, batch: int, dtype: th.dtype):
         self.batch, self.dtype = batch, dtype
-        lines = -(-batch * dtype.itemsize // _LINE)
-        self.extent = lines * _LINE
+        lines = -(-batch * dtype.itemsize // LEAST_BYTES)
+        self.extent = lines * LEAST_BYTES
         # An odd number of lines: units would compete for the same few places of a cache otherwise.
-        self.stride = (lines | 1) * _LINE
+        self.stride = (lines | 1) * LEAST_BYTES
 
     def empty(self, units: int) -> th.Tensor:
         """
@@ -148,7 +147,7 @@ class Table:
         at = memory[self._base_of] + self._offset_of
         layout, threads = self.layout, th.get_num_threads()
         arguments = at, layout.stride, layout.extent, layout.batch, eps
-        zero = _ZEROS[layout.dtype]
+        zero = ZEROS[layout.dtype]
         for part in self._parts:
             if callable(part):
                 part(bases)

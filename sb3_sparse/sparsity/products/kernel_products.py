@@ -18,7 +18,7 @@ FEW_SAMPLES = 2
 # Multiplications worth a thread, about 0.2 ms: handing work to a thread costs some 20 us.
 WORK_PER_THREAD = 2**23
 
-_ZEROS = {th.float32: np.float32(0.0), th.float64: np.float64(0.0)}
+ZEROS = {th.float32: np.float32(0.0), th.float64: np.float64(0.0)}
 
 
 class Rows(NamedTuple):
@@ -114,7 +114,7 @@ def _multiply_samples(
     # Without _problem, whose call a single sample would notice.
     (height, width), blocks, starts, columns = rows
     kernels.multiply_samples(
-        _ZEROS[input.dtype],
+        ZEROS[input.dtype],
         values.data_ptr(),
         columns.data_ptr(),
         starts.data_ptr(),
@@ -142,7 +142,7 @@ def _multiply_tiles(
 ) -> None:
     block, sums = _scratch(input, rows.blocks, last - first)
     kernels.multiply_tiles(
-        _ZEROS[input.dtype],
+        ZEROS[input.dtype],
         values.data_ptr(),
         None if order is None else order.data_ptr(),
         *_problem(rows, input, first, last),
@@ -159,7 +159,7 @@ def _add_weight_gradients(
 ) -> None:
     block, outer = _scratch(input, rows.blocks, last - first)
     kernels.add_weight_gradients(
-        _ZEROS[input.dtype],
+        ZEROS[input.dtype],
         gradients.data_ptr(),
         *_problem(rows, input, first, last),
         grad_output.data_ptr(),

@@ -42,7 +42,7 @@ HALF_BYTES, QUARTER_BYTES = REGISTER_BYTES // 2, REGISTER_BYTES // 4
 # Columns that are in scratch memory at a time: with TILE_BYTES of samples each half of a second-level cache.
 BLOCK_COLUMNS = 1024
 TILE_BYTES = 512  # samples of one unit side by side
-LEAST_BYTES = 64  # samples are padded with zeros to a multiple of this
+LEAST_BYTES = 64  # a cache line, of which samples are padded with zeros to a multiple
 # Rows whose sums are transposed back at a time, if all columns are in one block.
 PANEL_ROWS = 64
 GATHERED = 8  # weights of a row that a product with one sample takes at a time
