@@ -49,8 +49,9 @@ def _requirement(origin: dict[str, Any], extras: str, is_for_others: bool) -> st
         return f'"{_NAME}[{extras}]"'
     if is_file and not (path := Path(url2pathname(urlsplit(url).path))).exists():
         return f'"{_NAME}[{extras}] @ URL", with the new place of {path}, which it was installed from'
-    if origin.get("dir_info", {}).get("editable"):
-        return f'-e "{path}[{extras}]"'
+    if is_file:
+        place = "." if path == Path.cwd() else str(path)
+        return f'{"-e " if origin.get("dir_info", {}).get("editable") else ""}"{place}[{extras}]"'
     if "vcs_info" in origin:
         url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
     return f'"{_NAME}[{extras}] @ {url}"'

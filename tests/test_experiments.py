@@ -249,8 +249,9 @@ HERE = Path(__file__).as_uri()
         (None, "pip", 'pip install "sb3-sparse[dmc]"'),
         (None, "uv", 'uv pip install "sb3-sparse[dmc]"'),
         ({"url": HERE, "dir_info": {"editable": True}}, "pip", f'pip install -e "{Path(__file__)}[dmc]"'),
-        ({"url": HERE, "dir_info": {}}, "pip", f'pip install "sb3-sparse[dmc] @ {HERE}"'),
-        ({"url": HERE, "archive_info": {}}, "pip", f'pip install "sb3-sparse[dmc] @ {HERE}"'),
+        ({"url": HERE, "dir_info": {}}, "pip", f'pip install "{Path(__file__)}[dmc]"'),
+        ({"url": HERE, "archive_info": {}}, "uv", f'uv pip install "{Path(__file__)}[dmc]"'),
+        ({"url": Path.cwd().as_uri(), "dir_info": {}}, "pip", 'pip install ".[dmc]"'),
         (
             {"url": WHEEL, "archive_info": {}},
             "pip",

@@ -50,7 +50,10 @@ def place_of(options: argparse.Namespace, grid: "Grid") -> "Place":
     check_device(options.device, is_here=options.address is None)
     if options.local:
         return ThisProcess(options.device)
-    import_extra("ray", "cluster")
+    try:
+        import_extra("ray", "cluster")
+    except ImportError as error:
+        raise ImportError(f"{error}, or add --local to train one run after the other.") from error
     return RayCluster(
         options.address, options.workers, grid.resources["cpus"], grid.resources["gpus"], options.retries, options.device
     )
