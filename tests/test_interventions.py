@@ -21,7 +21,7 @@ from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, sparsify
 from sb3_sparse.callbacks import SET, GradualPruning, ReDoCallback, ResetCallback, RigL, SparseTopologyCallback, Static
 from sb3_sparse.callbacks.drop_and_grow import dense_gradients
 from sb3_sparse.callbacks.measured_networks import measured_networks
-from sb3_sparse.callbacks.sampling import private_randomness, sample_batch
+from sb3_sparse.algorithms.sampling import private_randomness, sample_batch
 from sb3_sparse.common.sparsify import prune_by_magnitude
 from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.diagnostics import record

@@ -24,7 +24,7 @@ from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, SparseSimBaTD3Po
 from sb3_sparse.callbacks import PlasticityCallback
 from sb3_sparse.callbacks.measured_networks import measured_networks
 from sb3_sparse.callbacks.measurement_file import COLUMNS, Measurement, read_measurements, saved_matrices
-from sb3_sparse.callbacks.sampling import private_randomness, sample_batch
+from sb3_sparse.algorithms.sampling import private_randomness, sample_batch
 from sb3_sparse.diagnostics import dormant_ratio, parameter_norm, record, srank
 from sb3_sparse.networks import RunningNormalizer
 from sb3_sparse.sparsity import sparse_layers

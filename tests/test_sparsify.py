@@ -17,6 +17,7 @@ from test_policies import RandomEnv
 from test_save_load import assert_same_state, train_alike
 from torch import nn
 
+import sb3_sparse
 from sb3_sparse import SparseSimBaPolicy, sparsify
 from sb3_sparse.crossq.batch_renorm import SafeBatchRenorm1d
 from sb3_sparse.sparsity.optimizers import optimizers_of
@@ -442,3 +443,84 @@ def test_zero_sparsity_changes_nothing() -> None:
     after = model.get_parameters()
     assert after["policy"].pop("seed_of_masks") == model.policy.mask_seed
     assert_same_state(after, before)
+
+
+# By scores
+
+
+def scored(model_class: Any, **kwargs: Any) -> Any:
+    """A model whose replay buffer holds a batch of the scores' size."""
+    return make(model_class, buffer_size=400, learning_starts=300, **kwargs).learn(310)
+
+
+@pytest.mark.parametrize("model_class", [SAC, TD3, DQN])
+@pytest.mark.parametrize("scores", ["magnitude", "snip", "grasp", {"actor": "random", "critic": "snip"}])
+def test_pruned_across_layers_by_scores(model_class: Any, scores: Any, tmp_path) -> None:
+    model = scored(model_class)
+    before, state = summary(model.policy), th.get_rng_state()
+    sparsify(model, 0.8, scores=scores, scope="global", mask_seed=3)
+    assert th.equal(th.get_rng_state(), state)
+    by_allocation = sparsify(make(model_class), 0.8, mask_seed=3)
+    assert summary(model.policy).active == summary(by_allocation.policy).active < 0.5 * before.total
+    check(model)
+    expected = predictions(model)
+    model.save(tmp_path / "model.zip")
+    loaded = model_class.load(tmp_path / "model.zip", env=model.env)
+    assert np.array_equal(predictions(loaded), expected)
+    assert loaded.policy_kwargs["active_weights"] == model.policy_kwargs["active_weights"]
+    model.learn(5, reset_num_timesteps=False)
+    loaded.learn(5)
+    check(loaded)
+
+
+def test_magnitude_keeps_what_a_trained_network_has_learned() -> None:
+    model = scored(SAC)
+    weights = {name: parameter.detach().clone() for name, parameter in model.actor.named_parameters()}
+    sparsify(model, 0.7, scores="magnitude")
+    for name, layer in sparse_layers(model.actor):
+        mask, weight = layer.topology.mask(), weights[f"{name}.weight"].abs()
+        assert weight[mask].min() >= weight[~mask].max()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_dense_policy_of_this_package_can_be_pruned_once_it_is_trained(compiled: bool, tmp_path) -> None:
+    kwargs = dict(policy_kwargs=dict(width_scale=0.0625, sparsity=0.0))
+    model = scored(sb3_sparse.SAC if compiled else SAC, policy=SparseSimBaPolicy, **kwargs)
+    sparsify(model, 0.8, scores="magnitude", scope="global")
+    model.learn(5, reset_num_timesteps=False)
+    model.save(tmp_path / "model.zip")
+    loaded = type(model).load(tmp_path / "model.zip")
+    assert np.array_equal(predictions(loaded), predictions(model))
+    with pytest.raises(ValueError, match="pruned already"):
+        sparsify(model, 0.9, scores="magnitude")
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (lambda: make(SAC), dict(scores="snip"), "collect some first"),
+        (lambda: scored(QRDQN), dict(scores="snip"), "quantile_net's loss, which is not known"),
+        (lambda: make(PPO), dict(scores="grasp"), "works on batches of the replay buffer"),
+        (lambda: make(SAC), dict(scores="hessian"), "scores must be one of 'random', 'magnitude', 'snip', 'grasp'"),
+        (lambda: make(SAC), dict(scores={"critic": "snip"}), 'keys "actor" and "critic"'),
+        (lambda: make(SAC), dict(scope="all"), "scope must be one of"),
+        (lambda: make(SAC), dict(scores="magnitude", scope="global", distribution="1:2"), 'needs scope="layer"'),
+    ],
+)
+def test_scores_that_cannot_be_had_are_refused(model: Any, arguments: dict[str, Any], message: str) -> None:
+    model = model()
+    with pytest.raises(ValueError, match=message):
+        sparsify(model, 0.5, **arguments)
+    assert not list(sparse_layers(model.policy))
+
+
+@pytest.mark.parametrize("model_class", [SAC, TD3, DQN, PPO])
+def test_patterns_of_models_are_saved(model_class: Any, tmp_path) -> None:
+    model = sparsify(make(model_class), 0.5, distribution="2:4")
+    model.learn(24)
+    for _, layer in sparse_layers(model.policy):
+        assert str(layer.topology.pattern) == "2:4" and layer.topology.shape[1] >= 4
+    model.save(tmp_path / "model.zip")
+    loaded = model_class.load(tmp_path / "model.zip")
+    assert np.array_equal(predictions(loaded), predictions(model))
+    assert all(layer.topology.pattern is not None for _, layer in sparse_layers(loaded.policy))

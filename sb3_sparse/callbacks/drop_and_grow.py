@@ -11,7 +11,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.arguments import check_choice
-from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
+from sb3_sparse.algorithms.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
 from sb3_sparse.callbacks.topology_method import Part, TopologyMethod
 from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.diagnostics.recording import evaluation_mode

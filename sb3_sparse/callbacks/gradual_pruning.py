@@ -7,11 +7,9 @@ from typing import Any
 from sb3_sparse.callbacks.topology_method import Part, TopologyMethod
 from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.sparsify import prune_by_magnitude, sparsify
-from sb3_sparse.common.pruned_policy import PrunedPolicy, network_trees
+from sb3_sparse.common.pruned_policy import ROLES, PrunedPolicy, network_trees
 
 Sparsity = float | Mapping[str, float]
-# Networks that are pruned by themselves, and whose sparsity each has.
-_ROLES = {"actor": "actor", "critic": "critic", "q_net": "critic", "quantile_net": "critic"}
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ class GradualPruning(TopologyMethod):
         if not isinstance(part.model.policy, PrunedPolicy):
             sparsify(part.model, 0.0)  # prunes nothing yet, but lets the policy say how sparse it is
         pruned = {role for role, _ in network_trees(part.model.policy, set())}
-        if part.network is not None and _ROLES.get(part.network) not in pruned:
+        if part.network is not None and ROLES.get(part.network) not in pruned:
             raise ValueError(
                 f"{type(part.model.policy).__name__} does not prune the {part.network!r} as a network of its own: name one of "
-                f"{sorted(name for name, role in _ROLES.items() if role in pruned and name in part.model.policy._modules)}."
+                f"{sorted(name for name, role in ROLES.items() if role in pruned and name in part.model.policy._modules)}."
             )
 
     def initial(self, part: Part) -> dict[str, float]:
@@ -70,7 +68,7 @@ class GradualPruning(TopologyMethod):
         final = by_role(self.final_sparsity)
         if part.network is None:
             return final
-        role = _ROLES[part.network]
+        role = ROLES[part.network]
         return {role: final[role]}
 
 

@@ -17,7 +17,7 @@ from sb3_sparse.callbacks.gradient_watch import GradientWatch, gradient_norms
 from sb3_sparse.callbacks.latest_episode import LatestEpisode, known_returns, value_bias
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, optimizers_with, run
 from sb3_sparse.callbacks.measurement_file import FILE_NAME, Measurement, MeasurementFile, run_folder
-from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
+from sb3_sparse.algorithms.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
 from sb3_sparse.common.environment_steps import action_repeat
 from sb3_sparse.common.initial_statistics import started_statistics
 from sb3_sparse.diagnostics import Recording, gradient_covariance, gradient_gram

@@ -10,7 +10,7 @@ from torch import nn
 
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks, run
-from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
+from sb3_sparse.algorithms.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
 from sb3_sparse.sparsity.optimizers import optimizers_of
 from sb3_sparse.diagnostics import dormancy_scores
 from sb3_sparse.diagnostics.recording import Chain

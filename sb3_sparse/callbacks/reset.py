@@ -13,7 +13,7 @@ from torch import nn
 from sb3_sparse.arguments import check_choice, check_integer
 from sb3_sparse.callbacks.fresh_policy import clear_moments, copy_parameters, copy_statistics, fresh_policy, recapture
 from sb3_sparse.callbacks.measured_networks import measured_networks, run
-from sb3_sparse.callbacks.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
+from sb3_sparse.algorithms.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch
 from sb3_sparse.common.pruned_policy import TARGETS, PrunedPolicy
 
 PARTS = ("agent", "critic", "last_layers")

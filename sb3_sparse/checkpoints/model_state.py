@@ -17,8 +17,8 @@ from torch import nn
 from sb3_sparse.algorithms.own_algorithm import Checkpointed, OwnAlgorithm
 from sb3_sparse.checkpoints.live_pickle import dump, load
 from sb3_sparse.checkpoints.replay_rows import owners
-from sb3_sparse.common.sparsify import prune_by_magnitude
-from sb3_sparse.common.pruned_policy import PrunedPolicy
+from sb3_sparse.common.sparsify import give_numbers, prune_by_magnitude
+from sb3_sparse.common.pruned_policy import PrunedPolicy, active_weights_of
 
 # Of the process rather than of the run, or given to learn().
 _OF_THE_PROCESS = {
@@ -51,6 +51,7 @@ def weights_of(model: Any) -> bytes:
         "variables": {name: recursive_getattr(model, name).detach() for name in variables},
         "gradients": _gradients(model),
         "sparsity": policy.sparsity if isinstance(policy, PrunedPolicy) else None,
+        "active_weights": policy.pruning.active_weights if isinstance(policy, PrunedPolicy) else None,
     }
     file = io.BytesIO()
     th.save(content, file)
@@ -68,14 +69,23 @@ def restore_weights(model: Any, content: bytes) -> None:
     """
     state = th.load(io.BytesIO(content), map_location=model.device, weights_only=True)
     policy: Any = model.policy
-    if isinstance(policy, PrunedPolicy) and policy.sparsity != state["sparsity"]:
-        prune_by_magnitude(model, state["sparsity"])
+    if isinstance(policy, PrunedPolicy):
+        _bring_to(model, state["sparsity"], state.get("active_weights"))
     model.set_parameters(state["parameters"], exact_match=True, device=model.device)
     for name, value in state["variables"].items():
         recursive_getattr(model, name).copy_(value)
     if isinstance(model, OwnAlgorithm):
         model.recapture()
         model.restore_gradients(state["gradients"])
+
+
+def _bring_to(model: Any, sparsity: Any, active_weights: Mapping[str, int] | None) -> None:
+    """Give the layers as many active weights as those have that are restored next."""
+    if active_weights is not None:
+        if active_weights != active_weights_of(model.policy):
+            give_numbers(model, sparsity, active_weights)
+    elif (model.policy.sparsity, model.policy.pruning.active_weights) != (sparsity, None):
+        prune_by_magnitude(model, sparsity)
 
 
 def _gradients(model: Any) -> dict[str, dict[str, th.Tensor]]:

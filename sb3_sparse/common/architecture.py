@@ -119,21 +119,39 @@ class PruningConfig:
     :param critic: Sparsity of each critic, in [0, 1)
     :param distribution: Layer-wise allocation, "erdos_renyi" or "uniform"
     :param budget: What the sparsity is a fraction of: "all" parameters of a network or its "weights"
+    :param active_weights: Layer of the policy -> number of its active weights, if these do not follow from the sparsity
     """
 
     actor: float
     critic: float
     distribution: str
     budget: str
+    active_weights: Mapping[str, int] | None = None
+
+    def planned(self, role: str) -> float | None:
+        """
+        What a network's plan is made with: its sparsity, or None if numbers are given.
+
+        :param role: "actor" or "critic"
+        """
+        sparsity: float = getattr(self, role)
+        return sparsity if self.active_weights is None else None
 
     @classmethod
-    def create(cls, sparsity: float | Mapping[str, float], distribution: str, budget: str) -> "PruningConfig":
+    def create(
+        cls,
+        sparsity: float | Mapping[str, float],
+        distribution: str,
+        budget: str,
+        active_weights: Mapping[str, int] | None = None,
+    ) -> "PruningConfig":
         """
         Validate what a user gave.
 
         :param sparsity: One sparsity for all networks, or a mapping with the keys "actor" and "critic"
         :param distribution: See the class
         :param budget: See the class
+        :param active_weights: See the class
         :raises TypeError: if a sparsity is not a number.
         :raises ValueError: if a value is out of range or unknown.
         """
@@ -141,11 +159,11 @@ class PruningConfig:
         check_budget(budget)
         if not isinstance(sparsity, Mapping):
             sparsity = check_sparsity(sparsity)
-            return cls(sparsity, sparsity, distribution, budget)
+            return cls(sparsity, sparsity, distribution, budget, active_weights)
         if set(sparsity) != {"actor", "critic"}:
             raise ValueError(
                 f'sparsity by network needs the keys "actor" and "critic" (0.0 for dense), got {dict(sparsity)!r}.'
             )
         actor = check_sparsity(sparsity["actor"], 'sparsity["actor"]')
         critic = check_sparsity(sparsity["critic"], 'sparsity["critic"]')
-        return cls(actor, critic, distribution, budget)
+        return cls(actor, critic, distribution, budget, active_weights)

@@ -1,6 +1,6 @@
 """Base of statically sparse policies: the networks of any SB3 policy are pruned once, when it is built."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch as th
@@ -15,14 +15,19 @@ from sb3_sparse.common.architecture import PruningConfig
 from sb3_sparse.common.constructing_algorithm import constructing_algorithm
 from sb3_sparse.common.mask_loading import guard_parts, moving_masks
 from sb3_sparse.common.observation_preprocessing import note_preprocessing
-from sb3_sparse.sparsity.optimizers import optimizers_follow
-from sb3_sparse.sparsity import PruningPlan, SparseLayer, share_topology, sparse_layers
-from sb3_sparse.sparsity.pruning_plan import Choose, random_positions, skipped_modules
+from sb3_sparse.sparsity.optimizers import optimizers_follow, optimizers_of
+from sb3_sparse.sparsity import PruningPlan, SparseLayer, sparse_layers
+from sb3_sparse.sparsity.conversion import follow_topology
+from sb3_sparse.sparsity.choices import random_numbers, random_positions
+from sb3_sparse.sparsity.prunable import skipped_modules
+from sb3_sparse.sparsity.pruning_plan import Choose
 
 # Parts of a network that are not pruned with it: normalisation statistics belong to all networks.
 _NOT_PRUNED = ("normalizer",)
 # Online network -> the target network that shares its topology.
 TARGETS = {"actor": "actor_target", "critic": "critic_target", "q_net": "q_net_target", "quantile_net": "quantile_net_target"}
+# Networks that are pruned by themselves, and whose sparsity each has.
+ROLES = {"actor": "actor", "critic": "critic", "q_net": "critic", "quantile_net": "critic"}
 
 
 class PrunedPolicy(BasePolicy):
@@ -36,6 +41,8 @@ class PrunedPolicy(BasePolicy):
     :param budget: As for :func:`~sb3_sparse.sparsity.prune`
     :param mask_seed: Seed of the masks; drawn from torch's generator, which SB3 seeds with the model's seed, if None
     :param skip: Names of submodules of the policy that stay dense
+    :param active_weights: Layer -> number of active weights, in a policy whose numbers do not follow from its sparsity
+        (those of a model that was pruned across layers, or expanded); such a model saves them
     :param kwargs: Keyword arguments of the policy
     """
 
@@ -49,11 +56,12 @@ class PrunedPolicy(BasePolicy):
         budget: str = "all",
         mask_seed: int | None = None,
         skip: Iterable[str] = (),
+        active_weights: Mapping[str, int] | None = None,
         **kwargs: Any,
     ):
         # The policy's constructor builds the networks, so all this must be known before it runs.
         self.sparsity = dict(sparsity) if isinstance(sparsity, Mapping) else sparsity
-        self.pruning = PruningConfig.create(sparsity, distribution, budget)
+        self.pruning = PruningConfig.create(sparsity, distribution, budget, active_weights)
         self._mask_seed = draw_mask_seed() if mask_seed is None else check_mask_seed(mask_seed)
         self.skip = (skip,) if isinstance(skip, str) else tuple(skip)
         note_preprocessing(constructing_algorithm())
@@ -118,7 +126,19 @@ def pruning_parameters(policy: PrunedPolicy) -> dict[str, Any]:
         "budget": config.budget,
         "mask_seed": policy.mask_seed,
         "skip": policy.skip,
+        **({} if config.active_weights is None else {"active_weights": dict(config.active_weights)}),
     }
+
+
+def active_weights_of(policy: BasePolicy) -> dict[str, int]:
+    """
+    Count the active weights of a policy's sparse layers; target networks have those of their online networks.
+
+    :param policy: Pruned policy
+    :return: Layer -> number
+    """
+    layers = sparse_layers(policy)
+    return {name: layer.topology.active for name, layer in layers if name.partition(".")[0] not in TARGETS.values()}
 
 
 def draw_mask_seed() -> int:
@@ -146,13 +166,17 @@ def prune_policy(policy: BasePolicy, config: PruningConfig, mask_seed: int, skip
     :param skip: Names of submodules of the policy that stay dense
     :raises ValueError: if a submodule is unknown, and whatever :func:`sb3_sparse.sparsity.prune` refuses.
     """
-    choose = random_positions(th.Generator().manual_seed(mask_seed))
-    apply_plans(policy, pruning_plans(policy, config, skip), choose)
+    generator = th.Generator().manual_seed(mask_seed)
+    choose = random_positions(generator)
+    if config.active_weights is not None:
+        numbers = {policy.get_submodule(name): number for name, number in config.active_weights.items()}
+        choose = random_numbers(numbers, generator)
+    apply_plans(policy, pruning_plans(policy, config, skip), lambda role: choose)
 
 
 def pruning_plans(
     policy: BasePolicy, config: PruningConfig, skip: Iterable[str], is_pruned: bool = False
-) -> list[PruningPlan]:
+) -> list[tuple[str, PruningPlan]]:
     """
     Plan how the networks of a policy are pruned.
 
@@ -160,40 +184,32 @@ def pruning_plans(
     :param config: Sparsities and how they are allocated
     :param skip: Names of submodules of the policy that stay dense
     :param is_pruned: Whether the networks may be pruned already
-    :return: A plan for each network
+    :return: For each network its role, "actor" or "critic", and a plan
     :raises ValueError: if a submodule is unknown, and whatever :func:`sb3_sparse.sparsity.prune` refuses.
     """
     kept = skipped_modules(policy, skip)
     options: dict[str, Any] = {"distribution": config.distribution, "budget": config.budget, "skip": kept}
     return [
-        PruningPlan(tree, getattr(config, role), is_pruned=is_pruned, **options) for role, tree in network_trees(policy, kept)
+        (role, PruningPlan(tree, config.planned(role), is_pruned=is_pruned, **options))
+        for role, tree in network_trees(policy, kept)
     ]
 
 
-def apply_plans(policy: BasePolicy, plans: Iterable[PruningPlan], choose: Choose) -> None:
+def apply_plans(policy: BasePolicy, plans: Iterable[tuple[str, PruningPlan]], choose: Callable[[str], Choose]) -> None:
     """
     Prune the networks of a policy in place; target networks get the same positions, optimizers keep their moments.
 
     :param policy: Policy
-    :param plans: A plan for each network
-    :param choose: Chooses the positions of every layer
+    :param plans: See :func:`pruning_plans`
+    :param choose: Role -> what chooses the positions of every layer
     """
-    with optimizers_follow(policy):
-        for plan in plans:
-            plan.apply(choose)
+    with optimizers_follow(policy, optimizers_of(policy)):
+        for role, plan in plans:
+            plan.apply(choose(role))
         for online, target in TARGETS.items():
             if online in policy._modules and target in policy._modules:
-                _follow_target(policy.get_submodule(online), policy.get_submodule(target))
+                follow_topology(policy.get_submodule(online), policy.get_submodule(target))
     guard_parts(policy)
-
-
-def _follow_target(online: nn.Module, target: nn.Module) -> None:
-    own = {layer for _, layer in sparse_layers(online)}
-    densified: dict[nn.Parameter, nn.Parameter] = {}
-    for _, layer in list(sparse_layers(target)):
-        if layer not in own:
-            layer.densify(densified)
-    share_topology(online, target)
 
 
 def network_trees(policy: BasePolicy, kept: set[nn.Module]) -> list[tuple[str, nn.Module]]:

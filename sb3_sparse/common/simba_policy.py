@@ -112,7 +112,7 @@ class SimBaPolicy(PrunedPolicy):
         if not isinstance(action_space, spaces.Box):
             raise ValueError(f"{type(self).__name__} needs continuous actions (a Box), got {action_space}.")
         check_action_bounds(action_space)
-        _refuse_useless(type(self).__name__, kwargs, ("skip", *self.own_arguments))
+        _refuse_useless(type(self).__name__, kwargs, ("skip", "active_weights", *self.own_arguments))
         warn_of_single_critic(algorithm, n_critics)
         self.width_scale, self.depth_scale = width_scale, depth_scale
         self.actor_size, self.critic_size = simba_sizes(width_scale, depth_scale, network)

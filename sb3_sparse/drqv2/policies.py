@@ -224,7 +224,7 @@ def _remedy(space: spaces.Space) -> str:
 
 
 def _refuse_unknown(pruning: Mapping[str, Any]) -> None:
-    for name in set(pruning) - {"distribution", "budget", "mask_seed", "skip"}:
+    for name in set(pruning) - {"distribution", "budget", "mask_seed", "skip", "active_weights"}:
         raise TypeError(
             f"DrQv2Policy got an unknown argument {name}={pruning[name]!r}: its sizes are set by hidden_dim, feature_dim, "
             "width_scale and features_extractor_kwargs."

@@ -1,8 +1,11 @@
-"""Static sparsity: layer-wise allocation, masks, sparse layers, pruning a module. Knows only torch."""
+"""Which weights exist: layer-wise allocation, masks, sparse layers, pruning a module. Knows only torch."""
 
+from sb3_sparse.sparsity import scores
 from sb3_sparse.sparsity.allocation import UnreachableSparsityError, erdos_renyi, uniform
 from sb3_sparse.sparsity.conversion import share_topology, sparse_layers, to_dense
 from sb3_sparse.sparsity.layers import SparseConv2d, SparseLayer, SparseLinear, initialize_weight, register_sparse_layer
+from sb3_sparse.sparsity.masks import checkpoint_masks, nonzero_masks
+from sb3_sparse.sparsity.patterns import Pattern
 from sb3_sparse.sparsity.pruning import allocate, prune
 from sb3_sparse.sparsity.pruning_plan import PruningPlan
 from sb3_sparse.sparsity.summary import LayerSummary, Summary, summary
@@ -10,6 +13,7 @@ from sb3_sparse.sparsity.topology import Topology
 
 __all__ = [
     "LayerSummary",
+    "Pattern",
     "PruningPlan",
     "SparseConv2d",
     "SparseLayer",
@@ -18,10 +22,13 @@ __all__ = [
     "Topology",
     "UnreachableSparsityError",
     "allocate",
+    "checkpoint_masks",
     "erdos_renyi",
     "initialize_weight",
+    "nonzero_masks",
     "prune",
     "register_sparse_layer",
+    "scores",
     "share_topology",
     "sparse_layers",
     "summary",

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
 
+from sb3_sparse.sparsity.patterns import Pattern
+
 Shapes = Mapping[str, Sequence[int]]
 Distribution = Callable[..., dict[str, float]]
 
@@ -94,15 +96,18 @@ def get_distribution(distribution: str | Distribution) -> Distribution:
     """
     Look up an allocation by name.
 
-    :param distribution: "erdos_renyi", "uniform", or a function with the signature of :func:`erdos_renyi`.
+    :param distribution: "erdos_renyi", "uniform", an N:M pattern such as "2:4", or a function with the signature of
+        :func:`erdos_renyi`.
     :return: The function.
     :raises ValueError: if there is none of that name.
     """
     if callable(distribution):
         return distribution
-    if distribution not in DISTRIBUTIONS:
-        raise ValueError(f"Unknown distribution {distribution!r}: choose one of {', '.join(map(repr, DISTRIBUTIONS))}.")
-    return DISTRIBUTIONS[distribution]
+    found = DISTRIBUTIONS.get(distribution) or Pattern.parse(distribution)
+    if found is None:
+        known = ", ".join(map(repr, DISTRIBUTIONS))
+        raise ValueError(f'Unknown distribution {distribution!r}: choose one of {known}, or an N:M pattern such as "2:4".')
+    return found
 
 
 def _always_dense(shapes: Shapes, dense: Collection[str]) -> set[str]:

@@ -43,6 +43,21 @@ def share_topology(source: nn.Module, target: nn.Module) -> None:
             type(layer).convert(counterpart, layer.topology, tied)
 
 
+def follow_topology(source: nn.Module, target: nn.Module) -> None:
+    """
+    Prune ``target`` in place exactly as ``source`` is, whatever it was before; see :func:`share_topology`.
+
+    :param source: Pruned module
+    :param target: Module of the same structure, e.g. a target network
+    """
+    own = {layer for _, layer in sparse_layers(source)}
+    densified: dict[nn.Parameter, nn.Parameter] = {}
+    for _, layer in list(sparse_layers(target)):
+        if layer not in own:
+            layer.densify(densified)
+    share_topology(source, target)
+
+
 def _counterpart(target: nn.Module, name: str, layer: SparseLayer) -> nn.Module:
     """The layer of the same name, if it can take the topology or has it already."""
     counterpart = submodule(target, name)

@@ -1,6 +1,6 @@
 """The optimizers of networks, and how they follow what is pruned."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,17 +22,18 @@ def optimizers_of(policy: nn.Module) -> list[th.optim.Optimizer]:
 
 
 @contextmanager
-def optimizers_follow(policy: nn.Module) -> Iterator[None]:
+def optimizers_follow(module: nn.Module, optimizers: Iterable[th.optim.Optimizer]) -> Iterator[None]:
     """
     Let optimizers hold the parameters that replace the pruned ones, in place and with their share of any moments.
 
-    :param policy: Policy whose layers are pruned within the context
+    :param module: Module whose layers are pruned within the context
+    :param optimizers: Optimizers
     """
-    before = _weights_of(policy)
+    before = _weights_of(module)
     places = {id(parameter): place for place, (parameter, _) in before.items()}
     yield
-    after = _weights_of(policy)
-    for optimizer in optimizers_of(policy):
+    after = _weights_of(module)
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["params"] = [_successor(p, places, before, after, optimizer) for p in group["params"]]
 
@@ -40,10 +41,10 @@ def optimizers_follow(policy: nn.Module) -> Iterator[None]:
 _Weights = dict[tuple[str, str], tuple[nn.Parameter, Topology | None]]
 
 
-def _weights_of(policy: nn.Module) -> _Weights:
+def _weights_of(module: nn.Module) -> _Weights:
     """Layer and name of its dense weight -> the parameter that holds it, and where its entries sit."""
     found: _Weights = {}
-    for name, layer in policy.named_modules():
+    for name, layer in module.named_modules():
         if isinstance(layer, SparseLayer):
             for weight, values in layer.value_names.items():
                 found[name, weight] = (layer.get_parameter(values), layer.topology)

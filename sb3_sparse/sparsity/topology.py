@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch as th
 from torch import nn
 
+from sb3_sparse.sparsity.patterns import Pattern
+
 DerivedT = TypeVar("DerivedT")
 
 _INT32_MAX = 2**31 - 1
@@ -36,6 +38,7 @@ class Topology(nn.Module):
 
     :param indices: (active,) flat row-major positions in the weight, strictly increasing
     :param shape: Shape of the dense weight
+    :param pattern: N:M pattern that the positions keep to, also when they move
     :raises ValueError: if the indices are not strictly increasing positions within the shape, or if there are none.
     """
 
@@ -43,9 +46,10 @@ class Topology(nn.Module):
     weight_shape: th.Tensor
     signature: th.Tensor
 
-    def __init__(self, indices: th.Tensor, shape: Sequence[int]):
+    def __init__(self, indices: th.Tensor, shape: Sequence[int], pattern: Pattern | None = None):
         super().__init__()
         self.shape = th.Size(shape)
+        self.pattern = pattern
         # Plain attributes, as they are asked for in every forward pass: numbers of weights of the dense layer, and active.
         self.numel, self.active = self.shape.numel(), indices.numel()
         dtype = th.int32 if self.numel <= _INT32_MAX else th.int64
