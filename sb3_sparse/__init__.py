@@ -1,10 +1,10 @@
 """Static network sparsity for Stable-Baselines3."""
 
-import importlib
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sb3_sparse.lazy_names import lazy_names
 from sb3_sparse.moved_modules import MovedModules
 
 if TYPE_CHECKING:
@@ -19,6 +19,26 @@ if TYPE_CHECKING:
     from sb3_sparse.stream_ac import StreamAC
     from sb3_sparse.td3 import DDPG, TD3, SparseSimBaTD3Policy
     from sb3_sparse.tqc import SparseSimBaTQCPolicy
+else:
+    # Imported when first asked for: torch takes seconds, and neither the command line's help nor an exported policy needs it.
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "callbacks": ("PlasticityCallback", "ReDoCallback", "ResetCallback", "SparseTopologyCallback"),
+            "checkpoints": ("ExactCheckpointCallback", "ResumableEnv"),
+            "common": ("SparseSimBaExtractor", "hyperparameters", "sparsify"),
+            "crossq": ("SparseSimBaCrossQPolicy",),
+            "der": ("DER",),
+            "diagnostics": (),
+            "drqv2": ("DrQv2",),
+            "networks": (),
+            "sac": ("SAC", "SparseSimBaPolicy"),
+            "sparsity": (),
+            "stream_ac": ("StreamAC",),
+            "td3": ("DDPG", "TD3", "SparseSimBaTD3Policy"),
+            "tqc": ("SparseSimBaTQCPolicy",),
+        },
+    )
 
 __version__ = version("sb3-sparse")
 
@@ -47,31 +67,4 @@ __all__ = [
     "sparsity",
 ]
 
-# Folder -> what it offers here, imported when first asked for (PEP 562): torch takes seconds, and the command line's help has
-# no need of it.
-_OFFERED = {
-    "callbacks": ("PlasticityCallback", "ReDoCallback", "ResetCallback", "SparseTopologyCallback"),
-    "checkpoints": ("ExactCheckpointCallback", "ResumableEnv"),
-    "common": ("SparseSimBaExtractor", "hyperparameters", "sparsify"),
-    "crossq": ("SparseSimBaCrossQPolicy",),
-    "der": ("DER",),
-    "drqv2": ("DrQv2",),
-    "sac": ("SAC", "SparseSimBaPolicy"),
-    "stream_ac": ("StreamAC",),
-    "td3": ("DDPG", "TD3", "SparseSimBaTD3Policy"),
-    "tqc": ("SparseSimBaTQCPolicy",),
-}
-_FOLDERS = {name: folder for folder, names in _OFFERED.items() for name in names}
 sys.meta_path.append(MovedModules())
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__ and name not in _OFFERED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = importlib.import_module(f"{__name__}.{_FOLDERS.get(name, name)}")
-    globals()[name] = getattr(found, name) if name in _FOLDERS else found
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

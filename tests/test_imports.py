@@ -1,6 +1,7 @@
 """What importing the package does, and what it leaves alone."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import sb3_sparse
 
 PACKAGE = Path(__file__).parent.parent / "sb3_sparse"
 # What every floor may import, and what imports nothing of the package.
-GROUND = {"arguments", "installation", "moved_modules"}
+GROUND = {"arguments", "installation", "lazy_names", "moved_modules"}
 # From the ground up; imports point down only, and those of one floor know nothing of each other.
 FLOORS = [
     {"sparsity"},
@@ -72,6 +73,21 @@ def test_names_of_the_package_are_known_before_they_are_imported() -> None:
     assert all(set(sb3_sparse.__all__) <= set(line.split()) for line in done.stdout.splitlines())
     assert len(done.stdout.splitlines()) == 2
     assert "AttributeError: module 'sb3_sparse' has no attribute 'no_such_name'" in done.stderr
+
+
+LAZY = [path for path in PACKAGE.rglob("__init__.py") if "lazy_names(" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", LAZY, ids=lambda path: path.parent.name)
+def test_type_checkers_see_the_names_that_are_imported_later(path: Path) -> None:
+    package = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+    (block,) = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If))
+    seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    offered = importlib.import_module(package)
+    assert set(seen) == set(offered.__all__)
+    for name, module in seen.items():
+        found = getattr(importlib.import_module(module or package), name)
+        assert getattr(offered, name) is found and name in dir(offered)
 
 
 def test_folders_of_offered_names_need_no_import_of_their_own() -> None:
