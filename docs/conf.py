@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "architecture",
+    "breakable_names",
     "command_line",
 ]
 exclude_patterns = ["_build", "_extensions"]
