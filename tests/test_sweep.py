@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -421,6 +422,29 @@ def test_what_is_going_on_is_told_where_there_is_no_terminal(
     told = re.findall(line, capsys.readouterr().out, re.MULTILINE)
     assert len(told) >= 2 and {name for name, _ in told} == {run.id}
     assert [int(step) for _, step in told] == sorted({int(step) for _, step in told})
+
+
+def test_the_time_that_is_left_is_that_of_the_algorithms_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0
+
+    class Paths:
+        def __init__(self, *steps: int):
+            self.steps = steps
+
+        def read_progress(self) -> int:
+            return self.steps[seconds]
+
+    monkeypatch.setattr(sweep_progress, "time", SimpleNamespace(monotonic=lambda: float(seconds)))
+    monkeypatch.setattr(sweep_progress, "is_moving", lambda paths: paths.read_progress() > 0)
+    slow, fast = replace(seeded(0)[0], agent_steps=100), replace(seeded(1)[0], algorithm="stream_ac", agent_steps=10_000)
+    runs: Any = {slow.id: (slow, Paths(0, 50, 100, 100, 100, 100)), fast.id: (fast, Paths(0, 0, 0, 10, 1_000, 2_000))}
+    told = []
+    with sweep_progress.SweepProgress(runs, 0) as progress:
+        for seconds in range(1, 6):  # noqa: B007
+            progress.tick()
+            told.append(progress._remaining())
+    # 9,000 steps after 1,000 in two seconds, then 8,000 after 2,000 in three.
+    assert told == ["", "", "", ", about 18 s left", ", about 12 s left"]
 
 
 @pytest.mark.parametrize("algorithm", ["sac", "stream_ac", "tqc", "ppo", "drqv2"])

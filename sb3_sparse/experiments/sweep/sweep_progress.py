@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class SweepProgress:
         self._begun, self._ended, self._done_before = time.monotonic(), 0, done
         self._steps = {key: 0 for key in self._runs}
         self._reported, self._reported_steps = self._begun, dict(self._steps)
+        self._looked, self._seconds = self._begun, Counter[str]()  # of all runs of an algorithm together
         self._at_start = {key: paths.read_progress() for key, (_, paths) in self._runs.items()}
         self._rich = import_extra("rich.progress", "progress")
         self._display = self._rich.Progress(
@@ -55,12 +57,14 @@ class SweepProgress:
 
     def tick(self) -> None:
         """Look how far runs are."""
+        now = time.monotonic()
         for key, (run, paths) in self._runs.items():
             if self._steps[key] < run.agent_steps and is_moving(paths):
                 self._steps[key] = min(paths.read_progress(), run.agent_steps)
+                self._seconds[run.algorithm] += now - self._looked
                 self._show(key, run)
+        self._looked = now
         self._show_total()
-        now = time.monotonic()
         pause = min(max(_MOST_OFTEN, (now - self._begun) / 10), _LEAST_OFTEN)
         if self._display.disable and now - self._reported >= pause:
             self._report(now - self._reported)
@@ -90,8 +94,12 @@ class SweepProgress:
             made = steps - max(self._reported_steps[run.id], self._at_start[run.id])
             rate = made / seconds
             # The first steps tell how long it takes to start.
-            left = f", about {duration((run.agent_steps - steps) / rate)} left" if made >= _LEAST_STEPS else ""
-            self._say(f"{self._count()} {run.id}: {steps:,} of {run.agent_steps:,} agent steps, {rate:.3g} a second{left}")
+            speed = (
+                f", {rate:,.{0 if rate >= 10 else 1}f} a second, about {duration((run.agent_steps - steps) / rate)} left"
+                if made >= _LEAST_STEPS
+                else ""
+            )
+            self._say(f"{self._count()} {run.id}: {steps:,} of {run.agent_steps:,} agent steps{speed}")
         others = f", {len(going) - len(listed)} more runs are going on" if len(going) > len(listed) else ""
         self._say(
             f"{self._count()} {sum(self._steps.values()):,} of {self._all_steps:,} agent steps{self._remaining()}{others}"
@@ -110,11 +118,17 @@ class SweepProgress:
         return f"[{self._done_before + self._ended}/{self._done_before + len(self._runs)}]"
 
     def _remaining(self) -> str:
-        left = sum(run.agent_steps - self._steps[key] for key, (run, _) in self._runs.items())
-        made = sum(self._steps[key] - min(self._at_start[key], self._steps[key]) for key in self._runs)
-        if left == 0 or made == 0:
+        left, made = Counter[str](), Counter[str]()
+        for key, (run, _) in self._runs.items():
+            left[run.algorithm] += run.agent_steps - self._steps[key]
+            made[run.algorithm] += max(self._steps[key] - self._at_start[key], 0)
+        left = +left
+        # An algorithm may take a hundred times as long for a step as another: wait until all have begun.
+        if not left or any(made[name] < _LEAST_STEPS or not self._seconds[name] for name in left):
             return ""
-        return f", about {duration((time.monotonic() - self._begun) * left / made)} left"
+        at_once = self._seconds.total() / (self._looked - self._begun)
+        seconds = sum(left[name] * self._seconds[name] / made[name] for name in left)
+        return f", about {duration(seconds / at_once)} left"
 
     def _say(self, line: str) -> None:
         # Brackets are rich's markup.
