@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +32,8 @@ class SweepProgress:
         self._begun, self._ended, self._done_before = time.monotonic(), 0, done
         self._steps = {key: 0 for key in self._runs}
         self._reported, self._reported_steps = self._begun, dict(self._steps)
-        self._looked, self._seconds = self._begun, Counter[str]()  # of all runs of an algorithm together
+        self._looked = self._begun
+        self._seconds: dict[str, float] = defaultdict(float)  # of all runs of an algorithm together
         self._at_start = {key: paths.read_progress() for key, (_, paths) in self._runs.items()}
         self._rich = import_extra("rich.progress", "progress")
         self._display = self._rich.Progress(
@@ -126,7 +127,7 @@ class SweepProgress:
         # An algorithm may take a hundred times as long for a step as another: wait until all have begun.
         if not left or any(made[name] < _LEAST_STEPS or not self._seconds[name] for name in left):
             return ""
-        at_once = self._seconds.total() / (self._looked - self._begun)
+        at_once = sum(self._seconds.values()) / (self._looked - self._begun)
         seconds = sum(left[name] * self._seconds[name] / made[name] for name in left)
         return f", about {duration(seconds / at_once)} left"
 
