@@ -39,6 +39,11 @@ LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
         (4, 7, 6),
     ),
     "same reflect conv": (lambda **kw: nn.Conv2d(4, 6, 3, padding="same", padding_mode="reflect", **kw), (4, 7, 6)),
+    "conv 1d": (lambda **kw: nn.Conv1d(4, 6, 3, stride=2, groups=2, **kw), (4, 9)),
+    "conv 3d": (lambda **kw: nn.Conv3d(4, 6, 2, **kw), (4, 3, 4, 3)),
+    "transposed conv 1d": (lambda **kw: nn.ConvTranspose1d(4, 6, 3, stride=2, **kw), (4, 5)),
+    "transposed conv": (lambda **kw: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, output_padding=1, **kw), (4, 5, 4)),
+    "transposed conv 3d": (lambda **kw: nn.ConvTranspose3d(4, 6, 2, dilation=2, **kw), (4, 3, 2, 3)),
 }
 TOLERANCE = {th.float64: 1e-12, th.float32: 1e-6}
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="the kernels need numba")
@@ -117,6 +122,17 @@ def compare_with_dense(sparse: SparseLayer, dense: nn.Module, x: th.Tensor, slac
 def test_outputs_and_gradients_are_those_of_the_masked_layer(layer: str, batch: int, bias: bool, dtype: th.dtype) -> None:
     sparse, dense = make(layer, dtype=dtype, bias=bias)
     compare_with_dense(sparse, dense, th.randn(batch, *LAYERS[layer][1], dtype=dtype))
+
+
+@pytest.mark.parametrize("layer", list(LAYERS))
+def test_units_of_a_layer_are_its_outputs(layer: str) -> None:
+    sparse, _ = make(layer, dtype=th.float64, sparsity=0.95)
+    outputs = sparse(th.randn(16, *LAYERS[layer][1], dtype=th.float64))
+    axis = -1 if layer == "linear" else 1
+    varies = (outputs - sparse(th.zeros(1, *LAYERS[layer][1], dtype=th.float64))).abs().movedim(axis, 0).flatten(1).amax(dim=1)
+    assert summary(sparse)[""].units_without_input == int((varies == 0).sum())
+    masked = sparse.by_unit(sparse.weight.detach()).abs().amax(dim=1) > 0
+    assert th.equal(masked, varies > 0)
 
 
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])

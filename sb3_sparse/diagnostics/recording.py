@@ -11,7 +11,8 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_sparse.sparsity.layers import SparseConv2d, SparseLayer, sparse_type_of
+from sb3_sparse.sparsity.convolutions import SparseConvolution
+from sb3_sparse.sparsity.layers import SparseLayer, sparse_type_of
 
 _ACTIVATIONS = (
     nn.ReLU,
@@ -31,7 +32,7 @@ _ACTIVATIONS = (
     nn.Hardswish,
     nn.Hardtanh,
 )
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseConv2d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseConvolution)
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLayer)
 # Operations of the autograd graph that are activations, whoever calls them. Clamping is none: normalisations use it.
 _ACTIVATION_NODES = re.compile(

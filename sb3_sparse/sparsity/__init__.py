@@ -8,7 +8,15 @@ if TYPE_CHECKING:
     from sb3_sparse.sparsity import scores
     from sb3_sparse.sparsity.allocation import UnreachableSparsityError, erdos_renyi, uniform
     from sb3_sparse.sparsity.conversion import share_topology, sparse_layers, to_dense
-    from sb3_sparse.sparsity.layers import SparseConv2d, SparseLayer, SparseLinear, initialize_weight, register_sparse_layer
+    from sb3_sparse.sparsity.convolutions import (
+        SparseConv1d,
+        SparseConv2d,
+        SparseConv3d,
+        SparseConvTranspose1d,
+        SparseConvTranspose2d,
+        SparseConvTranspose3d,
+    )
+    from sb3_sparse.sparsity.layers import SparseLayer, SparseLinear, initialize_weight, register_sparse_layer
     from sb3_sparse.sparsity.masks import checkpoint_masks, nonzero_masks
     from sb3_sparse.sparsity.patterns import Pattern
     from sb3_sparse.sparsity.pruning import allocate, prune
@@ -23,7 +31,15 @@ else:
             "allocation": ("UnreachableSparsityError", "erdos_renyi", "uniform"),
             "conversion": ("share_topology", "sparse_layers", "to_dense"),
             "layer_summary": ("LayerSummary", "Summary", "summary"),
-            "layers": ("SparseConv2d", "SparseLayer", "SparseLinear", "initialize_weight", "register_sparse_layer"),
+            "convolutions": (
+                "SparseConv1d",
+                "SparseConv2d",
+                "SparseConv3d",
+                "SparseConvTranspose1d",
+                "SparseConvTranspose2d",
+                "SparseConvTranspose3d",
+            ),
+            "layers": ("SparseLayer", "SparseLinear", "initialize_weight", "register_sparse_layer"),
             "masks": ("checkpoint_masks", "nonzero_masks"),
             "patterns": ("Pattern",),
             "pruning": ("allocate", "prune"),
@@ -37,7 +53,12 @@ __all__ = [
     "LayerSummary",
     "Pattern",
     "PruningPlan",
+    "SparseConv1d",
     "SparseConv2d",
+    "SparseConv3d",
+    "SparseConvTranspose1d",
+    "SparseConvTranspose2d",
+    "SparseConvTranspose3d",
     "SparseLayer",
     "SparseLinear",
     "Summary",

@@ -114,8 +114,8 @@ def summary(module: nn.Module) -> Summary:
 
 def _sparse(layer: SparseLayer) -> LayerSummary:
     topology = layer.topology
-    units = topology.shape[0]
-    with_input = th.unique(topology.long_indices() // (topology.numel // units)).numel()
+    units = len(layer.by_unit(th.empty(topology.shape, device="meta")))
+    with_input = th.unique(layer.units(topology.long_indices())).numel()
     return LayerSummary(tuple(topology.shape), topology.numel, topology.active, units - with_input)
 
 

@@ -32,6 +32,8 @@ class SparseLayer(nn.Module):
     """
 
     dense_type: ClassVar[type[nn.Module]]
+    # Whether the first dimension of its weight counts output units, as N:M patterns need it.
+    has_rows: ClassVar[bool] = True
     value_names: ClassVar[Mapping[str, str]] = {"weight": "values"}
     values: nn.Parameter
     topology: Topology
@@ -119,6 +121,24 @@ class SparseLayer(nn.Module):
         if self._records_dense_gradient and weight.requires_grad:
             weight.register_hook(self._accumulate_dense_gradient)
         return weight
+
+    def units(self, positions: th.Tensor) -> th.Tensor:
+        """
+        The output unit (or channel) that weights lead to.
+
+        :param positions: Flat positions of weights
+        :return: Of the same shape
+        """
+        return positions // (self.topology.numel // self.topology.shape[0])
+
+    def by_unit(self, weight: th.Tensor) -> th.Tensor:
+        """
+        The rows of a weight, one for each output unit.
+
+        :param weight: Tensor of the dense weight's shape
+        :return: (units, inputs)
+        """
+        return weight.reshape(self.topology.shape[0], -1)
 
     @th.no_grad()
     def set_topology(self, indices: th.Tensor, values: th.Tensor, *more_values: th.Tensor) -> None:
@@ -225,20 +245,6 @@ class SparseLinear(TakesDenseWeights, SparseLayer):
         return F.linear(input, self.weight, self.bias)
 
 
-class SparseConv2d(SparseLayer):
-    """Two-dimensional convolution with a fixed set of active weights, made from ``torch.nn.Conv2d``."""
-
-    dense_type = nn.Conv2d
-    bias: nn.Parameter | None
-
-    def forward(self, input: th.Tensor) -> th.Tensor:
-        """
-        :param input: (batch, in_channels, height, width) or without batch
-        :return: (batch, out_channels, height', width')
-        """
-        return nn.Conv2d._conv_forward(self, input, self.weight, self.bias)  # type: ignore[arg-type]
-
-
 _SPARSE_TYPES: dict[type[nn.Module], type[SparseLayer]] = {}
 
 
@@ -281,7 +287,6 @@ def initialize_weight(layer: nn.Module, initializer: Callable[..., Any], **kwarg
 
 
 register_sparse_layer(SparseLinear)
-register_sparse_layer(SparseConv2d)
 
 
 def prunable_weights(layer: nn.Module) -> list[nn.Parameter | None]:

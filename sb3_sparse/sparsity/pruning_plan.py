@@ -1,5 +1,6 @@
 """The plan by which a module is pruned: which layers, and how many weights of each stay."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,12 @@ class PlannedWeight:
         """Whether all of it stays, so that its layer stays dense."""
         return self.count == self.shape.numel()
 
+    @property
+    def active(self) -> int:
+        """How many of its entries are active before."""
+        layer = self.layers[0]
+        return layer.topology.active if isinstance(layer, SparseLayer) else self.shape.numel()
+
 
 # Which entries of the weights of a module stay: a topology each, None where all of them do.
 Choose = Callable[[Sequence[PlannedWeight]], Sequence[Topology | None]]
@@ -95,14 +102,18 @@ class PruningPlan:
         groups = grouped(dense, layers)
         if sparsity != 0.0:
             self._refuse(dense, layers, groups)
+        if sparsity and not is_pruned:
+            _say_what_stays_dense(module, skipped)
         prunable = {name for names in groups for name in names}
         shapes = _budgeted_shapes(dense, prunable, budget)
+        pattern = distribution if isinstance(distribution, Pattern) else None
+        if pattern is not None:
+            prunable -= {name for names, users in groups.items() if not _has_rows(dense, users) for name in names}
         layer_sparsity = (
             dict.fromkeys(shapes, 0.0)
             if sparsity is None
             else distribution(shapes, sparsity, dense=[name for name in shapes if name not in prunable])
         )
-        pattern = distribution if isinstance(distribution, Pattern) else None
         self.weights = [
             PlannedWeight(
                 names,
@@ -150,6 +161,39 @@ def check_budget(budget: str) -> None:
     """
     if budget not in BUDGETS:
         raise ValueError(f"Unknown budget {budget!r}: choose one of {', '.join(map(repr, BUDGETS))}.")
+
+
+def budgeted_sparsity(module: nn.Module, budget: str, skip: Skip = ()) -> float:
+    """
+    How sparse a module is now.
+
+    :param module: Any module
+    :param budget: What the sparsity is a fraction of
+    :param skip: What stays dense
+    """
+    plan = PruningPlan(module, 0.0, skip=skip, is_pruned=True)
+    total = sum(len(weight.names) * weight.shape.numel() for weight in plan.weights)
+    active = sum(len(weight.names) * weight.active for weight in plan.weights)
+    other = sum(p.numel() for p in module.parameters()) - active if budget == "all" else 0
+    return 1.0 - (active + other) / (total + other) if total else 0.0
+
+
+def _has_rows(dense: nn.Module, users: Sequence[str]) -> bool:
+    sparse_type = sparse_type_of(dense.get_submodule(users[0]))
+    assert sparse_type is not None
+    return sparse_type.has_rows
+
+
+def _say_what_stays_dense(module: nn.Module, skipped: set[nn.Module]) -> None:
+    """Recurrent and attention layers, which people expect to be pruned."""
+    kinds = (nn.RNNBase, nn.MultiheadAttention)
+    left = [
+        f"{name or 'the module'} ({type(layer).__name__})"
+        for name, layer in module.named_modules()
+        if isinstance(layer, kinds) and layer not in skipped
+    ]
+    if left:
+        warnings.warn(f"These layers stay dense, as they cannot be pruned: {', '.join(left)}.", stacklevel=4)
 
 
 def _budgeted_shapes(module: nn.Module, prunable: set[str], budget: str) -> dict[str, tuple[int, ...]]:
