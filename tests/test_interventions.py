@@ -19,7 +19,7 @@ from torch import nn
 import sb3_sparse
 from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, sparsify
 from sb3_sparse.callbacks import SET, GradualPruning, ReDoCallback, ResetCallback, RigL, SparseTopologyCallback, Static
-from sb3_sparse.callbacks.drop_and_grow import dense_gradients
+from sb3_sparse.sparsity.dense_gradients import dense_gradients
 from sb3_sparse.callbacks.measured_networks import measured_networks
 from sb3_sparse.algorithms.sampling import private_randomness, sample_batch
 from sb3_sparse.common.sparsify import prune_by_magnitude
@@ -384,7 +384,7 @@ def test_rigl_grows_where_the_gradient_is_largest() -> None:
     layer = model.critic.qf0.encoder.blocks[0].expand
     rigl = callback.methods[""]
     assert isinstance(rigl, RigL)
-    gradient = rigl.gradients(callback._part(""))[layer.topology]
+    gradient = callback._part("").gradients(rigl.batch_size)[layer.topology]
     twin = to_dense(model.policy)
     assert gradient.shape == twin.critic.qf0.encoder.blocks[0].expand.weight.shape
     inactive = ~layer.topology.mask()

@@ -16,7 +16,8 @@ from sb3_sparse.diagnostics import dormancy_scores
 from sb3_sparse.diagnostics.recording import Chain
 from sb3_sparse.networks import SimBaBlock
 from sb3_sparse.networks.initializers import DrawsLayers, he_normal_linear
-from sb3_sparse.sparsity import SparseConv2d, SparseLayer
+from sb3_sparse.sparsity import SparseLayer
+from sb3_sparse.sparsity.convolutions import SparseConvolution
 
 
 class ReDoCallback(BaseCallback):
@@ -174,7 +175,7 @@ def _weights(layer: nn.Module) -> list[tuple[str, nn.Parameter, th.Tensor, int]]
 
 
 def _is_grouped(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d | SparseConv2d) and bool(layer.groups != 1)
+    return isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | SparseConvolution) and bool(layer.groups != 1)
 
 
 def _unit_parameters(layer: nn.Module) -> list[str]:

@@ -8,14 +8,14 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.arguments import check_choice
-from sb3_sparse.callbacks.drop_and_grow import SET, RigL
 from sb3_sparse.callbacks.fresh_policy import recapture
-from sb3_sparse.callbacks.gradual_pruning import GradualPruning, by_role
-from sb3_sparse.callbacks.topology_method import Part, TopologyMethod
-from sb3_sparse.sparsity.optimizers import optimizers_of
+from sb3_sparse.callbacks.model_part import ModelPart, by_role
 from sb3_sparse.common.pruned_policy import TARGETS
+from sb3_sparse.sparsity.conversion import submodule
+from sb3_sparse.sparsity.methods import SET, Expansion, GradualPruning, Revival, RigL, TopologyMethod
+from sb3_sparse.sparsity.optimizers import optimizers_of
 
-METHODS: dict[str, type[TopologyMethod]] = {method.name: method for method in (SET, RigL, GradualPruning)}
+METHODS: dict[str, type[TopologyMethod]] = {method.name: method for method in (SET, RigL, GradualPruning, Expansion, Revival)}
 # The key of a method that works on all networks.
 _ALL = ""
 
@@ -27,19 +27,22 @@ class SparseTopologyCallback(BaseCallback):
     - ``"set"``, :class:`SET`: drop the active weights of smallest magnitude, grow as many at random positions
     - ``"rigl"``, :class:`RigL`: the same, but grow where the gradient of the loss is largest
     - ``"pruning"``, :class:`GradualPruning`: prune by magnitude, a little at a time
+    - ``"expansion"``, :class:`Expansion`: grow from sparse towards dense, pruning what feeds dormant units
+    - ``"revival"``, :class:`Revival`: revive some pruned weights once
 
-    "set" and "rigl" need a sparse model (a stock one after ``sparsify(model, sparsity)``), "pruning" takes any. Target
-    networks move along: kept weights keep their values there, too.
+    All but "pruning", which takes any, need a sparse model (a stock one after ``sparsify(model, sparsity)``). Target
+    networks move along: kept weights keep their values there, too. Where numbers of active weights change, the model saves
+    them.
 
-    :param method: One of these names; a method; or network (a part of the policy, such as "actor" and "critic") -> method,
-        where networks that are not named stay as they are
+    :param method: One of these names; a method; or network (a part of the policy, such as "actor", "critic" or
+        "critic.trunk") -> method, where networks that are not named stay as they are
     :param update_freq: Agent steps between two changes (1,000). This argument and those down to ``batch_size`` are for a
         method that is given by its name
     :param drop_fraction: See :class:`SET` (0.3)
     :param schedule: See :class:`SET` ("cosine")
     :param start: Fraction of training before which nothing changes (0)
     :param end: Fraction of training after which nothing changes (0.8)
-    :param final_sparsity: See :class:`GradualPruning`
+    :param final_sparsity: See :class:`GradualPruning` and :class:`Expansion`
     :param batch_size: See :class:`RigL` (256)
     :param seed: Seed of what grows at random and of the batches
     :param verbose: 1 tells of every change
@@ -94,7 +97,8 @@ class SparseTopologyCallback(BaseCallback):
     def _init_callback(self) -> None:
         known = {name for name, _ in self.model.policy.named_children()} - set(TARGETS.values())
         for network, method in self.methods.items():
-            if network not in known | {_ALL}:
+            is_known = network.partition(".")[0] in known and submodule(self.model.policy, network) is not None
+            if network != _ALL and not is_known:
                 raise ValueError(
                     f"{type(self.model.policy).__name__} has no network {network!r}: name one of {sorted(known)}."
                 )
@@ -104,7 +108,7 @@ class SparseTopologyCallback(BaseCallback):
         for network, method in self.methods.items():
             self.last_steps[network] = self.num_timesteps
             if network not in self.initial:
-                self.initial[network] = method.initial(self._part(network))
+                self.initial[network] = method.initial(self._part(network), self._progress(method))
             time = self.model._total_timesteps * (method.end - method.start)
             if time < method.update_freq:
                 warnings.warn(
@@ -120,7 +124,7 @@ class SparseTopologyCallback(BaseCallback):
             # The first change after the end completes the schedule.
             ended_before = last_step >= method.end * total
             if is_due and has_begun and not ended_before:
-                self._change(network, method.progress(self.model))
+                self._change(network, self._progress(method))
             if is_due:
                 self.last_steps[network] = self.num_timesteps
         return True
@@ -129,12 +133,14 @@ class SparseTopologyCallback(BaseCallback):
         # A schedule that ends between two changes, or with training.
         for network, method in self.methods.items():
             is_over = self.num_timesteps >= method.end * self.model._total_timesteps
-            if is_over and not method.is_complete(self._part(network)):
+            if is_over and not method.is_complete(self._part(network), self.initial.get(network)):
                 self._change(network, 1.0)
 
     def _change(self, network: str, progress: float) -> None:
         method = self.methods[network]
         values = method.change(self._part(network), progress, self.initial.get(network))
+        if values is None:
+            return
         self.changes += 1
         for name, value in values.items():
             is_told_apart = network == _ALL or name.startswith(f"{network}_")
@@ -146,9 +152,13 @@ class SparseTopologyCallback(BaseCallback):
             what = " ".join(filter(None, (method.name, network)))
             print(f"{what}: change {self.changes} after {self.num_timesteps} agent steps, {active:,} active parameters")
 
-    def _part(self, network: str) -> Part:
+    def _progress(self, method: TopologyMethod) -> float:
+        return method.progress(self.num_timesteps / self.model._total_timesteps)
+
+    def _part(self, network: str) -> ModelPart:
+        others = [other for other in self.methods if other.startswith(f"{network}.")]
         # Networks draw apart, whatever order they are named in.
-        return Part(self.model, network or None, self.seed + sum(network.encode()))
+        return ModelPart(self.model, network or None, self.seed + sum(network.encode()), others)
 
     def _active_parameters(self) -> int:
         """Number of parameters that optimizers train."""
@@ -176,7 +186,7 @@ def _named(name: str, options: Mapping[str, Any]) -> TopologyMethod:
     check_choice("method", name, METHODS)
     own = [entry.name for entry in fields(METHODS[name])]
     foreign = [option for option in options if option not in own]
-    if foreign or (name == GradualPruning.name and "final_sparsity" not in options):
+    if foreign or ("final_sparsity" in own and "final_sparsity" not in options):
         wrong = f"does not take {', '.join(foreign)}" if foreign else "needs final_sparsity"
         raise ValueError(f"The method {name!r} {wrong}: its arguments are {', '.join(own)}.")
     return METHODS[name](**options)

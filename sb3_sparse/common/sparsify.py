@@ -1,7 +1,7 @@
 """Pruning a model that exists already: at random once, or further by magnitude."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,11 +21,13 @@ from sb3_sparse.common.pruned_policy import (
     apply_plans,
     check_mask_seed,
     draw_mask_seed,
+    network_trees,
     pruning_parameters,
     pruning_plans,
 )
-from sb3_sparse.sparsity import Pattern, sparse_layers, summary
+from sb3_sparse.sparsity import Pattern, Summary, sparse_layers, summary
 from sb3_sparse.sparsity.allocation import get_distribution
+from sb3_sparse.sparsity.prunable import skipped_modules
 from sb3_sparse.sparsity.constant_units import is_safe
 from sb3_sparse.sparsity.choices import SCOPES, largest_magnitudes, random_numbers
 
@@ -130,6 +132,23 @@ def give_numbers(model: BaseAlgorithm, sparsity: float | Mapping[str, float], ac
     note_pruning(model, sparsity, config, follows=False)
 
 
+def note_numbers(model: BaseAlgorithm) -> None:
+    """
+    Have a model say that its layers have the numbers of active weights that they have now, whatever its allocation gives.
+
+    :param model: Model whose policy prunes
+    """
+    policy = model.policy
+    assert isinstance(policy, PrunedPolicy)
+    found: dict[str, list[Summary]] = {}
+    for role, tree in network_trees(policy, skipped_modules(policy, policy.skip)):
+        found.setdefault(role, []).append(summary(tree))
+    present = policy.sparsity if isinstance(policy.sparsity, Mapping) else dict.fromkeys(("actor", "critic"), policy.sparsity)
+    sparsity = {**present, **{role: _overall(parts, policy.pruning.budget) for role, parts in found.items()}}
+    config = PruningConfig.create(sparsity, policy.pruning.distribution, policy.pruning.budget)
+    note_pruning(model, sparsity, config, follows=False)
+
+
 def note_pruning(model: BaseAlgorithm, sparsity: float | Mapping[str, float], config: PruningConfig, follows: bool) -> None:
     """
     Have a model whose networks were pruned say so, to be saved with it.
@@ -146,6 +165,12 @@ def note_pruning(model: BaseAlgorithm, sparsity: float | Mapping[str, float], co
     known = {name: value for name, value in model.policy_kwargs.items() if name != "active_weights"}
     numbers = {} if follows else {"active_weights": active_weights_of(policy)}
     model.policy_kwargs = {**known, "sparsity": policy.sparsity, **numbers}
+
+
+def _overall(parts: Sequence[Summary], budget: str) -> float:
+    """Sparsity of networks together."""
+    left_out = 0 if budget == "all" else sum(part.other for part in parts)
+    return 1.0 - (sum(part.active for part in parts) - left_out) / (sum(part.total for part in parts) - left_out)
 
 
 def _refuse_pruned(policy: BasePolicy, scores: str | Mapping[str, str]) -> None:

@@ -32,6 +32,13 @@ _RESULT = "result.json"
 _TIMES = {"time/fps", "time/time_elapsed", "t"}
 
 
+_TOPOLOGY_OPTIONS: dict[str, Any] = {
+    "rigl": {"batch_size": 16},
+    "pruning": {"final_sparsity": 0.8},
+    "expansion": {"final_sparsity": 0.2, "batch_size": 16},
+}
+
+
 def train(run: TortureRun, folder: Path, further: Iterable[BaseCallback] = ()) -> BaseAlgorithm:
     """
     Train, or go on from the newest checkpoint, and note what came of it.
@@ -93,7 +100,7 @@ def make_callbacks(run: TortureRun, folder: Path) -> list[BaseCallback]:
     }
     callbacks: list[BaseCallback] = [made[name]() for name in run.callbacks]
     if run.topology is not None:
-        options: dict[str, Any] = {"rigl": {"batch_size": 16}, "pruning": {"final_sparsity": 0.8}}.get(run.topology, {})
+        options: dict[str, Any] = _TOPOLOGY_OPTIONS.get(run.topology, {})
         callbacks.append(SparseTopologyCallback(run.topology, update_freq=30, **options))
     return callbacks
 
