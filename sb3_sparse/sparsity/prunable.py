@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from torch import nn
 
-import sb3_sparse.sparsity.convolutions  # noqa: F401  registers them
+from sb3_sparse.sparsity import convolutions  # noqa: F401  registers them
 from sb3_sparse.sparsity.conversion import sparse_layers, submodule
 from sb3_sparse.sparsity.layers import prunable_weights, sparse_type_of
 
