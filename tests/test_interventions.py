@@ -560,7 +560,8 @@ def test_compiled_models_are_told() -> None:
         (lambda: SparseTopologyCallback("set", final_sparsity=0.5), "'set' does not take final_sparsity"),
         (lambda: SparseTopologyCallback("set", batch_size=8), "'set' does not take batch_size"),
         (lambda: SparseTopologyCallback(SET(), update_freq=10), "update_freq: give these to the method itself"),
-        (lambda: SparseTopologyCallback({"critic": "set"}), "got 'set'"),
+        (lambda: SparseTopologyCallback({"critic": 3}), "got 3"),
+        (lambda: SparseTopologyCallback({"critic": {"method": "rigl", "tau": 3}}), "'rigl' does not take tau"),
         (lambda: RigL(drop_fraction=2.0), "drop_fraction"),
     ],
 )

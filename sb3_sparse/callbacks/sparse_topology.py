@@ -12,10 +12,14 @@ from sb3_sparse.callbacks.fresh_policy import recapture
 from sb3_sparse.callbacks.model_part import ModelPart, by_role
 from sb3_sparse.common.pruned_policy import TARGETS
 from sb3_sparse.sparsity.conversion import submodule
-from sb3_sparse.sparsity.methods import SET, Expansion, GradualPruning, Revival, RigL, TopologyMethod
+from sb3_sparse.sparsity.methods import SET, Expansion, GradualPruning, Revival, RigL, Static, TopologyMethod
 from sb3_sparse.sparsity.optimizers import optimizers_of
 
-METHODS: dict[str, type[TopologyMethod]] = {method.name: method for method in (SET, RigL, GradualPruning, Expansion, Revival)}
+METHODS: dict[str, type[TopologyMethod]] = {
+    method.name: method for method in (SET, RigL, GradualPruning, Expansion, Revival, Static)
+}
+# What a network is given: a method, its name, or (as hyperparameter files have it) {"method": name, argument: value}.
+Given = TopologyMethod | str | Mapping[str, Any]
 # The key of a method that works on all networks.
 _ALL = ""
 
@@ -35,7 +39,8 @@ class SparseTopologyCallback(BaseCallback):
     them.
 
     :param method: One of these names; a method; or network (a part of the policy, such as "actor", "critic" or
-        "critic.trunk") -> method, where networks that are not named stay as they are
+        "critic.trunk") -> method, name, or, for hyperparameter files, ``{"method": name, argument: value}``. Networks that
+        are not named stay as they are
     :param update_freq: Agent steps between two changes (1,000). This argument and those down to ``batch_size`` are for a
         method that is given by its name
     :param drop_fraction: See :class:`SET` (0.3)
@@ -51,7 +56,7 @@ class SparseTopologyCallback(BaseCallback):
 
     def __init__(
         self,
-        method: str | TopologyMethod | Mapping[str, TopologyMethod] = "set",
+        method: str | TopologyMethod | Mapping[str, Given] = "set",
         update_freq: int | None = None,
         drop_fraction: float | None = None,
         schedule: str | None = None,
@@ -166,20 +171,21 @@ class SparseTopologyCallback(BaseCallback):
         return sum({id(p): p.numel() for group in groups for p in group["params"]}.values())
 
 
-def _methods(
-    method: str | TopologyMethod | Mapping[str, TopologyMethod], options: Mapping[str, Any]
-) -> dict[str, TopologyMethod]:
+def _methods(method: str | TopologyMethod | Mapping[str, Given], options: Mapping[str, Any]) -> dict[str, TopologyMethod]:
     if isinstance(method, str):
         return {_ALL: _named(method, options)}
     if options:
         raise ValueError(f"{', '.join(options)}: give these to the method itself, they are for one that is given by its name.")
-    methods = dict(method) if isinstance(method, Mapping) else {_ALL: method}
-    for found in methods.values():
-        if not isinstance(found, TopologyMethod):
-            raise ValueError(
-                f"A method is one of {', '.join(map(repr, METHODS))} or an instance such as RigL(), got {found!r}."
-            )
-    return methods
+    return {name: _one(given) for name, given in (method if isinstance(method, Mapping) else {_ALL: method}).items()}
+
+
+def _one(given: Any) -> TopologyMethod:
+    if isinstance(given, Mapping) and "method" in given:
+        return _named(given["method"], {name: value for name, value in given.items() if name != "method"})
+    found = _named(given, {}) if isinstance(given, str) else given
+    if not isinstance(found, TopologyMethod):
+        raise ValueError(f"A method is one of {', '.join(map(repr, METHODS))} or an instance such as RigL(), got {found!r}.")
+    return found
 
 
 def _named(name: str, options: Mapping[str, Any]) -> TopologyMethod:

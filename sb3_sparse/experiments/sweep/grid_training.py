@@ -83,7 +83,7 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
     manager, model = build(run, paths, device)
     run_files, checkpoints = Path(manager.save_path), CheckpointFolder(paths.checkpoint)
     _randomize(manager.callbacks, run)
-    parameters, stopwatch = count_parameters(model), Stopwatch()
+    stopwatch = Stopwatch()
     callbacks = [*manager.callbacks, stopwatch, ProgressFile(paths.progress)]
     callbacks += [TrainingMeans(run, run_files)] if isinstance(model, OwnAlgorithm) and model.is_streaming else []
     saver = _checkpoints(run, paths)
@@ -99,7 +99,7 @@ def _train(run: GridRun, paths: RunPaths, device: str) -> tuple[dict[str, Any], 
     record = {
         "settings": run.settings(),
         "action_repeat": repeat,
-        **parameters,
+        **count_parameters(model),  # at the end: their number may have changed
         **({} if returns is None else {"final_returns": returns}),
         **_simplicity(run),
         "command": list(sys.orig_argv),
