@@ -141,6 +141,12 @@ def test_a_folder_of_the_zoo_is_understood(tmp_path: Path) -> None:
     assert RunFolder(run, repeat=2).action_repeat == 2
 
 
+def test_a_run_in_an_environment_that_is_not_registered_here_is_drawn(tmp_path: Path) -> None:
+    (tmp_path / "monitor.csv").write_text('#{"t_start": 0.0, "env_id": "MyOwn-v0"}\nr,l,t\n1.0,10,1.0\n2.0,10,2.0\n')
+    with pytest.warns(UserWarning, match="MyOwn-v0 is not registered here.*--action-repeat N"):
+        assert (curve := RunFolder(tmp_path).curve) is not None and curve.env_steps == (10, 20)
+
+
 def evaluated(folder: Path, value: float = 1.0) -> Path:
     folder.mkdir(parents=True)
     np.savez(folder / "evaluations.npz", timesteps=np.array([10, 20]), results=np.full((2, 1), value))

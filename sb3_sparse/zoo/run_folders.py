@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import gymnasium as gym
 import numpy as np
 
 import sb3_sparse.envs  # noqa: F401, registers the DeepMind Control Suite
@@ -106,14 +107,23 @@ class RunFolder:
 
     @functools.cached_property
     def action_repeat(self) -> int:
-        """Environment steps per agent step."""
+        """Environment steps per agent step; 1, with a warning, where only the environment could tell and is not registered."""
         if self.repeat is not None:
             return self.repeat
         for measurement in self.measurements:
             if measurement.agent_steps > 0:
                 return measurement.env_steps // measurement.agent_steps
         given = (self.zoo_arguments.get("env_kwargs") or {}).get("action_repeat")
-        return int(given) if given is not None else action_repeat(self.task) if self.task else 1
+        if given is not None or not self.task:
+            return int(given or 1)
+        try:
+            return action_repeat(self.task)
+        except gym.error.UnregisteredEnv:
+            warnings.warn(
+                f"{self.path}: {self.task} is not registered here, so an agent step counts as one environment step "
+                "(plot --action-repeat N changes that)."
+            )
+            return 1
 
     @functools.cached_property
     def measurements(self) -> list[Measurement]:

@@ -23,6 +23,7 @@ from sb3_sparse.experiments.sweep.grid import Grid
 from sb3_sparse.experiments.sweep.grid_run import GridRun
 from sb3_sparse.experiments.sweep.grid_training import build
 from sb3_sparse.experiments.sweep.results_folder import RunPaths
+from sb3_sparse.experiments.sweep.sweep_progress import duration
 from sb3_sparse.zoo.provenance import hardware
 from sb3_sparse.zoo.registration import register
 
@@ -66,29 +67,34 @@ def estimate(grid: Grid, device: str, say: Callable[[str], None]) -> None:
     costs = []
     for run in drawn:
         costs.append(measure_in_own_process(run_cost, run, device, what=run.id))
-        say(f"  {run.id}: {costs[-1].seconds / 3600:,.3g} h, {_size(costs[-1].memory)} of memory")
+        say(f"  {run.id}: {duration(costs[-1].seconds)}, {_size(costs[-1].memory)} of memory")
     for line in _summary(grid, costs, len(kinds), device):
         say(line)
 
 
 def _summary(grid: Grid, costs: Sequence[RunCost], kinds: int, device: str) -> list[str]:
-    count, hours = len(grid.runs), sum(cost.seconds for cost in costs) / len(costs) / 3600
+    count, seconds = len(grid.runs), sum(cost.seconds for cost in costs) / len(costs)
     cpus, gpus = grid.resources["cpus"], grid.resources["gpus"]
     kept = sum(cost.disk for cost in costs) / len(costs)
     memory = f"{_size(max(cost.memory for cost in costs))} for a run at most"
-    on_gpu = f"{count * hours * gpus:,.3g}, {gpus:g} of a GPU for a run"
+    on_gpu = f"{_hours(count * seconds * gpus)}, {gpus:g} of a GPU for a run"
     if get_device(device).type == "cuda":
         memory += f", and {_size(max(cost.gpu_memory for cost in costs))} of the GPU's"
     else:
         on_gpu = "unknown, as no GPU was timed"
     return [
         f"Estimate from a few updates of {len(costs)} of {kinds} kinds of runs, one thread of {hardware(device)}:",
-        f"  core-hours  {count * hours * cpus:,.3g}, {hours:,.3g} h for a run; measurements of plasticity not counted",
+        f"  core-hours  {_hours(count * seconds * cpus)}, {duration(seconds)} for a run, without measurements of plasticity",
         f"  GPU-hours   {on_gpu}",
         f"  memory      {memory}",
         f"  disk        {_size(count * kept)} in the end; while a run trains, up to "
         f"{_size(max(cost.checkpoint for cost in costs))} more for it",
     ]
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def run_cost(run: GridRun, device: str) -> RunCost:
