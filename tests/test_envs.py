@@ -134,6 +134,11 @@ def test_import_is_cheap():
     assert run_python(code).stdout.strip() == "set()"
 
 
+def test_making_a_task_prints_nothing():
+    code = "import sb3_sparse.envs, gymnasium; gymnasium.make('dm_control/cheetah-run-v0').reset()"
+    assert run_python(code).stderr == ""
+
+
 def test_missing_dm_control_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "dm_control", None)
     with pytest.raises(ImportError, match=re.escape(install_command("dmc"))):

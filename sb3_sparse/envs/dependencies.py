@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -39,10 +40,18 @@ def import_suite() -> ModuleType:
     try:
         check_mujoco_version(version("mujoco"))
         if "MUJOCO_GL" not in os.environ and "dm_control._render" not in sys.modules and not has_display():
-            return _import_headless()
-        return _import_with_renderer()
+            suite = _import_headless()
+        else:
+            suite = _import_with_renderer()
     except ModuleNotFoundError as error:
         raise ImportError(f"The environments dm_control/... need dm_control, run: {install_command('dmc')}") from error
+    logging.getLogger("absl").addFilter(_concerns_users)
+    return suite
+
+
+def _concerns_users(record: logging.LogRecord) -> bool:
+    # The models of the suite use attributes that MuJoCo calls deprecated: a line for each cheetah that is made.
+    return not record.getMessage().startswith("compiler attribute")
 
 
 class NoRendererError(gym.error.DependencyNotInstalled, RuntimeError):
