@@ -291,6 +291,17 @@ def test_every_option_of_every_command_says_what_it_does() -> None:
     assert len(commands) > 10 and not undescribed
 
 
+def test_ctrl_c_ends_a_command_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_sparse.cli.plot.run", interrupted)
+    assert main(["plot", "logs"]) == 130
+    assert capsys.readouterr().err == "\nsb3-sparse: stopped\n"
+
+
 def test_commands_that_were_meant_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     typed = {"figure": ["figre", "3"], "updates": ["bench", "update"], "onnx": ["export", "--format", "onx"]}
     for meant, words in typed.items():

@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run a command.
 
     :param arguments: Command line without the program's name, that of the process if None
-    :return: Exit status; 1 after an error that the user can mend, which is printed without a traceback
+    :return: Exit status; 1 after an error that the user can mend, which is printed without a traceback; 130 after
+        Ctrl-C
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -55,6 +56,9 @@ def _run(words: list[str]) -> int:
     except _mendable_errors() as error:
         print(f"sb3-sparse: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nsb3-sparse: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     if is_zoo_command:  # not above, as what goes wrong in hours of training is worth a traceback
         return run_zoo(*words)
     return 0
