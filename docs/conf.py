@@ -19,6 +19,7 @@ extensions = [
     "architecture",
     "breakable_names",
     "command_line",
+    "short_names",
 ]
 exclude_patterns = ["_build", "_extensions"]
 html_theme = "furo"
