@@ -150,4 +150,8 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("myst_nb")
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "-q", "-b", "html", "docs", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True)
-    assert "SparseSimBaPolicy" in (tmp_path / "api" / "policies.html").read_text()
+    policies = (tmp_path / "api" / "policies.html").read_text()
+    assert "SparseSimBaPolicy" in policies
+    assert 'class="reference internal" href="#sb3_sparse.common.simba_policy.SimBaPolicy"' in policies  # named short
+    table = (tmp_path / "guides" / "policies.html").read_text()
+    assert '<span class="pre">stable_</span><wbr><span class="pre">baselines3.</span><wbr>' in table
