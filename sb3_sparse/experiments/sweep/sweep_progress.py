@@ -124,12 +124,14 @@ class SweepProgress:
             left[run.algorithm] += run.agent_steps - self._steps[key]
             made[run.algorithm] += max(self._steps[key] - self._at_start[key], 0)
         left = +left
-        # An algorithm may take a hundred times as long for a step as another: wait until all have begun.
-        if not left or any(made[name] < _LEAST_STEPS or not self._seconds[name] for name in left):
+        # An algorithm may take a hundred times as long for a step as another.
+        known = [name for name in left if made[name] >= _LEAST_STEPS and self._seconds[name]]
+        if not known:
             return ""
         at_once = sum(self._seconds.values()) / (self._looked - self._begun)
-        seconds = sum(left[name] * self._seconds[name] / made[name] for name in left)
-        return f", about {duration(seconds / at_once)} left"
+        seconds = sum(left[name] * self._seconds[name] / made[name] for name in known)
+        unknown = ", ".join(sorted({*left} - {*known}))
+        return f", about {duration(seconds / at_once)} left" + (f" without {unknown}" if unknown else "")
 
     def _say(self, line: str) -> None:
         # Brackets are rich's markup.
