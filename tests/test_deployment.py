@@ -25,6 +25,7 @@ import sb3_sparse
 from sb3_sparse import (
     DER,
     DrQv2,
+    SparseSimBaCrossQPolicy,
     SparseSimBaExtractor,
     SparseSimBaPolicy,
     SparseSimBaTD3Policy,
@@ -35,7 +36,7 @@ from sb3_sparse import (
 from sb3_sparse.cli.command_line import main
 from sb3_sparse.installation import install_command
 from sb3_sparse import deployment
-from sb3_sparse.deployment import SparsePolicy, export, load_policy, sparse_policy
+from sb3_sparse.deployment import export, load_policy, runtime
 from sb3_sparse.deployment.loading import load_model
 
 ALGORITHMS = {
@@ -161,12 +162,13 @@ LAYERS = {"net_arch": [16, 12]}
 SIMBA = {"net_arch": [], "features_extractor_class": SparseSimBaExtractor, "features_extractor_kwargs": SMALL}
 OFF = {"learning_starts": 20, "buffer_size": 200, "batch_size": 16}
 ON = {"n_steps": 20}
+NO_RAINBOW = {"distributional": False, "dueling": False, "noisy": False}
 # Algorithm, action space, arguments, formats; ONNX takes seconds.
 OTHERS = {
     "PPO": (PPO, BOX, {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "sparse onnx"),
     "PPO, extractor": (PPO, FOUR, {**ON, "batch_size": 10, "policy_kwargs": SIMBA}, "sparse onnx"),
-    "PPO, several": (PPO, spaces.MultiDiscrete([2, 3]), {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "onnx"),
-    "PPO, binary": (PPO, spaces.MultiBinary(3), {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "onnx"),
+    "PPO, several": (PPO, spaces.MultiDiscrete([2, 3]), {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "sparse onnx"),
+    "PPO, binary": (PPO, spaces.MultiBinary(3), {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "sparse onnx"),
     "A2C": (A2C, FOUR, {**ON, "policy_kwargs": LAYERS}, "sparse"),
     "SAC, gSDE": (SAC, BOX, {**OFF, "use_sde": True, "policy_kwargs": LAYERS}, "sparse onnx"),
     "TQC, gSDE": (TQC, BOX, {**OFF, "use_sde": True, "policy_kwargs": {**LAYERS, "clip_mean": 0.1}}, "sparse onnx"),
@@ -174,9 +176,12 @@ OTHERS = {
     "A2C, squashed": (A2C, BOX, {**ON, "use_sde": True, "policy_kwargs": {**LAYERS, "squash_output": True}}, "sparse onnx"),
     "TRPO": (TRPO, BOX, {**ON, "batch_size": 10, "policy_kwargs": LAYERS}, "sparse"),
     "DQN": (DQN, FOUR, {**OFF, "policy_kwargs": LAYERS}, "sparse onnx"),
-    "QRDQN": (QRDQN, FOUR, {**OFF, "policy_kwargs": LAYERS}, "onnx"),
-    "CrossQ": (CrossQ, BOX, {**OFF, "policy_kwargs": LAYERS}, "onnx"),
-    "DER": (DER, FOUR, {**OFF, "policy_kwargs": {"net_arch": [16], "sparsity": 0.5}}, "onnx"),
+    "QRDQN": (QRDQN, FOUR, {**OFF, "policy_kwargs": LAYERS}, "sparse onnx"),
+    "CrossQ": (CrossQ, BOX, {**OFF, "policy_kwargs": LAYERS}, "sparse onnx"),
+    "CrossQ, ours": (CrossQ, BOX, {**OFF, "policy_kwargs": dict(SMALL)}, "sparse"),
+    "SAC, BroNet": (SAC, BOX, {**OFF, "policy_kwargs": {**SMALL, "network": "bronet"}}, "sparse"),
+    "DER": (DER, FOUR, {**OFF, "policy_kwargs": {"net_arch": [16], "sparsity": 0.5}}, "sparse onnx"),
+    "DER, plain": (DER, FOUR, {**OFF, "policy_kwargs": {"net_arch": [16], **NO_RAINBOW}}, "sparse"),
     "StreamAC": (StreamAC, BOX, {"policy_kwargs": {"width": 16, "sparsity": 0.5}}, "sparse onnx"),
     "StreamAC, discrete": (StreamAC, FOUR, {"policy_kwargs": {"width": 16}}, "sparse onnx"),
     "DrQv2": (DrQv2, BOX, {**OFF, "policy_kwargs": {"hidden_dim": 16}, "frame_stack": 1}, "onnx"),
@@ -201,7 +206,9 @@ QUICK = ("PPO, several", "SAC, gSDE", "DER", "StreamAC, discrete", "DrQv2")
 def test_other_algorithms_act_as_the_model(tmp_path: Path, name: str, format: str) -> None:
     algorithm, action_space, arguments, _ = OTHERS[name]
     env = OtherActions(action_space, PIXELS if name == "DrQv2" else VECTORS)
-    policy = "CnnPolicy" if name == "DrQv2" else "MlpPolicy"
+    policy: Any = {"DrQv2": "CnnPolicy", "CrossQ, ours": SparseSimBaCrossQPolicy, "SAC, BroNet": SparseSimBaPolicy}.get(
+        name, "MlpPolicy"
+    )
     arguments = {**arguments, "policy_kwargs": dict(arguments["policy_kwargs"])}  # SB3 writes into it
     model = algorithm(policy, env, seed=0, device="cpu", **arguments).learn(40)
     model.save(tmp_path / "model.zip")
@@ -222,11 +229,11 @@ def back_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """What runs the policies that are loaded."""
     if request.param == "compiled":
         pytest.importorskip("numba")
-    monkeypatch.setattr(sparse_policy, "kernels_are_available", lambda: request.param == "compiled")
+    monkeypatch.setattr(runtime, "_numba_is_there", lambda: request.param == "compiled")
     return request.param
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.LeakyReLU])
 def test_active_weights_give_the_same_actions(tmp_path: Path, back_end: str, activation: type[nn.Module]) -> None:
     kwargs = {"net_arch": [32, 300], "activation_fn": activation}
     model = sparsify(SAC("MlpPolicy", Env(), policy_kwargs=kwargs, buffer_size=10, seed=0), 0.8)
@@ -459,7 +466,7 @@ def test_images_are_exported_as_onnx(tmp_path: Path) -> None:
     observations = np.stack([images.sample() for _ in range(4)])
     actions, expected = run(tmp_path / "policy", "onnx", observations), model.predict(observations, deterministic=True)[0]
     assert np.abs(actions - expected).max() <= 1e-5
-    with pytest.raises(ValueError, match='A NatureCNN cannot be exported in the format "sparse"'):
+    with pytest.raises(ValueError, match=r"looks at images\. That cannot be exported as active weights"):
         export(model, tmp_path / "other", "sparse")
     assert not (tmp_path / "other").exists()
 
@@ -570,14 +577,23 @@ def test_loaded_policy_refuses_other_observations(tmp_path: Path) -> None:
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="policy of RecurrentPPO cannot be exported; those of these can: A2C, CrossQ"):
         export(RecurrentPPO("MlpLstmPolicy", Env(), device="cpu"), tmp_path / "policy")
-    with pytest.raises(ValueError, match=r'expectations of distributions\. It cannot be exported in the format "sparse"'):
-        export(DER("MlpPolicy", "CartPole-v1", buffer_size=10), tmp_path / "policy", "sparse")
-    model = SAC("MlpPolicy", Env(spaces.MultiBinary(3)), buffer_size=10)
-    with pytest.raises(ValueError, match=r"the observation space is MultiBinary\(3\)"):
+    model = SAC("MlpPolicy", Env(), policy_kwargs={"activation_fn": nn.Softplus}, buffer_size=10)
+    for format in ("sparse", "c"):
+        with pytest.raises(ValueError, match=r"has a Softplus, and known are .* cannot be exported as active weights"):
+            export(model, tmp_path / "policy.c", format)
+    model.observation_space = spaces.Text(3)
+    with pytest.raises(ValueError, match=r"the observation space is Text\("):
         export(model, tmp_path / "policy")
     model = SAC("MlpPolicy", Env(), buffer_size=10)
-    with pytest.raises(ValueError, match="Unknown format 'torchscript': choose one of 'onnx', 'sparse'"):
-        export(model, tmp_path / "policy", "torchscript")
+    with pytest.raises(ValueError, match="Unknown format 'tensorrt': choose one of 'onnx', 'torchscript', 'sparse', 'c'"):
+        export(model, tmp_path / "policy", "tensorrt")
+    for opset in (12, 19):
+        with pytest.raises(ValueError, match=f"opset must lie between 13 and 18, got {opset}"):
+            export(model, tmp_path / "policy", opset=opset)
+    with pytest.raises(ValueError, match="opset belongs to the format \"onnx\", got 'sparse'"):
+        export(model, tmp_path / "policy", "sparse", opset=13)
+    with pytest.raises(ValueError, match=r"must begin with a letter, got 2nd\.c"):
+        export(model, tmp_path / "2nd.c", "c")
     with pytest.raises(ValueError, match="there is no folder"):
         export(model, tmp_path / "missing" / "policy", "sparse")
     statistics = VecNormalize(DummyVecEnv([lambda: Env(spaces.Box(-1, 1, (4,)))]))
@@ -586,10 +602,15 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class WrongPolicy:
+    def act_on_vectors(self, flat: np.ndarray) -> np.ndarray:
+        return np.full((len(flat), 2), np.nan)
+
+
 def test_policy_that_deviates_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "policy"
     path.write_text("an older export")
-    monkeypatch.setattr(SparsePolicy, "__call__", lambda self, observation: np.full((len(observation), 2), np.nan))
+    monkeypatch.setattr("sb3_sparse.deployment.exporting.load_policy", lambda path: WrongPolicy())
     with pytest.raises(RuntimeError, match="deviates from the model by nan"):
         export(SAC("MlpPolicy", Env(), buffer_size=10), path, "sparse")
     assert path.read_text() == "an older export"
@@ -615,7 +636,7 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: str) -> None:
     export(model, good, "sparse")
     arrays = dict(np.load(good))
     damages = {
-        "version": lambda: arrays.update(header=np.array(str(arrays["header"]).replace('"version": 1', '"version": 2'))),
+        "version": lambda: arrays.update(header=np.array(str(arrays["header"]).replace('"version": 2', '"version": 3'))),
         "unknown step": lambda: arrays.update(header=np.array(str(arrays["header"]).replace('"relu"', '"relax"'))),
         "columns": lambda: arrays["0.columns"].__setitem__(0, 6),
         "starts": lambda: arrays["0.starts"].__setitem__(1, 10**6),

@@ -10,6 +10,10 @@ from torch import nn
 from sb3_sparse.sparsity import to_dense
 
 
+# What is said of whatever cannot be written down as steps on one vector.
+ONLY_DENSE = 'That cannot be exported as active weights (formats "sparse" and "c"): use "onnx" or "torchscript".'
+
+
 class ActingNetwork(nn.Module):
     """
     The part of a model that acts, as a copy without masks on the CPU: observations in; out come actions in [-1, 1], actions
@@ -32,7 +36,7 @@ class ActingNetwork(nn.Module):
 
         :raises ValueError: if there is more to it than that.
         """
-        raise ValueError(f'{self.obstacle} It cannot be exported in the format "sparse"; use "onnx".')
+        raise ValueError(f"{self.obstacle} {ONLY_DENSE}")
 
 
 class SquashedMean(ActingNetwork):
@@ -110,8 +114,6 @@ class ActionValues(ActingNetwork):
 class MeanQuantiles(ActingNetwork):
     """The mean quantiles of all actions, as QR-DQN has them."""
 
-    obstacle = "QR-DQN takes means of quantiles."
-
     def __init__(self, model: Any):
         super().__init__(model)
         self.quantile_net = plain(model.policy.quantile_net)
@@ -119,6 +121,15 @@ class MeanQuantiles(ActingNetwork):
     def forward(self, observation: th.Tensor) -> th.Tensor:
         """See :class:`ActingNetwork`."""
         return self.quantile_net(observation).mean(dim=1)
+
+    def parts(self) -> list[nn.Module]:
+        """See :class:`ActingNetwork`. Means of what a linear layer returns are what the mean of its rows returns."""
+        *hidden, last = self.quantile_net.quantile_net
+        mean = nn.Linear(last.in_features, last.out_features // self.quantile_net.n_quantiles)
+        with th.no_grad():
+            for target, source in zip(mean.parameters(), (last.weight, last.bias), strict=True):
+                target.copy_(source.view(self.quantile_net.n_quantiles, *target.shape).mean(dim=0))
+        return [self.quantile_net.features_extractor, *hidden, mean]
 
 
 class Features(nn.Module):

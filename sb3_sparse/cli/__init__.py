@@ -1,6 +1,6 @@
 """The command line, one file for each command of ``sb3-sparse``."""
 
-from sb3_sparse.cli import bench, export, figure, import_model, plot, quickstart, report, sweep, zoo_commands
+from sb3_sparse.cli import bench, check, export, figure, import_model, plot, quickstart, report, sweep, zoo_commands
 
 # Each adds its parsers, in the order of the help; a parser's default ``run`` takes the options given.
 COMMANDS = (
@@ -11,6 +11,7 @@ COMMANDS = (
     figure.add,
     report.add,
     export.add,
+    check.add,
     import_model.add,
     zoo_commands.add,
 )

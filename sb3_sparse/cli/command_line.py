@@ -65,10 +65,9 @@ def _run(words: list[str]) -> int:
 
 
 def _mendable_errors() -> tuple[type[Exception], ...]:
-    """Errors that tell what was wrong with a command; asked for after one only, as gymnasium takes its time."""
-    import gymnasium as gym
-
-    return ImportError, OSError, ValueError, gym.error.Error
+    """Errors that tell what was wrong with a command. Without gymnasium there are none of its own."""
+    gym = sys.modules.get("gymnasium")
+    return ImportError, OSError, ValueError, *([] if gym is None else [gym.error.Error])
 
 
 class Parser(argparse.ArgumentParser):

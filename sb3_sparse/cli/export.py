@@ -16,11 +16,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     command.add_argument("model", type=Path, help="saved model; reading a zip can run any code in it")
     command.add_argument(
         "--format",
-        choices=["onnx", "sparse", "safetensors"],
+        choices=["onnx", "torchscript", "sparse", "c", "safetensors"],
         default="onnx",
-        help="a dense ONNX graph; active weights only, for sb3_sparse.deployment.load_policy; or the whole model, to go on "
-        "training, read without running code in it (default: %(default)s)",
+        help="a dense graph as ONNX or TorchScript; active weights only, for sb3_sparse.deployment.runtime.load_policy, or as "
+        "one file of C99; or the whole model, to go on training, read without running code in it (default: %(default)s)",
     )
+    command.add_argument("--opset", type=int, help="version of ONNX's operators, from 13 to 18 (default: 18)")
     command.add_argument("-o", "--output", type=Path, required=True, help="file to write")
     command.add_argument(
         "--vec-normalize",
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
 
     model = load_model(options.model)
     statistics = _statistics(options, model)
-    written = export(model, options.output, options.format, statistics, options.channels_last)
+    written = export(model, options.output, options.format, statistics, options.channels_last, options.opset)
     print(f"{written.path}: {written.bytes:,} bytes, deviates from the model by at most {written.largest_error:.1e}")
 
 

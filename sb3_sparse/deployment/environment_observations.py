@@ -1,6 +1,7 @@
 """Changes to observations by a model's environment: an exported policy takes them as they were before it."""
 
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +38,10 @@ class EnvironmentObservations:
         :param observations: A batch of the environment
         :return: What the model's ``predict`` takes
         """
-        if self.channels_last:
+        if self.channels_last and isinstance(observations, dict):
+            images = {key for key, part in _entries(self.space).items() if is_image(part)}
+            observations = {k: np.moveaxis(part, -1, 1) if k in images else part for k, part in observations.items()}
+        elif self.channels_last:
             observations = np.moveaxis(np.asarray(observations), -1, 1)
         return observations if self.vec_normalize is None else self.vec_normalize.normalize_obs(observations)
 
@@ -55,7 +59,7 @@ def environment_observations(
     """
     space = model.observation_space
     statistics = statistics_of(model, vec_normalize)
-    if not isinstance(space, spaces.Box) or not is_image_space(space, check_channels=False):
+    if not any(map(is_image, _entries(space).values())):
         return EnvironmentObservations(space, statistics, False)
     is_moved = _channels_last(model) if channels_last is None else channels_last
     return EnvironmentObservations(_channels_to_end(space) if is_moved else space, statistics, is_moved)
@@ -127,16 +131,27 @@ def _channels_last(model: BaseAlgorithm) -> bool:
     noted = noted_preprocessing(model)
     if noted is not None:
         return noted.channels_last
-    space = model.observation_space
-    if isinstance(space, spaces.Box) and is_image_space(space):
+    images = [space for space in _entries(model.observation_space).values() if is_image_space(space)]
+    if images:
         warnings.warn(
             "Nothing tells whether the environment's images have their channels first or last, which SB3 moves to the front: "
-            f"the file takes images of shape {space.shape}. Say channels_last=True (--channels-last) if they are last.",
+            f"the file takes images of shape {images[0].shape}. Say channels_last=True (--channels-last) if they are last.",
             stacklevel=4,
         )
     return False
 
 
-def _channels_to_end(space: spaces.Space) -> spaces.Box:
+def _channels_to_end(space: spaces.Space) -> spaces.Space:
+    if isinstance(space, spaces.Dict):
+        moved = ((key, _channels_to_end(part) if is_image(part) else part) for key, part in space.items())
+        return spaces.Dict(OrderedDict(moved))  # the keys of others are sorted
     assert isinstance(space, spaces.Box)
     return spaces.Box(np.moveaxis(space.low, 0, -1), np.moveaxis(space.high, 0, -1), dtype=space.dtype.type)
+
+
+def is_image(space: spaces.Space) -> bool:
+    """
+    :param space: Observation space, or an entry of one
+    :return: Whether these are images, whatever the order of their channels
+    """
+    return is_image_space(space, check_channels=False)

@@ -1,34 +1,45 @@
 """Writing a trained policy for other programs, and checking that the file does what the model does."""
 
-import logging
-import math
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_sparse.installation import import_extra
-from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy, shapes_of
-from sb3_sparse.deployment.environment_observations import EnvironmentObservations, Statistics, environment_observations
+from sb3_sparse.deployment.c_program import write_c
+from sb3_sparse.deployment.c_source import prefix_of
+from sb3_sparse.deployment.deterministic_policy import DeterministicPolicy
+from sb3_sparse.deployment.environment_observations import Observations, Statistics, environment_observations
+from sb3_sparse.deployment.onnx_file import check_opset, write_onnx
+from sb3_sparse.deployment.recording import RECORDED, Policy, Recording, flat, metadata_of, record
+from sb3_sparse.deployment.runtime import TOLERANCE, SparsePolicy, load_policy
 from sb3_sparse.deployment.safe_file import SUFFIX, read_model, write_model
-from sb3_sparse.deployment.sparse_policy import SparsePolicy, load_policy
 from sb3_sparse.deployment.step_list import step_list
+from sb3_sparse.deployment.torchscript_file import write_torchscript
 
-# Largest deviation from the model's own actions, as a fraction of half the range of an action.
-TOLERANCE = 1e-5
-CHECKED_OBSERVATIONS = 64
 # The one that holds more than a policy.
 SAFE_FORMAT = "safetensors"
 
-# Flat observations (batch, *shape) -> actions (batch, *action shape).
-Policy = Callable[[np.ndarray], np.ndarray]
+
+class _Contents(NamedTuple):
+    """
+    What a file is to hold.
+
+    :param policy: The policy
+    :param recording: Observations and actions that the file carries
+    :param metadata: What it tells of the policy
+    :param target: The file in the end
+    :param opset: Version of ONNX's operators, if any was asked for
+    """
+
+    policy: DeterministicPolicy
+    recording: Recording
+    metadata: Mapping[str, Any]
+    target: Path
+    opset: int | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,8 @@ def export(
     format: str = "onnx",
     vec_normalize: Statistics = None,
     channels_last: bool | None = None,
+    opset: int | None = None,
+    observations: Observations | None = None,
 ) -> Export:
     """
     Write the deterministic policy of a model: observation as the environment returns it in, action as ``predict`` returns it
@@ -59,30 +72,42 @@ def export(
 
     :param model: Model of an algorithm of this package, or of SB3 or sb3-contrib but for those with memory or masked actions
     :param path: File to write
-    :param format: "onnx", a dense graph with zeros for what was pruned, input "observation" (one vector for a Dict, in the
-        order of ``gymnasium.spaces.flatten``), output "action", any batch size; or "sparse", the active weights, for
-        :func:`load_policy`; or "safetensors", the whole model with what it needs to go on training, for :func:`read_model`,
-        for any model
+    :param format: One of:
+
+        - "onnx": a dense graph with zeros for what was pruned, input "observation" (one vector for a Dict of vectors, in the
+          order of ``gymnasium.spaces.flatten``; of a Dict with images or discrete entries, every entry is an input), output
+          "action", any batch size
+        - "torchscript": the same for libtorch
+        - "sparse": the active weights, for :func:`~sb3_sparse.deployment.runtime.load_policy`
+        - "c": the active weights as one file of C99; it needs a C compiler to be checked
+        - "safetensors": the whole model with what it needs to go on training, for :func:`read_model`, for any model
     :param vec_normalize: What normalised the observations that the model was trained on; the ``VecNormalize`` that its
         environment has, if any, for None; False if nothing did
     :param channels_last: Whether the environment's images have their channels last; None asks the model's environment, or
         what the model's file says of it
+    :param opset: Version of ONNX's operators, from 13 to 18; 18 if None
+    :param observations: A batch of observations as the environment returns them, which the file is checked with, and of which
+        it carries the first 16 with their actions; drawn at random for None
     :return: What was written
     :raises ValueError: for an unknown format, and whatever cannot be exported.
     :raises RuntimeError: if the file acts otherwise than the model.
     """
     if format not in (*FORMATS, SAFE_FORMAT):
         raise ValueError(f"Unknown format {format!r}: choose one of {', '.join(map(repr, (*FORMATS, SAFE_FORMAT)))}.")
+    if opset is not None and format != "onnx":
+        raise ValueError(f'opset belongs to the format "onnx", got {format!r}.')
+    check_opset(opset)
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"Cannot write {path}: there is no folder {path.parent}.")
     if format == SAFE_FORMAT:
-        return _export_model(model, path, vec_normalize)
+        return _export_model(model, path, vec_normalize, observations)
     policy = DeterministicPolicy(model, environment_observations(model, vec_normalize, channels_last))
+    recording = record(model, policy, observations)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        written = FORMATS[format](policy, unfinished)
-        error = _largest_error(written, model, policy.observations)
+        contents = _Contents(policy, recording.first(RECORDED), metadata_of(model, policy), path, opset)
+        error = recording.deviation(FORMATS[format](contents, unfinished))
         if not error <= TOLERANCE:
             raise RuntimeError(f"The exported policy deviates from the model by {error:.1e}, more than {TOLERANCE:g}.")
         unfinished.replace(path)
@@ -91,14 +116,16 @@ def export(
     return Export(path, path.stat().st_size, error)
 
 
-def _export_model(model: BaseAlgorithm, path: Path, given: Statistics) -> Export:
+def _export_model(model: BaseAlgorithm, path: Path, given: Statistics, observations: Observations | None) -> Export:
     if path.suffix != SUFFIX:
         raise ValueError(f"Files of this format are told by their ending {SUFFIX}, got {path}.")
     unfinished = path.with_name(f".{os.getpid()}-{path.name}")
     # Of rewards as well: training goes on with them. Without statistics, the file tells that there were some.
     vec_normalize = (model.get_vec_normalize_env() if given is None else given) or None
     try:
-        write_model(model, unfinished, vec_normalize)
+        if observations is not None and vec_normalize is not None and vec_normalize.norm_obs:
+            observations = vec_normalize.normalize_obs(observations)
+        write_model(model, unfinished, vec_normalize, observations)
         _check_same(model, read_model(unfinished, device=model.device, has_buffer=False))
         unfinished.replace(path)
     finally:
@@ -112,108 +139,20 @@ def _check_same(model: BaseAlgorithm, read: BaseAlgorithm) -> None:
             raise RuntimeError(f"The exported model differs from the model in {name}.")
 
 
-def _write_onnx(policy: DeterministicPolicy, path: Path) -> Policy:
-    import_extra("onnxscript", "export")
-    runtime = import_extra("onnxruntime", "export")
-    example = th.from_numpy(example_observations(policy.observations.space, 2))
-    batch = th.export.Dim("batch")
-    with _quiet():
-        th.onnx.export(
-            policy.eval(),
-            (example,),
-            path,
-            input_names=["observation"],
-            output_names=["action"],
-            dynamic_shapes=({0: batch},),
-            dynamo=True,  # the default since torch 2.9
-            external_data=False,
-            verbose=False,
-        )
-    _forget_weight_shapes(path)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    return lambda observations: session.run(["action"], {"observation": observations})[0]
-
-
-def _forget_weight_shapes(path: Path) -> None:
-    """A weight has its shape; where it is written a second time, tools that transpose the weight leave it as it was."""
-    onnx = import_extra("onnx", "export")
-    model = onnx.load(path)
-    weights = {weight.name for weight in model.graph.initializer}
-    kept = [value for value in model.graph.value_info if value.name not in weights]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
-    onnx.save(model, path)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what torch's exporter says about its own internals, and that torchvision is missing."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _write_sparse(policy: DeterministicPolicy, path: Path) -> Policy:
-    space = policy.observations.space
-    SparsePolicy(shapes_of(space), tuple(policy.action_space.shape or ()), step_list(policy)).save(path)
+def _write_sparse(contents: _Contents, path: Path) -> Policy:
+    policy, recording = contents.policy, contents.recording
+    shapes = {key: tuple(space.shape or ()) for key, space in policy.entries.items()}
+    recorded = recording.flat(), recording.actions
+    action, steps = tuple(policy.action_space.shape or ()), step_list(policy)
+    SparsePolicy(shapes, action, steps, False, recording.half_range, recorded, contents.metadata).save(path)
     loaded = load_policy(path)
-    return lambda observations: loaded(_entries(observations, space))
+    return lambda inputs: loaded.act_on_vectors(flat(inputs))
 
 
 # Format -> what writes it and returns the policy as read from the file.
-FORMATS: dict[str, Callable[[DeterministicPolicy, Path], Policy]] = {
-    "onnx": _write_onnx,
+FORMATS: dict[str, Callable[[_Contents, Path], Policy]] = {
+    "onnx": lambda c, path: write_onnx(c.policy, path, c.recording, c.metadata, c.opset),
+    "torchscript": lambda c, path: write_torchscript(c.policy, path, c.recording, c.metadata),
     "sparse": _write_sparse,
+    "c": lambda c, path: write_c(c.policy, path, c.recording, c.metadata, prefix_of(c.target)),
 }
-
-
-def example_observations(space: spaces.Space, number: int) -> np.ndarray:
-    """
-    Draw observations from a standard normal distribution, within the bounds of the space.
-
-    :param space: Observation space: a Box or a Dict of Boxes
-    :param number: How many
-    :return: (number, *shape) float32, uint8 of an image, (number, dim) of a Dict
-    """
-    rng, parts = np.random.default_rng(0), []
-    for key, part in (space.spaces if isinstance(space, spaces.Dict) else {"": space}).items():
-        assert isinstance(part, spaces.Box)
-        if part.dtype == np.uint8:
-            drawn = rng.integers(0, 256, (number, *part.shape)).astype(np.uint8)
-        else:
-            drawn = rng.standard_normal((number, *part.shape)).clip(part.low, part.high).astype(np.float32)
-        parts.append(drawn.reshape(number, -1) if key else drawn)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
-def _largest_error(policy: Policy, model: BaseAlgorithm, source: EnvironmentObservations) -> float:
-    """Compare with what the model's own ``predict`` returns, at several batch sizes."""
-    observations = example_observations(source.space, CHECKED_OBSERVATIONS)
-    inputs = source.as_model_gets_them(_entries(observations, source.space))
-    expected = model.predict(inputs, deterministic=True)[0]  # type: ignore[arg-type]
-    actual = np.concatenate([policy(observations[:1]), policy(observations[1:3]), policy(observations[3:])])
-    return _deviation(actual, expected, model.action_space)
-
-
-def _deviation(actual: np.ndarray, expected: np.ndarray, space: spaces.Space) -> float:
-    if not isinstance(space, spaces.Box):
-        return float((actual != expected).any())
-    half_range = 0.5 * (space.high - space.low)
-    return float(np.abs((actual - expected) / np.where(half_range > 0.0, half_range, 1.0)).max())
-
-
-def _entries(observations: np.ndarray, space: spaces.Space) -> np.ndarray | dict[str, np.ndarray]:
-    """A batch of flat observations as the environment would return it."""
-    if not isinstance(space, spaces.Dict):
-        return observations
-    shapes = shapes_of(space)
-    parts = np.split(observations, np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1], axis=1)
-    return {key: part.reshape(-1, *shapes[key]) for key, part in zip(shapes, parts, strict=True)}

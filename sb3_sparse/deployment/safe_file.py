@@ -20,15 +20,17 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.installation import import_extra
 from sb3_sparse.common.observation_preprocessing import ATTRIBUTE as PREPROCESSING
 from sb3_sparse.common.observation_preprocessing import ObservationPreprocessing, noted_preprocessing
 from sb3_sparse.common.pruned_policy import PrunedPolicy
 from sb3_sparse.common.sparsify import SparsifiedPolicy, pruned_policy_class
+from sb3_sparse.deployment.environment_observations import EnvironmentObservations, Observations
 from sb3_sparse.deployment.known_classes import ALGORITHMS, POLICIES, name_in, named
 from sb3_sparse.deployment.model_settings import read_settings, settings_of
 from sb3_sparse.deployment.no_buffer import place_holder, remove_place_holder
 from sb3_sparse.deployment.plain_data import from_plain, space_from_plain, space_to_plain, to_plain
+from sb3_sparse.deployment.recording import RECORDED, Recording, example_observations, half_range
+from sb3_sparse.installation import import_extra
 from sb3_sparse.stream_ac import StreamAC
 from sb3_sparse.stream_ac.stream_wrapper import RewardScaling
 
@@ -51,7 +53,12 @@ _STATISTICS = ("mean", "var")
 _SPARSIFIED = "sparsified "
 
 
-def write_model(model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+def write_model(
+    model: BaseAlgorithm,
+    path: str | Path,
+    vec_normalize: VecNormalize | None = None,
+    observations: Observations | None = None,
+) -> None:
     """
     Write networks, masks, optimizers, settings and counters. The replay buffer, random streams and functions (of a learning
     rate that is one, the present value, with a warning; SB3's schedules are written) are not part of it: for these there are
@@ -60,11 +67,14 @@ def write_model(model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormal
     :param model: Model of one of ``ALGORITHMS``, with a policy of this package, or one that its algorithm knows by a name
     :param path: File to write, as a whole or not at all
     :param vec_normalize: What normalised the observations that the model was trained on, if anything did
+    :param observations: A batch as the model gets them, which the file carries with their actions, for :func:`check_model`;
+        drawn at random for None
     :raises ValueError: if something of it cannot be written without pickling it.
     """
     safetensors = import_extra("safetensors.torch", "export")
     path = Path(path)
     tensors, header = dict(_tensors(model)), _header(model)
+    header["recorded"] = _recorded(model, observations).to_json()
     if vec_normalize is not None:
         header["vec_normalize"], statistics = _statistics(vec_normalize)
         tensors.update(statistics)
@@ -117,6 +127,33 @@ def read_model(
     except (KeyError, TypeError, RuntimeError, AttributeError, AssertionError) as error:
         raise ValueError(f"{path} does not hold a whole model: {type(error).__name__}: {error}") from error
     return model
+
+
+def check_model(path: str | Path) -> float:
+    """
+    See that a model does on this machine what it did where it was written.
+
+    :param path: File of :func:`write_model`
+    :return: Largest deviation from the recorded actions, as a fraction of half the range of an action; 0 of discrete ones
+    :raises ValueError: if it is no such file, it is damaged, or actions differ.
+    """
+    header, _ = _read(path)
+    if "recorded" not in header:
+        raise ValueError("it carries no recorded observations")
+    model = read_model(path, device="cpu", has_buffer=False)
+    return Recording.from_json(header["recorded"]).check(lambda inputs: _act(model, inputs))
+
+
+def _recorded(model: BaseAlgorithm, observations: Observations | None) -> Recording:
+    if observations is None:
+        observations = example_observations(EnvironmentObservations(model.observation_space, None, False), RECORDED)
+    inputs = dict(observations) if isinstance(observations, Mapping) else {"": np.asarray(observations)}
+    return Recording(inputs, _act(model, inputs), half_range(model.action_space)).first(RECORDED)
+
+
+def _act(model: BaseAlgorithm, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    observations = dict(inputs) if isinstance(model.observation_space, spaces.Dict) else inputs[""]
+    return np.asarray(model.predict(observations, deterministic=True)[0])
 
 
 def read_vec_normalize(path: str | Path) -> VecNormalize:

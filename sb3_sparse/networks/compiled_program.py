@@ -11,10 +11,33 @@ from sb3_sparse.sparsity.products.kernels import multiply_samples
 from sb3_sparse.sparsity.products.vector_code import pointer
 
 CODES = {name: code for code, name in enumerate(ARGUMENTS)}
-STANDARDIZE, CLIP, AFFINE, LAYER_NORM, SPARSE, DENSE, RELU, TANH, SIGMOID, SILU, SAVE, ADD, LEAKY_RELU, HARDTANH, ARGMAX = (
-    range(len(CODES))
-)
+(
+    STANDARDIZE,
+    CLIP,
+    AFFINE,
+    ONE_HOT,
+    LAYER_NORM,
+    SPARSE,
+    DENSE,
+    RELU,
+    TANH,
+    SIGMOID,
+    SILU,
+    GELU,
+    GELU_TANH,
+    ELU,
+    LEAKY_RELU,
+    HARDTANH,
+    SAVE,
+    ADD,
+    DUELING,
+    EXPECTATION,
+    ARGMAX,
+    ARGMAX_OF_EACH,
+    IS_POSITIVE,
+) = range(len(CODES))
 _ZERO = np.float32(0.0)
+_NO_NUMBERS = np.int32(0)
 
 
 class CompiledProgram:
@@ -62,6 +85,11 @@ def _array(address, size):  # type: ignore[no-untyped-def]
     return carray(pointer(address, _ZERO), size)
 
 
+@njit(inline="always")
+def _numbers(address, size):  # type: ignore[no-untyped-def]
+    return carray(pointer(address, _NO_NUMBERS), size)
+
+
 @njit(fastmath={"contract", "reassoc"})
 def _multiply_dense(weight, x, bias, target):  # type: ignore[no-untyped-def]
     for row in range(len(target)):
@@ -96,7 +124,7 @@ def _apply(code, x, first, second):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _activate(code, x):  # type: ignore[no-untyped-def]
+def _activate(code, x, argument):  # type: ignore[no-untyped-def]
     for i in range(len(x)):
         if code == RELU:
             x[i] = _ZERO if x[i] < _ZERO else x[i]  # so that NaN stays
@@ -104,8 +132,79 @@ def _activate(code, x):  # type: ignore[no-untyped-def]
             x[i] = math.tanh(x[i])
         elif code == SIGMOID:
             x[i] = 1.0 / (1.0 + math.exp(-x[i]))
-        else:
+        elif code == SILU:
             x[i] = x[i] / (1.0 + math.exp(-x[i]))
+        elif code == GELU:
+            x[i] = 0.5 * x[i] * (1.0 + math.erf(x[i] * math.sqrt(0.5)))
+        elif code == GELU_TANH:
+            x[i] = 0.5 * x[i] * (1.0 + math.tanh(math.sqrt(2.0 / math.pi) * (x[i] + 0.044715 * x[i] ** 3)))
+        elif code == ELU:
+            x[i] = x[i] if x[i] > _ZERO else argument * math.expm1(x[i])
+        elif code == LEAKY_RELU:
+            x[i] = x[i] if x[i] > _ZERO else argument * x[i]
+        else:
+            x[i] = 1.0 if x[i] > _ZERO else 0.0
+
+
+@njit
+def _one_hot(x, sizes, target):  # type: ignore[no-untyped-def]
+    place = 0
+    for i in range(len(x)):
+        if sizes[i] == 0:
+            target[place] = x[i]
+            place += 1
+        else:
+            target[place : place + sizes[i]] = _ZERO
+            target[place + np.int64(x[i])] = 1.0
+            place += sizes[i]
+
+
+@njit
+def _dueling(x, atoms, target):  # type: ignore[no-untyped-def]
+    actions = len(target) // atoms
+    for atom in range(atoms):
+        total = _ZERO
+        for action in range(actions):
+            total += x[action * atoms + atom]
+        shift = x[actions * atoms + atom] - total / np.float32(actions)
+        for action in range(actions):
+            target[action * atoms + atom] = x[action * atoms + atom] + shift
+
+
+@njit
+def _expectation(x, support, target):  # type: ignore[no-untyped-def]
+    atoms = len(support)
+    for action in range(len(target)):
+        logits = x[action * atoms : (action + 1) * atoms]
+        largest, total, weights = logits.max(), _ZERO, _ZERO
+        for atom in range(atoms):
+            weight = np.float32(math.exp(logits[atom] - largest))
+            total += weight * support[atom]
+            weights += weight
+        target[action] = total / weights
+
+
+@njit
+def _argmax_of_each(x, sizes, target):  # type: ignore[no-untyped-def]
+    place = 0
+    for i in range(len(target)):
+        target[i] = np.argmax(x[place : place + sizes[i]])
+        place += sizes[i]
+
+
+@njit
+def _reshape(code, x, first, target):  # type: ignore[no-untyped-def]
+    n, m = len(x), len(target)
+    if code == ONE_HOT:
+        _one_hot(x, _numbers(first, n), target)
+    elif code == DUELING:
+        _dueling(x, n - m, target)
+    elif code == EXPECTATION:
+        _expectation(x, _array(first, n // m), target)
+    elif code == ARGMAX:
+        target[0] = np.argmax(x)
+    else:
+        _argmax_of_each(x, _numbers(first, m), target)
 
 
 # Whoever changes multiply_samples removes compiled_program.*.nbi from __pycache__: numba sees changes of this file only.
@@ -142,19 +241,15 @@ def run(zero, program, inputs, outputs, buffers, width):  # type: ignore[no-unty
             elif code == ADD:
                 saved -= width
                 x += buffers[saved : saved + n]
-            elif code == LEAKY_RELU:
-                slope = _array(first, 1)[0]
-                for i in range(n):
-                    x[i] = x[i] if x[i] > zero else slope * x[i]
             elif code == HARDTANH:
                 low, high = _array(first, 1)[0], _array(second, 1)[0]
                 for i in range(n):
                     x[i] = min(max(x[i], low), high)
-            elif code == ARGMAX:
-                buffers[there] = np.argmax(x)
+            elif code in (ONE_HOT, DUELING, EXPECTATION, ARGMAX, ARGMAX_OF_EACH):
+                _reshape(code, x, first, buffers[there : there + m])
                 here, there = there, here
             elif code <= AFFINE:
                 _apply(code, x, _array(first, n), _array(second, n))
             else:
-                _activate(code, x)
+                _activate(code, x, _array(first, 1)[0] if first != 0 else zero)
         outputs[sample] = buffers[here : here + outputs.shape[1]]

@@ -11,7 +11,7 @@ import torch as th
 from sb3_sparse.experiments.markdown_table import markdown_table
 from sb3_sparse.common.architecture import simba_sizes
 from sb3_sparse.common.networks import simba_network
-from sb3_sparse.deployment.sparse_policy import SparsePolicy
+from sb3_sparse.deployment.runtime import SparsePolicy
 from sb3_sparse.deployment.step_list import steps_of
 from sb3_sparse.experiments.benchmarks.contenders import ACTION_DIM, OBSERVATION_DIM
 from sb3_sparse.experiments.benchmarks.timing import Work, in_turn
