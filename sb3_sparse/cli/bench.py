@@ -1,6 +1,7 @@
 """``sb3-sparse bench``: what updates, actions and products cost."""
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "width-scale": {"nargs": "+", "type": float, "help": "times the usual width"},
     "width": {"nargs": "+", "type": int, "help": "widths of the networks"},
     "sparsity": {"nargs": "+", "type": float, "help": "sparsities"},
+    "algorithm": {"nargs": "+", "help": "algorithms, all for None"},
     "batch": {"nargs": "+", "type": int, "help": "batch sizes"},
     "batch-size": {"type": int, "help": "samples of an update"},
     "env": {"help": "environment to train in"},
@@ -101,6 +103,15 @@ def _inference(options: argparse.Namespace) -> list[Any]:
     return costs
 
 
+def _deployment(options: argparse.Namespace) -> list[Any]:
+    from sb3_sparse.experiments.benchmarks.deployment_cost import deployment_cost, format_deployment
+
+    cases = itertools.product(options.width_scale, options.sparsity)
+    costs = [cost for case in cases for cost in deployment_cost(*case, options.rounds, options.algorithm)]
+    print(format_deployment(costs))
+    return costs
+
+
 def _products(options: argparse.Namespace) -> list[Any]:
     from sb3_sparse.experiments.benchmarks.product_cost import format_crossovers, product_cost
 
@@ -163,6 +174,11 @@ _UPDATES = {"updates": 5, "device": "auto"}
 _SUBJECTS = {
     "updates": Subject("updates and actions of SAC: stock SB3, ours, dense and sparse", _updates, {**_SIZES, **_UPDATES}),
     "inference": Subject("one pass of an actor and a critic for one observation", _inference, _SIZES),
+    "deployment": Subject(
+        "every format of an export beside every algorithm",
+        _deployment,
+        {"width-scale": [1.0], "sparsity": [0.9], "algorithm": None, "rounds": 7},
+    ),
     "products": Subject("up to which density single products pay", _products, {"batch": [1, 16, 64, 256]}),
     "checkpoints": Subject("checkpoints of 100,000 and a million transitions", _checkpoints),
     "checkpoint-throughput": Subject(

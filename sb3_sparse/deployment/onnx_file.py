@@ -63,7 +63,7 @@ def write_onnx(
     _bring_back(model, opset)
     onnx.helper.set_model_props(model, {_METADATA: json.dumps(metadata), _RECORDING: recording.to_json()})
     onnx.save(model, path)
-    return _session(path)
+    return load_onnx(path)
 
 
 def check_opset(opset: int | None) -> int:
@@ -93,14 +93,18 @@ def check_onnx(path: Path) -> float:
         properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
         if _RECORDING not in properties:
             raise ValueError("it carries no recorded observations")
-        return Recording.from_json(properties[_RECORDING]).check(_session(path))
+        return Recording.from_json(properties[_RECORDING]).check(load_onnx(path))
     except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.InvalidArgument, errors.NotImplemented) as error:
         raise ValueError(str(error)) from error
     except (LookupError, TypeError, protobuf.DecodeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _session(path: Path) -> Policy:
+def load_onnx(path: Path) -> Policy:
+    """
+    :param path: File of :func:`write_onnx`
+    :return: The policy, by onnxruntime on one thread of the CPU
+    """
     runtime = import_extra("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -276,7 +276,7 @@ class SparsePolicy:
         if there is one for None
     :param half_range: (action shape) half the range of every action, which deviations are told in; 1 of those without; None of
         discrete ones
-    :param recorded: (number, size) observations as vectors and (number, action shape) what the model did; None if there are none
+    :param recorded: (number, size) observations as vectors and (number, action shape) actions of the model, if there are some
     :param metadata: What else is known of the policy
     :raises ValueError: if the steps do not fit together.
     """

@@ -31,7 +31,7 @@ def write_torchscript(policy: DeterministicPolicy, path: Path, recording: Record
         traced = th.jit.freeze(th.jit.trace(policy.eval(), example, check_trace=False))
         files = {_METADATA: json.dumps(metadata), _RECORDING: recording.to_json()}
         th.jit.save(traced, path, _extra_files=files)
-    return _load(path)[0]
+    return load_torchscript(path)
 
 
 def check_torchscript(path: Path) -> float:
@@ -47,6 +47,14 @@ def check_torchscript(path: Path) -> float:
         return Recording.from_json(recording).check(policy)
     except (RuntimeError, LookupError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def load_torchscript(path: Path) -> Policy:
+    """
+    :param path: File of :func:`write_torchscript`
+    :return: The policy, by torch on the CPU
+    """
+    return _load(path)[0]
 
 
 def _load(path: Path) -> tuple[Policy, str]:

@@ -2,7 +2,6 @@
 
 import itertools
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from sb3_sparse.common.networks import simba_network
 from sb3_sparse.deployment.runtime import SparsePolicy
 from sb3_sparse.deployment.step_list import steps_of
 from sb3_sparse.experiments.benchmarks.contenders import ACTION_DIM, OBSERVATION_DIM
-from sb3_sparse.experiments.benchmarks.timing import Work, in_turn
+from sb3_sparse.experiments.benchmarks.timing import in_turn, mean_microseconds
 from sb3_sparse.sparsity import prune, to_dense
 
 SECONDS_PER_ROUND = 0.05
@@ -71,17 +70,8 @@ def _network_cost(network: str, width_scale: float, sparsity: float, rounds: int
     vector = observation[0].numpy()
     th.testing.assert_close(th.as_tensor(exported(vector)), dense(observation)[0], rtol=1e-4, atol=1e-4)
     works = {0: lambda: dense(observation), 1: lambda: module(observation), 2: lambda: exported(vector)}
-    times = in_turn(works, rounds, _microseconds)
+    times = in_turn(works, rounds, lambda work: mean_microseconds(work, SECONDS_PER_ROUND))
     return InferenceCost(network, width_scale, sparsity, *map(statistics.median, times.values()))
-
-
-def _microseconds(work: Work) -> float:
-    repeats, start = 0, time.process_time()
-    while time.process_time() - start < SECONDS_PER_ROUND:
-        for _ in range(10):
-            work()
-        repeats += 10
-    return (time.process_time() - start) / repeats * 1e6
 
 
 def format_passes(costs: Sequence[InferenceCost]) -> str:

@@ -45,6 +45,22 @@ def seconds(work: Work, device: str = "cpu") -> float:
     return time.process_time() - start
 
 
+def mean_microseconds(work: Work, seconds: float) -> float:
+    """
+    Time work that is too short for a clock: over and over.
+
+    :param work: Does it
+    :param seconds: For how long, of process time
+    :return: Microseconds of process time of one
+    """
+    repeats, start = 0, time.process_time()
+    while time.process_time() - start < seconds:
+        for _ in range(10):
+            work()
+        repeats += 10
+    return (time.process_time() - start) / repeats * 1e6
+
+
 def in_turn(
     works: Mapping[Key, Work], rounds: int, measure: Callable[[Work], float] = seconds, warm_ups: int = 1
 ) -> dict[Key, list[float]]:
