@@ -20,7 +20,7 @@ from torch import nn
 
 from sb3_sparse import DER, SparseSimBaExtractor, SparseSimBaPolicy, StreamAC, sparsify, sparsity
 from sb3_sparse.cli.command_line import main
-from sb3_sparse.deployment import check, export
+from sb3_sparse.deployment import check, export, load_policy
 from sb3_sparse.deployment.c_program import compiled_policy, compiler
 
 needs_onnx = pytest.mark.skipif(
@@ -174,6 +174,27 @@ def test_observations_can_be_given(tmp_path: Path, format: str, name: str) -> No
             export(model, tmp_path / name, format, observations=observations[:0])
 
 
+def test_the_command_takes_observations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, observations = trained("DQN"), batch_of(VECTORS, 20)
+    model.save(tmp_path / "model.zip")
+    np.save(tmp_path / "batch.npy", observations)
+    (tmp_path / "text").write_text("no array")
+    command = ["export", str(tmp_path / "model.zip"), "--format", "sparse", "-o", str(tmp_path / "policy")]
+    assert main([*command, "--observations", str(tmp_path / "batch.npy")]) == 0
+    recorded = load_policy(tmp_path / "policy").recorded
+    assert recorded is not None and np.array_equal(recorded[0], observations[:16])
+    assert main([*command, "--observations", str(tmp_path / "text")]) == 1
+    assert "text was not written by numpy.save" in capsys.readouterr().err
+
+
+@needs_onnx
+def test_an_entry_called_as_the_output_is_refused(tmp_path: Path) -> None:
+    space = spaces.Dict(action=spaces.Discrete(3), x=VECTORS)
+    model = PPO("MultiInputPolicy", DummyVecEnv([lambda: Env(space, BOX)]), n_steps=20, device="cpu")
+    with pytest.raises(ValueError, match="is called 'action', as the output"):
+        export(model, tmp_path / "policy.onnx")
+
+
 @needs_compiler
 def test_edited_c_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "policy.c"
@@ -294,7 +315,5 @@ def test_recorded_observations_have_the_moments_of_the_normalisation(tmp_path: P
     export(model, tmp_path / "policy", format)
     assert check(tmp_path / "policy") <= 1e-5
     if format == "sparse":
-        from sb3_sparse.deployment import load_policy
-
         observations, actions = load_policy(tmp_path / "policy").recorded  # type: ignore[misc]
         assert 985 < observations.min() and observations.max() < 1015 and np.ptp(actions) > 1e-3

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-    from sb3_sparse.deployment.environment_observations import Statistics
+    from sb3_sparse.deployment.environment_observations import Observations, Statistics
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -35,6 +35,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         action=argparse.BooleanOptionalAction,
         help="the environment's images have their channels last (default: what the model's file says)",
     )
+    command.add_argument(
+        "--observations",
+        type=Path,
+        metavar="FILE",
+        help="a batch as the environment returns them, of numpy.save, or numpy.savez for a Dict, to check the file with; it "
+        "carries the first 16 (default: drawn at random)",
+    )
     command.set_defaults(run=run)
 
 
@@ -45,8 +52,19 @@ def run(options: argparse.Namespace) -> None:
 
     model = load_model(options.model)
     statistics = _statistics(options, model)
-    written = export(model, options.output, options.format, statistics, options.channels_last, options.opset)
+    observations = None if options.observations is None else _read_observations(options.observations)
+    written = export(model, options.output, options.format, statistics, options.channels_last, options.opset, observations)
     print(f"{written.path}: {written.bytes:,} bytes, deviates from the model by at most {written.largest_error:.1e}")
+
+
+def _read_observations(path: Path) -> "Observations":
+    import numpy as np
+
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{path} was not written by numpy.save or numpy.savez: {error}") from error
+    return found if isinstance(found, np.ndarray) else dict(found)
 
 
 def _statistics(options: argparse.Namespace, model: "BaseAlgorithm") -> "Statistics":

@@ -21,6 +21,7 @@ DEFAULT_OPSET = 18
 OLDEST_OPSET = 13
 # The first with an operator for it.
 _LAYER_NORMALIZATION = 17
+_OUTPUT = "action"
 _METADATA, _RECORDING = "sb3_sparse", "sb3_sparse.recording"
 
 
@@ -44,6 +45,8 @@ def write_onnx(
     opset = check_opset(opset)
     batch = th.export.Dim("batch")
     names = list(recording.inputs)
+    if _OUTPUT in names:
+        raise ValueError(f"An entry of the observations is called {_OUTPUT!r}, as the output of the graph is: rename it.")
     module = policy if opset >= _LAYER_NORMALIZATION else _without_layer_norm(policy)
     with _quiet():
         th.onnx.export(
@@ -51,7 +54,7 @@ def write_onnx(
             tuple(th.from_numpy(array[:2].copy()) for array in recording.inputs.values()),
             path,
             input_names=names,
-            output_names=["action"],
+            output_names=[_OUTPUT],
             dynamic_shapes={"inputs": tuple({0: batch} for _ in names)},
             dynamo=True,  # the default since torch 2.9
             opset_version=DEFAULT_OPSET,
@@ -109,7 +112,7 @@ def load_onnx(path: Path) -> Policy:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(["action"], inputs)[0]
+    return lambda inputs: session.run([_OUTPUT], inputs)[0]
 
 
 def _forget_weight_shapes(model: Any) -> None:

@@ -85,7 +85,7 @@ def _linear(layer: nn.Linear) -> list[Step]:
     weight = _array(layer.weight)
     bias = np.zeros(len(weight), np.float32) if layer.bias is None else _array(layer.bias)
     rows, columns = np.nonzero(weight)
-    if len(rows) > MAX_DENSITY * weight.size or weight.shape[1] > 2**16:
+    if len(rows) > MAX_DENSITY * weight.size or weight.shape[1] >= 2**16:  # how many a row has takes as much as a column
         return [Step("dense", {"weight": weight, "bias": bias})]
     starts = np.searchsorted(rows, np.arange(len(weight) + 1)).astype(np.int32)
     arrays = {"values": weight[rows, columns], "columns": columns.astype(np.uint16), "starts": starts, "bias": bias}
