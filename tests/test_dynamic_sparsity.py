@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch as th
 from stable_baselines3 import DQN, PPO, SAC, TD3
+from sb3_contrib import TQC
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from test_sparsify import check, make, predictions
 from torch import nn
 
 import sb3_sparse
-from sb3_sparse import SparseSimBaExtractor, SparseSimBaPolicy, SparseTopologyCallback, sparsify
+from sb3_sparse import DER, DrQv2, SparseSimBaExtractor, SparseSimBaPolicy, SparseTopologyCallback, StreamAC, sparsify
 from sb3_sparse.callbacks import SET, Expansion, GradualPruning, Revival, RigL
 from sb3_sparse.sparsity import Topology, checkpoint_masks, prune, sparse_layers, summary
 from sb3_sparse.sparsity.methods import TopologyMethod, revive
@@ -313,6 +315,7 @@ MODELS: dict[str, Any] = {
     ),
     "sac-stock": lambda: sparsify(make(SAC), 0.7),
     "td3-stock": lambda: sparsify(make(TD3), 0.7),
+    "tqc-stock": lambda: sparsify(make(TQC), 0.7),
     "dqn-stock": lambda: sparsify(make(DQN), 0.7),
 }
 
@@ -333,6 +336,42 @@ def test_models_of_changing_numbers_train_and_load(model: str, method: TopologyM
     assert loaded.policy.sparsity == model.policy.sparsity
     loaded.learn(24, callback=SparseTopologyCallback(SET(update_freq=8)))
     check(loaded)
+
+
+def drqv2() -> DrQv2:
+    env = FakeImageEnv(screen_height=84, screen_width=84, n_channels=9, channel_first=True, discrete=False)
+    sizes = dict(hidden_dim=32, feature_dim=8, sparsity=0.6)
+    return DrQv2("CnnPolicy", env, learning_starts=8, batch_size=4, buffer_size=64, policy_kwargs=sizes)
+
+
+def der() -> DER:
+    return DER("MlpPolicy", "CartPole-v1", learning_starts=8, batch_size=4, buffer_size=64, policy_kwargs=dict(sparsity=0.6))
+
+
+OWN: dict[str, Any] = {
+    "DrQv2": (drqv2, {"critic": Revival(update_freq=4), "critic.trunk": SET(update_freq=4)}),
+    "DER revived": (der, {"q_net": Revival(update_freq=4)}),
+    "DER pruned": (der, {"q_net": GradualPruning(0.8, update_freq=4)}),
+    "StreamAC": (
+        lambda: StreamAC("MlpPolicy", "CartPole-v1", policy_kwargs=dict(sparsity=0.6)),
+        {"actor": Revival(update_freq=4), "critic": SET(update_freq=4)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_algorithms_of_this_package_save_what_changed(name: str, tmp_path) -> None:
+    build, methods = OWN[name]
+    model = build()
+    before = positions(model.policy)
+    model.learn(24, callback=SparseTopologyCallback(methods))
+    assert any(not th.equal(now, before[layer]) for layer, now in positions(model.policy).items())
+    model.save(tmp_path / "model.zip")
+    loaded = type(model).load(tmp_path / "model.zip")
+    assert {n: p.tolist() for n, p in positions(loaded.policy).items()} == {
+        n: p.tolist() for n, p in positions(model.policy).items()
+    }
+    assert loaded.policy.sparsity == model.policy.sparsity
 
 
 @pytest.mark.parametrize("method", ["set", "revival"])

@@ -11,7 +11,7 @@ from sb3_sparse.algorithms.own_algorithm import sample_losses
 from sb3_sparse.algorithms.sampling import can_sample, private_randomness, replay_buffer_of, sample_batch, seed_from
 from sb3_sparse.callbacks.measured_networks import MeasuredNetwork, measured_networks
 from sb3_sparse.common.pruned_policy import ROLES, TARGETS, PrunedPolicy, network_trees
-from sb3_sparse.common.sparsify import note_numbers, prune_by_magnitude, sparsify
+from sb3_sparse.common.sparsify import note_numbers, prune_by_magnitude, sparsify, with_sparsities
 from sb3_sparse.diagnostics.recording import evaluation_mode
 from sb3_sparse.sparsity import SparseLayer, Topology, sparse_layers
 from sb3_sparse.sparsity.allocation import get_distribution
@@ -108,8 +108,9 @@ class ModelPart(Part):
 
     def prune_to(self, sparsities: Mapping[str, float]) -> None:
         """See :class:`Part`."""
-        sparsity = {**self._all_sparsities(), **sparsities}
-        prune_by_magnitude(self.model, sparsity["actor"] if sparsity["actor"] == sparsity["critic"] else sparsity)
+        policy = self.model.policy
+        assert isinstance(policy, PrunedPolicy)
+        prune_by_magnitude(self.model, with_sparsities(policy, sparsities))
 
     def note_numbers(self) -> None:
         """See :class:`Part`."""

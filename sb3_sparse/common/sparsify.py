@@ -143,10 +143,24 @@ def note_numbers(model: BaseAlgorithm) -> None:
     found: dict[str, list[Summary]] = {}
     for role, tree in network_trees(policy, skipped_modules(policy, policy.skip)):
         found.setdefault(role, []).append(summary(tree))
-    present = policy.sparsity if isinstance(policy.sparsity, Mapping) else dict.fromkeys(("actor", "critic"), policy.sparsity)
-    sparsity = {**present, **{role: _overall(parts, policy.pruning.budget) for role, parts in found.items()}}
+    overall = {role: _overall(parts, policy.pruning.budget) for role, parts in found.items()}
+    sparsity = with_sparsities(policy, overall)
     config = PruningConfig.create(sparsity, policy.pruning.distribution, policy.pruning.budget)
     note_pruning(model, sparsity, config, follows=False)
+
+
+def with_sparsities(policy: PrunedPolicy, changed: Mapping[str, float]) -> float | dict[str, float]:
+    """
+    What a policy's argument ``sparsity`` is with other sparsities: one number where that says it.
+
+    :param policy: Policy
+    :param changed: Role -> sparsity
+    """
+    given = policy.sparsity
+    sparsity = {**(given if isinstance(given, Mapping) else dict.fromkeys(("actor", "critic"), given)), **changed}
+    roles = {role for role, _ in network_trees(policy, set())}
+    different = {sparsity[role] for role in (sparsity if isinstance(given, Mapping) else roles)}
+    return different.pop() if len(different) == 1 else sparsity
 
 
 def note_pruning(model: BaseAlgorithm, sparsity: float | Mapping[str, float], config: PruningConfig, follows: bool) -> None:
