@@ -226,7 +226,9 @@ def _row(claim: Claim, evidence: Evidence, table: Lines) -> list[str]:
         values[0], values[1], evidence.is_more_better, {key_of(line["run"]) for lines in arms for line in lines} <= paper
     )
     shown = "; ".join(f"{lines[0]['label']}: {_mean(of_arm)}" for lines, of_arm in zip(arms, values, strict=True))
-    hours = sum(float(line["cpu_seconds"]) for line in {line["run"]: line for lines in arms for line in lines}.values()) / 3600
+    runs = {line["run"]: line for lines in arms for line in lines}.values()
+    hours = sum(float(line["cpu_seconds"]) for line in runs) / 3600
+    hardware = " and ".join(sorted({line["hardware"] for line in runs}))
     return [
         str(claim.figure),
         claim.text,
@@ -234,7 +236,7 @@ def _row(claim: Claim, evidence: Evidence, table: Lines) -> list[str]:
         f"{short_task(first['task'])}, {_what(evidence)}: {shown}",
         " and ".join(str(count) for count in sorted({len(of_arm) for of_arm in values})),
         f"{hours:.1f}",
-        f"`{evidence.table}.csv`, {first['commit']}, {first['hardware']}",
+        f"`{evidence.table}.csv`, {first['commit']}, {hardware}",
         f"`python -m sb3_sparse plot sb3_sparse/experiments/results/{evidence.table}.csv`",
     ]
 
