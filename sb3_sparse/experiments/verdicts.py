@@ -160,7 +160,7 @@ def verdict(ahead: Sequence[float], behind: Sequence[float], is_more_better: boo
     )
     if low > 0 and not is_whole:
         found = "reproduced at a smaller scale"
-    return found if min(len(ahead), len(behind)) >= FEWEST_SEEDS else f"a hint only: {found}"
+    return found if min(len(ahead), len(behind)) >= FEWEST_SEEDS else f"{found} (a hint only)"
 
 
 def stored_tables() -> dict[str, Lines]:
