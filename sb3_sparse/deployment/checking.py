@@ -1,6 +1,8 @@
 """Whether an exported file does, on the machine where it will run, what the model did where it was exported."""
 
 import importlib
+import struct
+import zlib
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -62,9 +64,11 @@ def format_of(path: Path) -> str:
 def _format_of_zip(path: Path) -> str:
     try:
         with ZipFile(path) as file:
-            names = file.namelist()
-    except BadZipFile as error:
+            names, damaged = file.namelist(), file.testzip()
+    except (BadZipFile, EOFError, RuntimeError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: {damaged} in it has another checksum than it had.")
     if "header.npy" in names:
         return "sparse"
     if any(name.endswith("/constants.pkl") for name in names):

@@ -1,6 +1,7 @@
 """Policies as ONNX: a dense graph for onnxruntime and all else that reads it."""
 
 import copy
+import hashlib
 import json
 import logging
 import warnings
@@ -22,7 +23,7 @@ OLDEST_OPSET = 13
 # The first with an operator for it.
 _LAYER_NORMALIZATION = 17
 _OUTPUT = "action"
-_METADATA, _RECORDING = "sb3_sparse", "sb3_sparse.recording"
+_METADATA, _RECORDING, _CHECKSUM = "sb3_sparse", "sb3_sparse.recording", "sb3_sparse.sha256"
 
 
 def write_onnx(
@@ -64,7 +65,8 @@ def write_onnx(
     model = onnx.load(path)
     _forget_weight_shapes(model)
     _bring_back(model, opset)
-    onnx.helper.set_model_props(model, {_METADATA: json.dumps(metadata), _RECORDING: recording.to_json()})
+    carried = {_METADATA: json.dumps(metadata), _RECORDING: recording.to_json(), _CHECKSUM: _checksum_of_weights(model)}
+    onnx.helper.set_model_props(model, carried)
     onnx.save(model, path)
     return load_onnx(path)
 
@@ -93,14 +95,26 @@ def check_onnx(path: Path) -> float:
     onnx, runtime = import_extra("onnx", "export"), import_extra("onnxruntime", "export")
     errors, protobuf = runtime.capi.onnxruntime_pybind11_state, import_extra("google.protobuf.message", "export")
     try:
-        properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        model = onnx.load(path)
+        properties = {entry.key: entry.value for entry in model.metadata_props}
         if _RECORDING not in properties:
             raise ValueError("it carries no recorded observations")
+        if properties.get(_CHECKSUM) != _checksum_of_weights(model):
+            raise ValueError("its weights are not those that were exported")
         return Recording.from_json(properties[_RECORDING]).check(load_onnx(path))
     except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.InvalidArgument, errors.NotImplemented) as error:
         raise ValueError(str(error)) from error
     except (LookupError, TypeError, protobuf.DecodeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _checksum_of_weights(model: Any) -> str:
+    """How the file is written may differ from one version of protobuf to another; numbers may not."""
+    onnx, digest = import_extra("onnx", "export"), hashlib.sha256()
+    for weight in sorted(model.graph.initializer, key=lambda weight: weight.name):
+        array = onnx.numpy_helper.to_array(weight)
+        digest.update(f"{weight.name} {array.dtype} {list(array.shape)}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def load_onnx(path: Path) -> Policy:
