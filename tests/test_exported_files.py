@@ -175,6 +175,36 @@ def test_observations_can_be_given(tmp_path: Path, format: str, name: str) -> No
             export(model, tmp_path / name, format, observations=observations[:0])
 
 
+SPACES: dict[str, tuple[Any, spaces.Space, spaces.Space]] = {
+    "bytes": (DQN, spaces.Box(0, 255, (12,), np.uint8), FOUR),
+    "matrix of float64": (SAC, spaces.Box(-5, 5, (2, 3), np.float64), spaces.Box(-1, 1, (2, 2))),
+    "matrix of bits": (PPO, spaces.MultiBinary((2, 3)), BOX),
+    "integers": (PPO, spaces.Box(0, 10, (4,), np.int64), spaces.MultiBinary(4)),
+    "number": (DQN, spaces.Discrete(6), FOUR),
+    "parts": (
+        PPO,
+        spaces.Dict(z=spaces.Box(0, 255, (4,), np.uint8), a=spaces.Box(-1, 1, (2, 2)), m=spaces.MultiBinary(3)),
+        BOX,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_unusual_spaces(tmp_path: Path, name: str) -> None:
+    algorithm, observations, actions = SPACES[name]
+    policy = "MultiInputPolicy" if isinstance(observations, spaces.Dict) else "MlpPolicy"
+    arguments = {"n_steps": 20} if algorithm is PPO else {"buffer_size": 10}
+    model = algorithm(policy, Env(observations, actions), seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, **arguments)
+    for format, file in (("torchscript", "policy.pt"), ("sparse", "policy.npz"), ("c", "policy.c")):
+        if format == "c" and not compiler_is_there():
+            continue
+        assert export(model, tmp_path / file, format).largest_error <= 1e-5
+        assert check(tmp_path / file) <= 1e-5
+    loaded = load_policy(tmp_path / "policy.npz")
+    for sample in (observations.sample() for _ in range(5)):
+        np.testing.assert_allclose(loaded(sample), model.predict(sample, deterministic=True)[0], atol=1e-5)
+
+
 def test_the_command_takes_observations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, observations = trained("DQN"), batch_of(VECTORS, 20)
     model.save(tmp_path / "model.zip")
