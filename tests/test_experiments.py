@@ -17,7 +17,7 @@ from sb3_sparse import experiments
 from sb3_sparse.cli.command_line import parser, main
 from sb3_sparse import installation
 from sb3_sparse.installation import import_extra, install_command
-from sb3_sparse.experiments.benchmarks.contenders import COMPILED, STOCK, Contender
+from sb3_sparse.experiments.benchmarks.contenders import COMPILED, MLP, STOCK, Contender
 from sb3_sparse.experiments.benchmarks.own_process import measure_in_own_process
 from sb3_sparse.experiments.benchmarks.training_memory import training_memory
 from sb3_sparse.experiments.figures.panels import Panels
@@ -341,15 +341,16 @@ def test_benchmark_compares_all_contenders(tmp_path: Path, capsys: pytest.Captur
         "cpu",
         "--no-memory",
     ]
-    assert main(["bench", "updates", *small, "--loop", "Pendulum-v1", "--loop-steps", "20", "--json", str(path)]) == 0
+    loop = ["--loop", "Pendulum-v1", "--loop-steps", "20", "--loop-updates", "1"]
+    assert main(["bench", "updates", *small, *loop, "--json", str(path)]) == 0
     variants = [STOCK, "SB3, S=0", "ours, S=0", "SB3, S=0.5", "ours, S=0.5"]
     entries = json.loads(path.read_text())
-    assert [entry["variant"] for entry in entries] == 2 * variants
+    assert [entry["variant"] for entry in entries] == [*2 * variants, MLP]
     assert entries[0]["update_speedup"] == entries[0]["predict_speedup"] == 1.0
     for entry in entries[:5]:
         assert min(*entry["update_ms"], *entry["predict_ms"]) > 0 and len(entry["update_ms"]) == 2
         assert entry["memory_bytes"] is None
-    assert all(entry["steps_per_second"] > 0 for entry in entries[5:])
+    assert all(entry["steps_per_second"] > 0 and entry["updates"] == 1 for entry in entries[5:])
     output = capsys.readouterr().out
     assert all(output.count(f"| {variant} |") == 2 for variant in variants)
 

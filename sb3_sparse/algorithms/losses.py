@@ -82,10 +82,19 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _parameters(module: nn.Module) -> set[nn.Parameter]:
-    """What ``parameters()`` tells, in a fraction of its time, which is that of a small product."""
-    found = {parameter for parameter in module._parameters.values() if parameter is not None}
-    return found.union(*(_parameters(child) for child in module._modules.values() if child is not None))
+def _of_others(module: nn.Module, own: nn.Module) -> list[nn.Parameter]:
+    """Parameters of a module that another one does not share."""
+    shared = _parameters(own)
+    return [parameter for key, parameter in _parameters(module).items() if key not in shared]
+
+
+def _parameters(module: nn.Module) -> dict[int, nn.Parameter]:
+    """What ``parameters()`` tells, by identity, in a fraction of its time, which is that of a small product."""
+    found = {id(parameter): parameter for parameter in module._parameters.values() if parameter is not None}
+    for child in module._modules.values():
+        if child is not None:
+            found.update(_parameters(child))
+    return found
 
 
 def temperature(model: Any) -> th.Tensor:
@@ -129,7 +138,7 @@ def sac_actor_losses(model: Any, batch: Any, actions: th.Tensor, log_prob: th.Te
     :param weight: Weight of the entropy
     :return: (batch, 1)
     """
-    with frozen(_parameters(model.critic) - _parameters(model.actor)):
+    with frozen(_of_others(model.critic, model.actor)):
         q_values = smallest(model.critic(batch.observations, actions))
     return weight * log_prob - q_values
 
@@ -164,7 +173,7 @@ def td3_actor_losses(model: Any, batch: Any, actions: th.Tensor) -> th.Tensor:
     :param actions: Actions of the actor
     :return: (batch, 1)
     """
-    with frozen(_parameters(model.critic) - _parameters(model.actor)):
+    with frozen(_of_others(model.critic, model.actor)):
         return -model.critic.q1_forward(batch.observations, actions)
 
 

@@ -63,6 +63,7 @@ def _add_comparisons(command: argparse.ArgumentParser) -> None:
     command.add_argument("--peer", action="store_true", help="time SBX (JAX) as well, if sbx-rl is installed")
     command.add_argument("--loop", metavar="ENV", help="also time whole training loops in this environment")
     command.add_argument("--loop-steps", type=int, default=1_000, help="agent steps of each (default: %(default)s)")
+    command.add_argument("--loop-updates", type=int, default=2, help="updates per agent step (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _updates(options: argparse.Namespace) -> list[Any]:
-    from sb3_sparse.experiments.benchmarks.contenders import contenders
+    from sb3_sparse.experiments.benchmarks.contenders import MLP, Contender, contenders
     from sb3_sparse.experiments.benchmarks.loop_cost import check_loop, format_loops, loop_cost
     from sb3_sparse.experiments.benchmarks.update_cost import format_table, update_cost
 
@@ -89,7 +90,9 @@ def _updates(options: argparse.Namespace) -> list[Any]:
     costs: list[Any] = update_cost(compared, options.rounds, options.updates, options.device, not options.no_memory)
     print(format_table(costs))
     if options.loop:
-        loops = [loop_cost(contender, options.loop, options.loop_steps, options.device) for contender in compared]
+        everybody = [*compared, *(Contender(MLP, width) for width in options.width_scale)]
+        settings = options.loop, options.loop_steps, options.device, options.loop_updates
+        loops = [loop_cost(contender, *settings) for contender in everybody]
         print(format_loops(loops))
         costs += loops
     return costs

@@ -1,6 +1,7 @@
 """The stochastic actor of SAC and TQC."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch as th
@@ -12,6 +13,7 @@ from torch import nn
 
 from sb3_sparse.common.networks import SimBaActorBase
 from sb3_sparse.networks.simba import outputs_of
+from sb3_sparse.networks.squashed_gaussian import draw
 
 LOG_STD_MIN, LOG_STD_MAX = -10.0, 2.0
 _HALF_RANGE = 0.5 * (LOG_STD_MAX - LOG_STD_MIN)
@@ -93,19 +95,17 @@ class SimBaActor(SimBaActorBase, Actor):
         :param obs: (batch, *shape) raw observations
         :return: (batch, action_dim) actions in [-1, 1] and (batch,) their log-probability
         """
-        mean, log_std, _ = self.get_action_dist_params(obs)
-        noise = th.randn_like(mean)
-        gaussian = mean + noise * log_std.exp()
-        # Log-density of the Gaussian less the log-determinant 2 (log 2 - x - softplus(-2 x)), constants apart.
-        entries = th.addcmul(2.0 * (gaussian + F.softplus(-2.0 * gaussian)) - log_std, noise, noise, value=-0.5)
-        constant = mean.shape[1] * (0.5 * math.log(2.0 * math.pi) + 2.0 * math.log(2.0))
-        return th.tanh(gaussian), entries.sum(dim=1) - constant
+        mean, head = self._heads(obs)
+        return draw(mean, head, th.randn_like(mean), LOG_STD_MIN, _HALF_RANGE)
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """
         :param obs: (batch, *shape) raw observations
         :return: (batch, action_dim) mean and log standard deviation before squashing, and no further arguments
         """
+        mean, head = self._heads(obs)
+        return mean, LOG_STD_MIN + _HALF_RANGE * (1.0 + th.tanh(head)), {}
+
+    def _heads(self, obs: PyTorchObs) -> Sequence[th.Tensor]:
         features = self.extract_features(obs, self.features_extractor)
-        mean, log_std = outputs_of(self.latent_pi, features, [self.mu, self.log_std])  # type: ignore[list-item]
-        return mean, LOG_STD_MIN + _HALF_RANGE * (1.0 + th.tanh(log_std)), {}
+        return outputs_of(self.latent_pi, features, [self.mu, self.log_std])  # type: ignore[list-item]

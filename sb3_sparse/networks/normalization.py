@@ -1,9 +1,14 @@
 """Running normalisation of observations."""
 
+import functools
+import importlib
 from collections.abc import Iterable
+from types import ModuleType
 
 import torch as th
 from torch import nn
+
+from sb3_sparse.sparsity.products.choice import are_ordinary, kernels_are_available
 
 # Inputs that were there before the first batch count as batches of this size.
 _USUAL_BATCH = 256
@@ -55,7 +60,17 @@ class RunningNormalizer(nn.Module):
         :param x: (..., dim)
         :return: (..., dim), standardised
         """
+        if (kernels := self._kernels(x)) is not None and not (x.requires_grad and th.is_grad_enabled()):
+            return kernels.standardize(x, self._buffers["mean"], self._buffers["var"], self.eps)  # type: ignore[no-any-return]
         return (x - self.mean) / self.std
+
+    def _kernels(self, x: th.Tensor) -> ModuleType | None:
+        """What normalises such a batch in compiled passes, if that is possible."""
+        # Past torch's __getattr__, which takes longer than the passes.
+        mean, var = self._buffers["mean"], self._buffers["var"]
+        assert mean is not None and var is not None
+        is_plain = are_ordinary(x, mean) and x.ndim == 2 and mean.dtype == var.dtype == x.dtype and x.shape[1:] == mean.shape
+        return _standardizing() if is_plain and len(x) and kernels_are_available() else None
 
     @th.no_grad()
     def update(self, x: th.Tensor) -> None:
@@ -64,6 +79,9 @@ class RunningNormalizer(nn.Module):
 
         :param x: (batch, dim)
         """
+        if (kernels := self._kernels(x)) is not None:
+            kernels.follow(x, self.mean, self.var, self.num_batches, self.frozen, self.min_weight)
+            return
         batch_var, batch_mean = _moments(x)
         # Arithmetic on tensors instead of branches: nothing here waits for a GPU.
         moving = ~self.frozen
@@ -197,6 +215,11 @@ def pooled_moments(parts: Iterable[th.Tensor]) -> tuple[th.Tensor, th.Tensor, in
     mean = (weights * th.stack(means)).sum(0)
     var = (weights * (th.stack(variances) + (th.stack(means) - mean).square())).sum(0)
     return mean, var, sum(counts)
+
+
+@functools.cache
+def _standardizing() -> ModuleType:
+    return importlib.import_module("sb3_sparse.networks.fused.standardizing")
 
 
 def _moments(x: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

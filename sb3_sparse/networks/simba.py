@@ -10,6 +10,7 @@ from torch import nn
 from sb3_sparse.arguments import check_integer
 from sb3_sparse.networks.initializers import he_normal_linear, orthogonal_linear
 from sb3_sparse.sparsity.products.choice import are_ordinary, kernels_are_available
+from sb3_sparse.sparsity.products.dense_weights import TakesDenseWeights
 
 LAYER_NORM_EPS = 1e-6  # flax's default, which the reference uses; torch's is 1e-5
 EXPANSION = 4  # ratio of a block's inner to its outer width
@@ -43,7 +44,7 @@ class SimBaBlock(nn.Module):
         return x + self.contract(self.activation(self.expand(self.norm(x))))
 
 
-class SimBaEncoder(nn.Module):
+class SimBaEncoder(TakesDenseWeights):
     """
     SimBa encoder: a linear projection, residual blocks, a final layer normalisation. There is no activation after the
     projection. Initialisation: projection orthogonal with gain 1, block layers He-normal, biases 0.

@@ -83,6 +83,6 @@ class SAC(StockTraining, stable_baselines3.SAC):
             return {}
         assert self.log_ent_coef is not None
         scale = self.log_ent_coef.exp() if self.update_rule == "paper" else self.log_ent_coef
-        loss = -(scale * (log_prob.detach() + self.target_entropy)).mean()  # type: ignore[operator]
+        loss = -scale * (log_prob.detach().mean() + self.target_entropy)  # type: ignore[operator]
         self._weights.step(loss, self.ent_coef_optimizer)
         return {"ent_coef_loss": loss}

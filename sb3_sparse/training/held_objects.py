@@ -14,6 +14,7 @@ from sb3_sparse.sparsity import SparseLayer, Topology
 
 
 _OF_TORCH = vars(nn.Module()).keys()
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def all_optimizers(model: OffPolicyAlgorithm) -> list[th.optim.Optimizer]:
@@ -41,6 +42,7 @@ class HeldObjects:
         # Where optimizers may be: what torch itself has in every module takes long to look through.
         self._attributes = [vars(module) for module in modules]
         self._names = [[name for name in attributes if name not in _OF_TORCH] for attributes in self._attributes]
+        self._hooks = [vars(module)[name] for module in modules for name in _HOOKS]
         self._parameters = list(model.policy.parameters())
         self._topologies = [module for module in modules if isinstance(module, Topology)]
         self._layers = [module for module in modules if isinstance(module, SparseLayer)]
@@ -49,7 +51,7 @@ class HeldObjects:
 
     def are_valid(self, model: OffPolicyAlgorithm) -> bool:
         """
-        Tell whether nothing was replaced, moved to another device, frozen, or given other hyperparameters.
+        Tell whether nothing was replaced, moved to another device, frozen, given other hyperparameters, or a number of hooks.
 
         :param model: The same model
         """
@@ -78,7 +80,7 @@ class HeldObjects:
         records = [layer.records_dense_gradient for layer in self._layers]
         trained = [parameter.requires_grad for parameter in self._parameters]
         numbers = map(len, self._attributes)  # there is no other optimizer without another attribute
-        return [*versions, *addresses, *records, *trained, *numbers, *_hyperparameters(optimizers)]
+        return [*versions, *addresses, *records, *trained, *numbers, sum(map(len, self._hooks)), *_hyperparameters(optimizers)]
 
 
 def _attributes(model: OffPolicyAlgorithm, kind: type) -> list[Any]:

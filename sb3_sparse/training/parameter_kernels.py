@@ -14,7 +14,7 @@ from numba import carray
 from numba.extending import intrinsic
 
 from sb3_sparse.sparsity.products.compiling import compiled
-from sb3_sparse.sparsity.products.vector_code import pointer
+from sb3_sparse.sparsity.products.vector_code import pointer, rounded
 
 # Columns of the table of an optimizer's parameters, of its groups, and of a target network's parameters.
 VALUES, GRADIENTS, MEANS, SQUARES, STEPS, SIZE, GROUP = range(7)
@@ -29,16 +29,6 @@ _kernel = compiled(nogil=True, error_model="numpy")
 def _fused(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, rounded once."""
     return a(a, b, c), lambda context, builder, signature, arguments: builder.fma(*arguments)
-
-
-@intrinsic
-def _rounded(typing_context: Any, zero: Any, number: Any) -> Any:
-    """A number as one of the type of ``zero``."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.cast(builder, arguments[1], number, zero)
-
-    return zero(zero, number), generate
 
 
 @_kernel
@@ -57,14 +47,14 @@ def step_adam(zero, table, groups):  # type: ignore[no-untyped-def]
         count = carray(pointer(steps, _FLOAT), 1)
         count[0] += _FLOAT + 1
         step = np.float64(count[0])
-        length = _rounded(zero, -(rate / (1 - beta1**step)))
-        root = _rounded(zero, math.sqrt(1 - beta2**step))
-        kept = _rounded(zero, 1 - rate * decay) if is_decoupled else _rounded(zero, 1.0)
-        added = zero if is_decoupled else _rounded(zero, decay)
-        rates = _rounded(zero, 1 - beta1), _rounded(zero, beta2), _rounded(zero, 1 - beta2)
+        length = rounded(zero, -(rate / (1 - beta1**step)))
+        root = rounded(zero, math.sqrt(1 - beta2**step))
+        kept = rounded(zero, 1 - rate * decay) if is_decoupled else rounded(zero, 1.0)
+        added = zero if is_decoupled else rounded(zero, decay)
+        rates = rounded(zero, 1 - beta1), rounded(zero, beta2), rounded(zero, 1 - beta2)
         body = size // np.int64(vector) * np.int64(vector)
         _step_entries(
-            zero, values, gradients, means, squares, size, body, kept, added, rates, length, root, _rounded(zero, epsilon)
+            zero, values, gradients, means, squares, size, body, kept, added, rates, length, root, rounded(zero, epsilon)
         )
 
 
@@ -95,8 +85,8 @@ def average(zero, table, weight):  # type: ignore[no-untyped-def]
     :param table: (parameters, 3) int64
     :param weight: Weight of the online network, in [0, 1]
     """
-    near = _rounded(zero, weight)
-    far = _rounded(zero, _rounded(zero, weight) - 1)
+    near = rounded(zero, weight)
+    far = rounded(zero, rounded(zero, weight) - 1)
     for line in table:
         targets, values, size = line
         target, value = carray(pointer(targets, zero), size), carray(pointer(values, zero), size)

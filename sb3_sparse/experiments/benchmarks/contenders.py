@@ -23,7 +23,7 @@ from sb3_sparse.sparsity.allocation import check_sparsity
 # Sizes of humanoid.
 OBSERVATION_DIM, ACTION_DIM = 67, 21
 BATCH_SIZE = 256
-STOCK, EAGER, COMPILED, PEER = "SB3, plain dense", "SB3", "ours", "SBX, dense"
+STOCK, EAGER, COMPILED, PEER, MLP = "SB3, plain dense", "SB3", "ours", "SBX, dense", "SB3, MlpPolicy"
 
 
 class RandomEnv(gym.Env):
@@ -57,7 +57,7 @@ class Contender:
 
     :param kind: ``STOCK``: SB3's SAC with a SimBa policy of torch's own layers; ``EAGER``: SB3's SAC with our policy;
         ``COMPILED``: our SAC with our policy; ``PEER``: SBX's SAC (JAX) with its own SimBa policy, which normalises no
-        observations
+        observations; ``MLP``: SB3's SAC with SB3's MlpPolicy, two layers of 256 whatever the width scale
     :param width_scale: Width scale w
     :param sparsity: Sparsity; None where the policy has none
     """
@@ -84,6 +84,8 @@ class Contender:
         arguments = {**hyperparameters("sac", env), "seed": 0, **arguments}
         if self.kind == PEER:
             return self._build_peer(env, arguments)
+        if self.kind == MLP:
+            return SAC("MlpPolicy", env, device=device, **arguments)
         library = sb3_sparse.SAC if self.kind == COMPILED else SAC
         policy: Any = PlainSimBaPolicy if self.kind == STOCK else SparseSimBaPolicy
         kwargs: dict[str, Any] = {"width_scale": self.width_scale}

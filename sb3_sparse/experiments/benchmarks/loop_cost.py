@@ -26,12 +26,14 @@ class LoopCost:
     :param width_scale: Width scale w
     :param variant: Name of the contender
     :param env_id: Id of the environment
+    :param updates: Updates per agent step
     :param steps_per_second: Environment steps (frames) per second of process time on a CPU, of time on a GPU
     """
 
     width_scale: float
     variant: str
     env_id: str
+    updates: int
     steps_per_second: float
 
 
@@ -62,24 +64,26 @@ def check_loop(env_id: str) -> None:
     env.close()
 
 
-def loop_cost(contender: Contender, env_id: str, agent_steps: int, device: str = "auto") -> LoopCost:
+def loop_cost(contender: Contender, env_id: str, agent_steps: int, device: str = "auto", updates: int = 2) -> LoopCost:
     """
-    Train and take the time of the last part, two updates per agent step.
+    Train and take the time of the last part.
 
     :param contender: What to train
     :param env_id: Id of the environment
     :param agent_steps: Agent steps that are timed, after 150 that are not
     :param device: Device
+    :param updates: Updates per agent step
     """
     env = gym.make(env_id)
     prepare(device)
-    model = contender.build(env, device, learning_starts=WARM_UP - 50, buffer_size=WARM_UP + agent_steps)
+    sizes = {"learning_starts": WARM_UP - 50, "buffer_size": WARM_UP + agent_steps, "gradient_steps": updates}
+    model = contender.build(env, device, **sizes)
     clock = _Clock(get_device(device).type)
     model.learn(WARM_UP + agent_steps, callback=clock)
     seconds = clock.clock() - clock.start
     env.close()
     frames = agent_steps * action_repeat(env_id)
-    return LoopCost(contender.width_scale, contender.variant, env_id, frames / seconds)
+    return LoopCost(contender.width_scale, contender.variant, env_id, updates, frames / seconds)
 
 
 def format_loops(costs: Sequence[LoopCost]) -> str:
@@ -93,5 +97,5 @@ def format_loops(costs: Sequence[LoopCost]) -> str:
         base.setdefault(cost.width_scale, cost.steps_per_second)
         ratio = cost.steps_per_second / base[cost.width_scale]
         speed = f"{cost.steps_per_second:.0f}"
-        rows.append([f"{cost.width_scale:g}", cost.variant, cost.env_id, speed, f"{ratio:.2f}"])
-    return markdown_table("w | variant | environment | environment steps/s | this / SB3", rows)
+        rows.append([f"{cost.width_scale:g}", cost.variant, cost.env_id, str(cost.updates), speed, f"{ratio:.2f}"])
+    return markdown_table("w | variant | environment | updates per agent step | environment steps/s | this / SB3", rows)

@@ -1,5 +1,6 @@
 """A SimBa encoder as one operation of autograd on a CPU."""
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from sb3_sparse.networks.fused.table import SAVED, SCRATCH, Layout
 from sb3_sparse.networks.simba import SimBaBlock, SimBaEncoder, is_listened_to
 from sb3_sparse.sparsity.layers import SparseLinear
 from sb3_sparse.sparsity.products.choice import Products, products_by_kernels
+from sb3_sparse.sparsity.products.dense_weights import DenseWeights
 from sb3_sparse.sparsity.products.kernel_products import fits, rows_of
 from sb3_sparse.sparsity.topology import Topology
 
@@ -60,6 +62,10 @@ class FusedPasses:
     def __init__(self) -> None:
         # Number of heads: the state of the layers, and the plans that were made for it.
         self._kept: dict[int, tuple[list[Any], dict[_Key, Plan | None]]] = {}
+        # Who owns every write to the layers, and what was found out meanwhile. Heads: parameters; situation: plan.
+        self._owner: weakref.ref[DenseWeights] | None = None
+        self._parameters: dict[tuple[nn.Module, ...], list[th.Tensor]] = {}
+        self._plans: dict[Any, Plan] = {}
 
     def __call__(self, encoder: SimBaEncoder, x: th.Tensor, heads: Sequence[nn.Module]) -> Sequence[th.Tensor] | None:
         """
@@ -71,20 +77,36 @@ class FusedPasses:
         :return: (batch, output_dim) of every head, or (batch, hidden_dim) features if there is none; None if something is
             unusual, so that the batch has to go from layer to layer
         """
-        if x.ndim != 2 or len(x) < LEAST_BATCH:
+        if x.ndim != 2 or len(x) < LEAST_BATCH or torch_module._has_any_global_hook():
             return None
-        layers = _plain_layers(encoder, heads)
-        if layers is None:
-            return None
-        parameters = [parameter for pair in _parameters(layers) for parameter in pair if parameter is not None]
-        is_learning = any(parameter.requires_grad for parameter in parameters)
+        self._follow(encoder.dense_weights)
+        known, layers = tuple(heads), None
+        parameters = self._parameters.get(known)
+        if parameters is None:
+            layers = _plain_layers(encoder, heads)
+            if layers is None:
+                return None
+            parameters = [parameter for pair in _parameters(layers) for parameter in pair if parameter is not None]
+        is_learning = any([parameter.requires_grad for parameter in parameters])
         is_differentiated = th.is_grad_enabled() and (is_learning or x.requires_grad)
-        plan = self._plan(x, layers, parameters, is_differentiated, is_learning)
+        situation = known, x.shape, x.dtype, is_differentiated, is_learning
+        plan = self._plans.get(situation)
         if plan is None:
-            return None
+            layers = layers or _plain_layers(encoder, heads)
+            plan = layers and self._plan(x, layers, parameters, is_differentiated, is_learning)
+            if plan is None:
+                return None
+            if encoder.dense_weights is not None:
+                self._parameters[known], self._plans[situation] = parameters, plan
         if is_differentiated:
             return _Encode.apply(x, plan, *parameters)  # type: ignore[no-any-return, no-untyped-call]
         return run_forward(plan, x)[0]
+
+    def _follow(self, owner: DenseWeights | None) -> None:
+        """Forget what was found out unless the same owner serves the layers, which notices what anybody changes in them."""
+        if owner is not (self._owner and self._owner()) or len(self._plans) == MOST_PLANS:
+            self._owner = None if owner is None else weakref.ref(owner)
+            self._parameters, self._plans = {}, {}
 
     def _plan(
         self, x: th.Tensor, layers: Layers, parameters: list[th.Tensor], is_differentiated: bool, is_learning: bool
@@ -221,7 +243,7 @@ def _plain_layers(encoder: SimBaEncoder, heads: Sequence[nn.Module]) -> Layers |
     modules: Any = encoder._modules
     chain = modules["blocks"]
     blocks = [block for block in chain._modules.values()]
-    if torch_module._has_any_global_hook() or not _is_plain(chain, nn.Sequential):
+    if not _is_plain(chain, nn.Sequential):
         return None
     if not all(_is_plain(block, SimBaBlock) for block in blocks):
         return None

@@ -16,7 +16,7 @@ from numba import carray
 
 from sb3_sparse.sparsity.products.compiling import compiled
 from sb3_sparse.sparsity.products.dense_kernels import add_dense_products, dense_gradients
-from sb3_sparse.sparsity.products.kernels import TILE_BYTES, accumulate_row, add_row_gradients, transpose
+from sb3_sparse.sparsity.products.kernels import LEAST_BYTES, TILE_BYTES, accumulate_row, add_row_gradients, transpose
 from sb3_sparse.sparsity.products.vector_code import pointer, size_of
 
 # Columns of the table of steps: what is to be done, numbers of rows, columns and blocks of columns, and which addresses.
@@ -267,8 +267,8 @@ def run(zero, steps, at, stride, extent, batch, eps, shares, share):  # type: ig
     for step in steps:
         kind = step[KIND]
         # Whole registers, so that the results don't depend on the number of shares.
-        runs = extent // 64
-        left, right = runs * share // shares * 64 // size, runs * (share + 1) // shares * 64 // size
+        runs, entries = extent // LEAST_BYTES, LEAST_BYTES // size
+        left, right = runs * share // shares * entries, runs * (share + 1) // shares * entries
         first, last = step[ROWS] * share // shares, step[ROWS] * (share + 1) // shares
         if kind == NORM:
             _normalize(zero, step, at, left, right, stride, eps)

@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from sb3_sparse.sparsity.products.compiling import compiled
+from sb3_sparse.sparsity.products.kernels import LEAST_BYTES
 from sb3_sparse.sparsity.products.vector_code import (
     FUSED,
     INT,
@@ -25,8 +26,7 @@ from sb3_sparse.sparsity.products.vector_code import (
 )
 
 _kernel = compiled(nogil=True, error_model="numpy")
-_LINE = 64  # bytes of samples at a time
-_COLUMNS = 256  # whose lines fill half of a first-level cache
+_COLUMNS = 256  # whose runs of LEAST_BYTES fill half of a first-level cache
 # What fills most registers: rows with a line of sums each, or pairs of rows and columns with a vector of sums each.
 _ROWS, _FEW = (12, 4) if VECTOR_BYTES == 64 else (6, 2)
 _OUTER, _INNER = 3, 4
@@ -35,7 +35,7 @@ _OUTER, _INNER = 3, 4
 @intrinsic(prefer_literal=True)
 def _add_products(typing_context, rows, zero, sums, sums_step, weights, row_step, column_step, count, source, stride):  # type: ignore[no-untyped-def]
     """``sums[r] += weights[r, k] * source[k]`` for ``rows`` rows and all k below ``count``, over a line of samples."""
-    lanes = 8 * _LINE // zero.bitwidth
+    lanes = 8 * LEAST_BYTES // zero.bitwidth
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, _, sums, sums_step, weights, row_step, column_step, count, source, stride = arguments
@@ -97,10 +97,10 @@ def add_dense_products(zero, sums, weights, row_step, column_step, first, last, 
     :param sums: (rows, extent), ``stride`` bytes from row to row
     :param weights: (rows, width), ``row_step`` and ``column_step`` bytes from one to the next
     :param source: (width, extent), ``stride`` bytes from row to row
-    :param extent: Bytes of a row, a multiple of 64
+    :param extent: Bytes of a row, a multiple of LEAST_BYTES
     """
     for left in range(0, width, _COLUMNS):
-        for line in range(0, extent, _LINE):
+        for line in range(0, extent, LEAST_BYTES):
             count, samples = min(_COLUMNS, width - left), source + line + left * stride
             total, weight, row = sums + line + first * stride, weights + first * row_step + left * column_step, first
             while row + _ROWS <= last:
@@ -122,7 +122,7 @@ def dense_gradients(zero, gradients, first, last, width, outer, inner, stride, e
     :param gradients: (rows, width)
     :param outer: (rows, extent), ``stride`` bytes from row to row
     :param inner: (width, extent), the same
-    :param extent: Bytes of a row, a multiple of 64
+    :param extent: Bytes of a row, a multiple of LEAST_BYTES
     """
     size = size_of(zero)
     step = width * size

@@ -62,6 +62,8 @@ class DenseWeights:
 
         :param written: Parameters that were written, ``values`` of layers among them
         """
+        if not self._matrices:  # where kernels make all products
+            return
         parameters = set(written)
         self._writes.update(parameters)
         self._shown = {topology: values for topology, values in self._shown.items() if values not in parameters}

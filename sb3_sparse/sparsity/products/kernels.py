@@ -36,12 +36,12 @@ from sb3_sparse.sparsity.products.vector_code import (
     store,
 )
 
-# What a kernel keeps in registers while it goes through a row.
-REGISTER_BYTES = 8 * VECTOR_BYTES
+# What a kernel keeps in registers while it goes through a row: half of them, as AVX-512 has twice as many.
+REGISTER_BYTES = 16 * VECTOR_BYTES if VECTOR_BYTES == 64 else 8 * VECTOR_BYTES
 HALF_BYTES, QUARTER_BYTES = REGISTER_BYTES // 2, REGISTER_BYTES // 4
 # Columns that are in scratch memory at a time: with TILE_BYTES of samples each half of a second-level cache.
-BLOCK_COLUMNS = 1024
-TILE_BYTES = 512  # samples of one unit side by side
+BLOCK_COLUMNS = 512
+TILE_BYTES = 1024  # samples of one unit side by side
 LEAST_BYTES = 64  # a cache line, of which samples are padded with zeros to a multiple
 # Rows whose sums are transposed back at a time, if all columns are in one block.
 PANEL_ROWS = 64

@@ -34,6 +34,16 @@ def size_of(typing_context: Any, zero: Any) -> Any:
     return types.intp(zero), generate
 
 
+@intrinsic
+def rounded(typing_context: Any, zero: Any, number: Any) -> Any:
+    """A number as one of the type of ``zero``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[1], number, zero)
+
+    return zero(zero, number), generate
+
+
 def place(builder: Any, address: Any, index: Any, element: Any) -> Any:
     """Pointer to an element of an array."""
     size = element.width // 8 if isinstance(element, ir.IntType) else 8 if isinstance(element, ir.DoubleType) else 4
