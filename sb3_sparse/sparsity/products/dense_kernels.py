@@ -7,7 +7,7 @@ BLAS is as fast or faster at them, but is called from outside: between kernels t
 from typing import Any
 
 import llvmlite.ir as ir
-from numba import types
+from numba import literally, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -18,7 +18,7 @@ from sb3_sparse.sparsity.products.vector_code import (
     INT,
     VECTOR_BYTES,
     broadcast,
-    horizontal_sum,
+    horizontal_sums,
     load,
     place,
     size_of,
@@ -27,18 +27,19 @@ from sb3_sparse.sparsity.products.vector_code import (
 
 _kernel = compiled(nogil=True, error_model="numpy")
 _COLUMNS = 256  # whose runs of LEAST_BYTES fill half of a first-level cache
-# What fills most registers: rows with a line of sums each, or pairs of rows and columns with a vector of sums each.
+_WIDE = max(2 * VECTOR_BYTES, LEAST_BYTES)
+# What fills most registers: rows with _WIDE bytes of sums each, or pairs of rows and columns with a vector of sums each.
 _ROWS, _FEW = (12, 4) if VECTOR_BYTES == 64 else (6, 2)
-_OUTER, _INNER = 3, 4
+_OUTER, _INNER = (6, 4) if VECTOR_BYTES == 64 else (3, 4)
 
 
 @intrinsic(prefer_literal=True)
-def _add_products(typing_context, rows, zero, sums, sums_step, weights, row_step, column_step, count, source, stride):  # type: ignore[no-untyped-def]
-    """``sums[r] += weights[r, k] * source[k]`` for ``rows`` rows and all k below ``count``, over a line of samples."""
-    lanes = 8 * LEAST_BYTES // zero.bitwidth
+def _add_products(typing_context, rows, wide, zero, sums, sums_step, weights, row_step, column_step, count, source, stride):  # type: ignore[no-untyped-def]
+    """``sums[r] += weights[r, k] * source[k]`` for ``rows`` rows and all k below ``count``, over ``wide`` bytes of samples."""
+    lanes = 8 * wide.literal_value // zero.bitwidth
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, _, sums, sums_step, weights, row_step, column_step, count, source, stride = arguments
+        _, _, _, sums, sums_step, weights, row_step, column_step, count, source, stride = arguments
         real = context.get_value_type(zero)
         vector = ir.VectorType(real, lanes)
         steps = [INT(r) for r in range(rows.literal_value)]
@@ -56,7 +57,7 @@ def _add_products(typing_context, rows, zero, sums, sums_step, weights, row_step
             store(builder, builder.load(total), address)
         return context.get_dummy_value()
 
-    return types.void(rows, zero, sums, sums_step, weights, row_step, column_step, count, source, stride), generate
+    return types.void(rows, wide, zero, sums, sums_step, weights, row_step, column_step, count, source, stride), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -81,12 +82,28 @@ def _dot_products(typing_context, rows, columns, zero, target, row_step, outer, 
                     product = builder.fmul(a[r], b[c], flags=FUSED)
                     builder.store(builder.fadd(builder.load(totals[r][c]), product, flags=FUSED), totals[r][c])
         for r in height:
-            for c in width:
-                row = builder.add(target, builder.mul(row_step, INT(r)))
-                builder.store(horizontal_sum(builder, builder.load(totals[r][c])), place(builder, row, INT(c), real))
+            row = builder.add(target, builder.mul(row_step, INT(r)))
+            store(builder, horizontal_sums(builder, [builder.load(total) for total in totals[r]]), row)
         return context.get_dummy_value()
 
     return types.void(rows, columns, zero, target, row_step, outer, inner, stride, extent), generate
+
+
+@_kernel
+def _add_rows(wide, zero, total, weight, steps, rows, count, samples):  # type: ignore[no-untyped-def]
+    """All rows, as many at a time as fit into registers."""
+    literally(wide)
+    row_step, column_step, stride = steps
+    row = 0
+    while row + _ROWS <= rows:
+        _add_products(_ROWS, wide, zero, total, stride, weight, row_step, column_step, count, samples, stride)
+        total, weight, row = total + _ROWS * stride, weight + _ROWS * row_step, row + _ROWS
+    while row + _FEW <= rows:
+        _add_products(_FEW, wide, zero, total, stride, weight, row_step, column_step, count, samples, stride)
+        total, weight, row = total + _FEW * stride, weight + _FEW * row_step, row + _FEW
+    while row < rows:
+        _add_products(1, wide, zero, total, stride, weight, row_step, column_step, count, samples, stride)
+        total, weight, row = total + stride, weight + row_step, row + 1
 
 
 @_kernel
@@ -100,18 +117,15 @@ def add_dense_products(zero, sums, weights, row_step, column_step, first, last, 
     :param extent: Bytes of a row, a multiple of LEAST_BYTES
     """
     for left in range(0, width, _COLUMNS):
-        for line in range(0, extent, LEAST_BYTES):
-            count, samples = min(_COLUMNS, width - left), source + line + left * stride
-            total, weight, row = sums + line + first * stride, weights + first * row_step + left * column_step, first
-            while row + _ROWS <= last:
-                _add_products(_ROWS, zero, total, stride, weight, row_step, column_step, count, samples, stride)
-                total, weight, row = total + _ROWS * stride, weight + _ROWS * row_step, row + _ROWS
-            while row + _FEW <= last:
-                _add_products(_FEW, zero, total, stride, weight, row_step, column_step, count, samples, stride)
-                total, weight, row = total + _FEW * stride, weight + _FEW * row_step, row + _FEW
-            while row < last:
-                _add_products(1, zero, total, stride, weight, row_step, column_step, count, samples, stride)
-                total, weight, row = total + stride, weight + row_step, row + 1
+        count, line = min(_COLUMNS, width - left), 0
+        weight, samples, total = weights + first * row_step + left * column_step, source + left * stride, sums + first * stride
+        steps = row_step, column_step, stride
+        while line + _WIDE <= extent:
+            _add_rows(_WIDE, zero, total + line, weight, steps, last - first, count, samples + line)
+            line += _WIDE
+        while line < extent:
+            _add_rows(LEAST_BYTES, zero, total + line, weight, steps, last - first, count, samples + line)
+            line += LEAST_BYTES
 
 
 @_kernel

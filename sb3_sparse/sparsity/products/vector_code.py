@@ -1,6 +1,6 @@
 """Machine code of vectors for the compiled kernels: what numba's own language cannot say."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import llvmlite.binding
@@ -85,3 +85,28 @@ def horizontal_sum(builder: Any, vector: Any) -> Any:
         halves = [builder.shuffle_vector(vector, vector, selection(range(i, i + lanes))) for i in (0, lanes)]
         vector = builder.fadd(*halves, flags=FUSED)
     return builder.extract_element(vector, INT32(0))
+
+
+def horizontal_sums(builder: Any, vectors: Sequence[Any]) -> Any:
+    """The sums of several vectors, a power of two, as a vector: together they take half of the shuffles."""
+    vectors = list(vectors)
+    n, apart = vectors[0].type.count, 1
+    while len(vectors) > 1:
+        # Of pairs, so that entries of both take turns, each a sum of two.
+        vectors = [_add_pair(builder, *pair, n, apart) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
+        apart *= 2
+    (total,) = vectors
+    while n > apart:
+        n //= 2
+        halves = [builder.shuffle_vector(total, total, selection(range(i, i + n))) for i in (0, n)]
+        total = builder.fadd(*halves, flags=FUSED)
+    return total
+
+
+def _add_pair(builder: Any, first: Any, second: Any, n: int, apart: int) -> Any:
+    """Runs of ``apart`` entries, of the first vector and of the second in turn: each the sum of two neighbouring runs."""
+    starts = [i for i in range(0, n, 2 * apart)]
+    even = [start + i for start in starts for i in [*range(apart), *range(n, n + apart)]]
+    odd = [i + apart for i in even]
+    halves = [builder.shuffle_vector(first, second, selection(indices)) for indices in (even, odd)]
+    return builder.fadd(*halves, flags=FUSED)
