@@ -242,6 +242,24 @@ def test_scores_that_are_not_numbers_are_refused() -> None:
         scores.snip(network, lambda: th.ones(()))
 
 
+def test_frozen_layers_have_no_score() -> None:
+    network = mlp()
+    network[3].requires_grad_(False)
+    loss = lambda: network(th.ones(4, 20)).square().mean()  # noqa: E731
+    with pytest.raises(ValueError, match=r"'3.weight' requires no gradient"):
+        scores.snip(network, loss)
+    assert set(scores.snip(network, loss, skip="3")) == {"0.weight", "5.weight"}
+
+
+def test_what_torch_has_pruned_stays_if_a_layer_would_be_empty() -> None:
+    network = mlp()
+    torch_prune.l1_unstructured(network[0], "weight", amount=0.5)
+    network[3].weight.data.zero_()
+    with pytest.raises(ValueError, match=r"'3.weight' has zeros only"):
+        prune(network, masks="nonzero")
+    assert hasattr(network[0], "weight_orig") and not list(sparse_layers(network))
+
+
 def test_masks_of_weights_that_go_together_must_be_equal() -> None:
     first, second = th.zeros(8, 8), th.ones(8, 8)
     first[0] = 1

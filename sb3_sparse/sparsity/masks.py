@@ -20,18 +20,21 @@ def nonzero_masks(module: nn.Module) -> dict[str, th.Tensor]:
 
     :param module: Dense module with zeros, e.g. one that torch has pruned, or :func:`~sb3_sparse.sparsity.to_dense`'s
     :return: Parameter name -> mask of its shape
+    :raises ValueError: if a weight has zeros only. Nothing has changed then.
     """
     masks: dict[str, th.Tensor] = {}
-    for name, layer in module.named_modules():
-        sparse_type = sparse_type_of(layer)
-        if sparse_type is None:
-            continue
-        for key in (name for name in list(layer._parameters) if name.endswith("_orig")):
-            torch_prune.remove(layer, key.removesuffix("_orig"))
+    layers = [(name, layer, sparse_type) for name, layer in module.named_modules() if (sparse_type := sparse_type_of(layer))]
+    for name, layer, sparse_type in layers:
         for key in sparse_type.value_names:
-            weight = layer._parameters.get(key)
-            if weight is not None and (mask := weight.detach() != 0).logical_not().any():
+            weight = getattr(layer, key, None)
+            if isinstance(weight, th.Tensor) and (mask := weight.detach() != 0).logical_not().any():
                 masks[f"{name}.{key}".removeprefix(".")] = mask
+    empty = [name for name, mask in masks.items() if not mask.any()]
+    if empty:
+        raise ValueError(f"{empty[0]!r} has zeros only: a layer needs one weight at least.")
+    for _, layer, _ in layers:
+        for key in [key for key in layer._parameters if key.endswith("_orig")]:
+            torch_prune.remove(layer, key.removesuffix("_orig"))
     return masks
 
 

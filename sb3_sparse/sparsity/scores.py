@@ -145,6 +145,9 @@ def _gradients(loss: Loss, weights: Mapping[str, nn.Parameter], create_graph: bo
 def _differentiate(value: th.Tensor, weights: Mapping[str, nn.Parameter], create_graph: bool = False) -> list[th.Tensor]:
     if not value.requires_grad:
         raise ValueError("The loss does not depend on any parameter: run the module that is scored, with gradients.")
+    frozen = [name for name, weight in weights.items() if not weight.requires_grad]
+    if frozen:
+        raise ValueError(f"{frozen[0]!r} requires no gradient, so it has no score: skip its layer.")
     gradients = th.autograd.grad(value, list(weights.values()), create_graph=create_graph, allow_unused=True)
     return [th.zeros_like(w) if g is None else g for g, w in zip(gradients, weights.values(), strict=True)]
 
