@@ -206,6 +206,7 @@ def test_the_quickstart_says_what_to_expect() -> None:
             "--env CartPole-v1: the quickstart trains SAC, which needs continuous actions",
         ),
         (["bench", "updates", "--sparsity", "-0.1"], "sparsity must lie in [0, 1)"),
+        (["bench", "updates", "--threads", "0"], "threads must be"),
         (["bench", "updates", "--device", "tpu"], "There is no device 'tpu'"),
         (["bench", "der", "--device", "cuda:99"], "This machine has no device 'cuda:99'"),
         (["bench", "updates", "--loop", "CartPole-v1"], "--loop CartPole-v1: SAC needs continuous actions"),

@@ -60,6 +60,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _add_comparisons(command: argparse.ArgumentParser) -> None:
     command.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    command.add_argument("--threads", type=int, default=1, help="threads of torch on a CPU (default: %(default)s)")
     command.add_argument("--peer", action="store_true", help="time SBX (JAX) as well, if sbx-rl is installed")
     command.add_argument("--loop", metavar="ENV", help="also time whole training loops in this environment")
     command.add_argument("--loop-steps", type=int, default=1_000, help="agent steps of each (default: %(default)s)")
@@ -87,7 +88,8 @@ def _updates(options: argparse.Namespace) -> list[Any]:
     if options.loop:
         check_loop(options.loop)
     compared = contenders(options.width_scale, options.sparsity, options.peer)
-    costs: list[Any] = update_cost(compared, options.rounds, options.updates, options.device, not options.no_memory)
+    sizes = options.rounds, options.updates, options.device, not options.no_memory, options.threads
+    costs: list[Any] = update_cost(compared, *sizes)
     print(format_table(costs))
     if options.loop:
         everybody = [*compared, *(Contender(MLP, width) for width in options.width_scale)]

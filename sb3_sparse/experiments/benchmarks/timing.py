@@ -27,12 +27,13 @@ def prepare(device: str) -> str:
     return th.cuda.get_device_name(used)
 
 
-def seconds(work: Work, device: str = "cpu") -> float:
+def seconds(work: Work, device: str = "cpu", threads: int = 1) -> float:
     """
-    Time some work: process time on a CPU, time until the GPU is done on a GPU.
+    Time some work: process time on a CPU, elapsed time with several threads there, time until the GPU is done on a GPU.
 
     :param work: Does it
     :param device: Device that it runs on
+    :param threads: Threads that it has on a CPU
     """
     if (gpu := get_device(device)).type == "cuda":
         th.cuda.synchronize(gpu)
@@ -40,9 +41,10 @@ def seconds(work: Work, device: str = "cpu") -> float:
         work()
         th.cuda.synchronize(gpu)
         return time.perf_counter() - start
-    start = time.process_time()
+    clock = time.process_time if threads == 1 else time.perf_counter
+    start = clock()
     work()
-    return time.process_time() - start
+    return clock() - start
 
 
 def mean_microseconds(work: Work, seconds: float) -> float:

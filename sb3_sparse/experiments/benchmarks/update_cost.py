@@ -23,7 +23,7 @@ PREDICTIONS = 100
 @dataclass(frozen=True)
 class UpdateCost:
     """
-    Cost of one contender: process time on a CPU, time until the GPU is done on a GPU.
+    Cost of one contender, as :func:`~sb3_sparse.experiments.benchmarks.timing.seconds` measures it.
 
     :param width_scale: Width scale w
     :param variant: Name of the contender
@@ -47,7 +47,12 @@ class UpdateCost:
 
 
 def update_cost(
-    contenders: Sequence[Contender], rounds: int = 7, updates: int = 5, device: str = "auto", memory: bool = True
+    contenders: Sequence[Contender],
+    rounds: int = 7,
+    updates: int = 5,
+    device: str = "auto",
+    memory: bool = True,
+    threads: int = 1,
 ) -> list[UpdateCost]:
     """
     Time ``train()`` and ``predict()`` of all contenders in turn, round by round, so that a machine whose speed drifts is fair
@@ -58,15 +63,19 @@ def update_cost(
     :param updates: Updates per round, in one call of ``train()``
     :param device: Device
     :param memory: Whether to measure memory as well, each contender in a process of its own
+    :param threads: Threads of torch on a CPU
     :raises ValueError: if a number is not positive.
     """
     check_integer("rounds", rounds)
     check_integer("updates", updates)
+    check_integer("threads", threads)
     kind = get_device(device).type
     if kind == "cuda":
         th.set_float32_matmul_precision("high")
     used = [training_memory(contender, device) if memory else None for contender in contenders]
     models = [filled(contender, device) for contender in contenders]
+    if kind == "cpu":
+        th.set_num_threads(threads)
     observation = np.zeros(OBSERVATION_DIM, np.float32)
     if kind == "cuda":
         for model in models * 2:  # at first the states of optimizers are made, whereupon updates are captured anew
@@ -75,7 +84,7 @@ def update_cost(
     for i, model in enumerate(models):
         works["update", i] = partial(model.train, updates, BATCH_SIZE)  # type: ignore[attr-defined]
         works["predict", i] = partial(_predict, model, observation)
-    times = in_turn(works, rounds, lambda work: 1e3 * seconds(work, device), warm_ups=2)
+    times = in_turn(works, rounds, lambda work: 1e3 * seconds(work, device, threads), warm_ups=2)
     update_ms = [[each / updates for each in times["update", i]] for i in range(len(models))]
     predict_ms = [[each / PREDICTIONS for each in times["predict", i]] for i in range(len(models))]
     name = th.cuda.get_device_name(get_device(device)) if kind == "cuda" else "CPU"
